@@ -1,0 +1,106 @@
+# vecpipe. `make help` lists the targets.
+BUILD    ?= build
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+CC       ?= cc
+SANITIZE ?=
+WARN      = -Wall -Wextra -Wshadow -Wconversion -Werror
+CFLAGS   ?= -O2 -g
+BASE      = -std=c17 -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fno-math-errno -fvisibility=hidden -pthread
+SAN       = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+LIBS      = -lmsgpackc -lzstd -lxxhash -ldnnl -lsqlite3 -lpcre2-8 -lutf8proc -ljansson -lm
+# a plain `make test` or `make demo` uses all cores
+JOBS      = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+COMPILE   = $(CC) $(BASE) $(WARN) $(CFLAGS) $(SAN)
+LINK      = $(CC) $(SAN) -pthread -fopenmp -o $@ $^ $(LIBS)
+
+PROGRAMS := vp $(shell sed -n 's/^X[^"]*"\([a-z-]*\)".*/\1/p' tools/programs.def)
+LIB_SRC   = $(wildcard lib/*/*.c)
+CPU_SRC   = $(filter-out kernels/cpu/simd_%,$(wildcard kernels/cpu/*.c))
+# kernels/cpu/simd_*.c are compiled once an instruction set
+SIMD_SRC  = $(wildcard kernels/cpu/simd_*.c)
+ISA_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
+ISA_avx2   = -mavx2 -mfma -mf16c
+ISA_scalar =
+OBJ       = $(LIB_SRC:%.c=$(BUILD)/obj/%.o) $(CPU_SRC:%.c=$(BUILD)/obj/%.o) \
+            $(foreach i,avx512 avx2 scalar,$(SIMD_SRC:%.c=$(BUILD)/obj/%.$(i).o))
+LIB       = $(BUILD)/libvecpipe.a
+# what several unit tests share
+UNIT_HELP = $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out tests/unit/test_%,$(wildcard tests/unit/*.c)))
+UNITS     = $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZ_OBJ  = $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/fuzz/*.c))
+
+.DEFAULT_GOAL := all
+all: $(PROGRAMS:%=$(BUILD)/bin/%) ## build the programs into build/bin
+units: $(UNITS) ## build the unit tests into build/unit
+fuzz: $(BUILD)/fuzz/fuzz ## build the fuzzer of the readers into build/fuzz
+
+# Order only: says `make deps` in one line where a header is missing, and costs nothing afterwards.
+$(BUILD)/headers.ok:
+	@mkdir -p $(@D)
+	@CC='$(CC)' scripts/deps --headers && touch $@
+# Rewritten only when what it holds changes: other flags recompile, another list of objects makes the library anew.
+STAMP_flags   = $(COMPILE) $(foreach i,avx512 avx2 scalar,$(ISA_$(i)))
+STAMP_objects = $(sort $(OBJ))
+$(BUILD)/%.stamp: FORCE
+	@mkdir -p $(@D)
+	@echo '$(STAMP_$*)' | cmp -s - $@ || echo '$(STAMP_$*)' >$@
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
+	@mkdir -p $(@D)
+	$(COMPILE) -c -o $@ $<
+define simd_rule
+$$(BUILD)/obj/%.$(1).o: %.c $$(BUILD)/flags.stamp | $$(BUILD)/headers.ok
+	@mkdir -p $$(@D)
+	$$(COMPILE) $$(ISA_$(1)) -DVP_ISA_$(1) -DVP_ISA=$(1) -c -o $$@ $$<
+endef
+$(foreach i,avx512 avx2 scalar,$(eval $(call simd_rule,$(i))))
+$(LIB): $(OBJ) $(BUILD)/objects.stamp
+	rm -f $@ && ar rcs $@ $(OBJ)
+$(BUILD)/bin/%: $(BUILD)/obj/tools/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(LINK)
+$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_HELP) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK)
+$(BUILD)/fuzz/fuzz: $(FUZZ_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK)
+
+deps: ## install the Debian packages that are missing
+	@scripts/deps
+models: ## fetch the two small models once into models/
+	@scripts/models
+test: deps ## everything: both builds, every test; NAME=part reruns what matches
+	@$(MAKE) $(JOBS) --no-print-directory all units
+	@$(MAKE) $(JOBS) --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
+	@scripts/models || echo 'make: no models: the tests that need them are skipped'
+	@BUILD=$(BUILD) tests/run $(NAME)
+demo: deps ## embed Debian's package descriptions and ask questions
+	@$(MAKE) $(JOBS) --no-print-directory all
+	@scripts/models
+	@BUILD=$(BUILD) scripts/demo
+bench: all ## measure (BENCHMARKS.md)
+	@scripts/models
+	@BUILD=$(BUILD) bench/run
+
+install: all ## install under $(DESTDIR)$(PREFIX)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $(BUILD)/bin $(PROGRAMS)
+uninstall: ## remove what install put there
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove $(PROGRAMS)
+
+SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch])
+SCRIPTS   = $(wildcard scripts/* examples/*.sh bench/run tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
+fmt: ## format the C sources
+	clang-format -i $(SOURCES)
+lint: ## check the format of the C sources, and the scripts
+	clang-format --dry-run -Werror $(SOURCES)
+	shellcheck -x -S warning $(SCRIPTS)
+clean: ## remove the builds
+	rm -rf $(BUILD) $(BUILD)-sanitize
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: all units fuzz deps models test demo bench install uninstall fmt lint clean help FORCE
+.SECONDARY:
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Runs one peer on one piece of work and prints one JSON line {"seconds": best of N, ...}.
+
+usage: peers.py WORK CORPUS MODEL [THREADS]     needs: torch, sentence-transformers, transformers, gguf, tokenizers, faiss-cpu
+
+Loading and one warm-up pass are not counted: a peer is timed in its best state. CORPUS is JSONL with `title` and `text`.
+"""
+import json, os, sys, time
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+WORK, CORPUS, MODEL = sys.argv[1:4]
+THREADS = int(sys.argv[4]) if len(sys.argv) > 4 else os.cpu_count()
+MAX_LEN = 256
+
+
+def texts():
+    with open(CORPUS, encoding="utf-8") as f:
+        for line in f:
+            r = json.loads(line)
+            yield (r["title"] + " " if r.get("title") else "") + r["text"]
+
+
+def best(run, times=3):
+    took = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def tok_minilm():
+    from tokenizers import Tokenizer
+
+    t = Tokenizer.from_file(os.path.join(MODEL, "tokenizer.json"))
+    t.no_padding()
+    t.enable_truncation(MAX_LEN)
+    corpus = list(texts())
+    t.encode_batch(corpus[:100])
+    seconds = best(lambda: t.encode_batch(corpus))
+    return {"seconds": seconds, "peer": "tokenizers (Rust)"}
+
+
+def embed_minilm():
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(THREADS)
+    model = SentenceTransformer(MODEL, device="cpu")
+    corpus = list(texts())
+    model.encode(corpus[:64], batch_size=32)
+    seconds = best(lambda: model.encode(corpus, batch_size=32), 2)
+    return {"seconds": seconds, "peer": "sentence-transformers"}
+
+
+def embed_smollm2():
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(THREADS)
+    folder, name = os.path.split(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModel.from_pretrained(folder, gguf_file=name, torch_dtype=torch.float32).eval()
+    corpus = sorted(texts(), key=len, reverse=True)
+
+    @torch.no_grad()
+    def run(some):
+        for i in range(0, len(some), 16):
+            batch = tokenizer(some[i : i + 16], padding=True, truncation=True, max_length=MAX_LEN, return_tensors="pt")
+            h = model(**batch, use_cache=False).last_hidden_state
+            w = (batch["attention_mask"].cumsum(1) * batch["attention_mask"]).float()
+            torch.nn.functional.normalize((h * w[..., None]).sum(1) / w.sum(1, keepdim=True), dim=-1)
+
+    run(corpus[:16])
+    return {"seconds": best(lambda: run(corpus), 1), "peer": "transformers (PyTorch)"}
+
+
+def search(queries):
+    import faiss, numpy as np
+
+    faiss.omp_set_num_threads(THREADS)
+    rows, q = np.load(CORPUS), np.load(MODEL)[:queries]
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    index.search(q, 10)
+    return {"seconds": best(lambda: index.search(q, 10), 5), "peer": "faiss IndexFlatIP"}
+
+
+WORKS = {
+    "tok-minilm": tok_minilm,
+    "embed-minilm": embed_minilm,
+    "embed-smollm2": embed_smollm2,
+    "search-1": lambda: search(1),
+    "search-256": lambda: search(256),
+}
+print(json.dumps(WORKS[WORK]()))

@@ -1,0 +1,97 @@
+/* What the files of the CPU backend share: device, queue and weight, argument checks, and the functions behind the slots
+ * of the table in backend.c. */
+#ifndef VP_CPU_H
+#define VP_CPU_H
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/product.h"
+#include "kernels/cpu/simd_tables.h"
+#include "kernels/ops.h"
+#include <pthread.h>
+
+struct vp_device {
+    vp_pool *pool;
+    const vp_simd *simd;
+    vp_product *product;
+    pthread_mutex_t prepare; /* weights are prepared one at a time */
+};
+
+typedef struct vp_chunk {
+    char *data;
+    size_t start, size; /* start: sum of the sizes before it */
+} vp_chunk;
+
+enum { VP_MAX_CHUNKS = 64 };
+struct vp_queue {
+    vp_device *device;
+    vp_chunk chunk[VP_MAX_CHUNKS];
+    int chunks, current;
+    size_t used; /* of the current chunk */
+    vp_error error;
+};
+
+typedef struct vp_panel { /* columns [first, first + n) of a weight */
+    int64_t first, n;
+    const vp_product_shape *shape; /* NULL: our own kernel */
+    float *packed;
+} vp_panel;
+struct vp_weight {
+    int64_t in, out;
+    float *bias; /* [out] or NULL */
+    vp_panel *panel;
+    int64_t panels;
+    int64_t widest;
+    size_t scratch; /* of the library, per thread */
+};
+
+/* Record why an operation failed and return `code`. */
+int vp_queue_fail(vp_queue *q, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* VP_BUG unless m is a host matrix of this type and shape; `what` is "norm.x". */
+int vp_check_mat(vp_queue *q, const char *what, const vp_mat *m, vp_dtype dtype, int64_t rows, int64_t cols);
+/* `count` floats of the queue's arena, or NULL after recording VP_MEMORY for `what`. */
+float *vp_queue_floats(vp_queue *q, const char *what, int64_t count);
+
+static inline float *vp_row(const vp_mat *m, int64_t i) { return (float *)m->ptr + i * m->ld; }
+
+/* Floats of b [K, N] packed for our own product. */
+static inline int64_t vp_packed_floats(const vp_simd *simd, int64_t k, int64_t n)
+{
+    int64_t nr = simd->gemm->nr;
+    return (n + nr - 1) / nr * nr * k;
+}
+
+/* Run fn over [0, n) in chunks of `grain` items: the loop of every row-wise operation. */
+typedef void vp_rows_fn(void *ctx, int64_t first, int64_t last, int thread);
+void vp_rows(vp_queue *q, int64_t n, int64_t grain, vp_rows_fn *fn, void *ctx);
+/* Rows a chunk so that a chunk is worth handing out: `work` is about the floats touched by a row. */
+int64_t vp_grain(int64_t work);
+
+/* arena.c */
+void *vp_arena_alloc(vp_queue *q, size_t bytes);
+size_t vp_arena_mark(const vp_queue *q);
+void vp_arena_release(vp_queue *q, size_t mark);
+void vp_arena_free(vp_queue *q);
+
+/* weight.c, linear.c */
+int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);
+void vp_cpu_weight_free(vp_device *d, vp_weight *w);
+int vp_cpu_linear(vp_queue *q, const vp_linear_op *op);
+int vp_cpu_lora(vp_queue *q, const vp_lora_op *op);
+int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op);
+/* rows.c */
+int vp_cpu_embed(vp_queue *q, const vp_embed_op *op);
+int vp_cpu_norm(vp_queue *q, const vp_norm_op *op);
+int vp_cpu_softmax_rows(vp_queue *q, const vp_softmax_op *op);
+int vp_cpu_rope(vp_queue *q, const vp_rope_op *op);
+int vp_cpu_glu(vp_queue *q, const vp_glu_op *op);
+int vp_cpu_act(vp_queue *q, const vp_act_op *op);
+int vp_cpu_add(vp_queue *q, const vp_elem_op *op);
+int vp_cpu_cast(vp_queue *q, const vp_elem_op *op);
+int vp_cpu_fill(vp_queue *q, const vp_elem_op *op);
+int vp_cpu_l2norm(vp_queue *q, const vp_l2norm_op *op);
+/* attn.c, pool.c, topk.c */
+int vp_cpu_attn(vp_queue *q, const vp_attn_op *op);
+int vp_cpu_pool(vp_queue *q, const vp_pool_op *op);
+int vp_cpu_pick(vp_queue *q, const vp_pick_op *op);
+int vp_cpu_topk(vp_queue *q, const vp_topk_op *op);
+
+#endif

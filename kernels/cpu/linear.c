@@ -1,0 +1,96 @@
+/* linear: out = act(x W^T + bias) + residual, in tiles of 64 rows (16 for tails and short inputs) times column panels.
+ * Legend: x [T, K], out [T, N]. Which tile a row falls in cannot be seen in its result: product.h certifies that. */
+#include "kernels/cpu/cpu.h"
+#include <string.h>
+
+typedef struct linear_job {
+    const vp_linear_op *op;
+    const vp_weight *w;
+    const vp_simd *simd;
+    int64_t T, tall, tiles; /* tiles of 64 rows come first */
+    char *scratch;          /* per thread: x tile, out tile, the library's */
+    size_t scratch_stride, out_at, library_at;
+    vp_failure failure;
+} linear_job;
+
+static void epilogue(const linear_job *j, const vp_panel *p, int64_t first, int64_t rows, const float *tile)
+{
+    const vp_linear_op *op = j->op;
+    for (int64_t r = 0; r < rows; r++) {
+        const float *residual = op->residual.ptr ? vp_row(&op->residual, first + r) + p->first : NULL;
+        j->simd->acts->epilogue(op->act, tile + r * p->n, j->w->bias ? j->w->bias + p->first : NULL, residual,
+                                vp_row(&op->out, first + r) + p->first, p->n);
+    }
+}
+
+/* The tile's rows of x, dense; those past the end are zeros. */
+static const float *dense_rows(const linear_job *j, int64_t first, int64_t rows, int height, float *buffer)
+{
+    const vp_mat *x = &j->op->x;
+    int64_t k = j->w->in;
+    if (rows == height && x->ld == k) return vp_row(x, first);
+    for (int64_t r = 0; r < rows; r++) memcpy(buffer + r * k, vp_row(x, first + r), (size_t)k * sizeof *buffer);
+    memset(buffer + rows * k, 0, (size_t)((height - rows) * k) * sizeof *buffer);
+    return buffer;
+}
+
+static void linear_item(void *ctx, int64_t item, int thread)
+{
+    linear_job *j = ctx;
+    int64_t tile = item % j->tiles, k = j->w->in;
+    const vp_panel *p = &j->w->panel[item / j->tiles]; /* neighbours share the panel, which stays in the cache */
+    int height = tile < j->tall ? VP_TILE : VP_TILE_SHORT;
+    int64_t first = tile < j->tall ? tile * VP_TILE : j->tall * VP_TILE + (tile - j->tall) * VP_TILE_SHORT;
+    int64_t rows = j->T - first < height ? j->T - first : height;
+    char *scratch = j->scratch + (size_t)thread * j->scratch_stride;
+    float *out = (float *)(void *)(scratch + j->out_at);
+    if (p->shape) {
+        const float *x = dense_rows(j, first, rows, height, (float *)(void *)scratch);
+        if (vp_product_run(p->shape, thread, height, x, p->packed, out, scratch + j->library_at)) {
+            vp_error err = {0};
+            vp_fail(&err, VP_MEMORY, "linear: oneDNN failed");
+            vp_failure_set(&j->failure, item, &err);
+            return;
+        }
+    } else {
+        j->simd->gemm->product(vp_row(&j->op->x, first), j->op->x.ld, p->packed, k, out, p->n, rows, k, p->n, false);
+    }
+    epilogue(j, p, first, rows, out);
+}
+
+static int check_linear(vp_queue *q, const vp_linear_op *op)
+{
+    if (!op->weight) return vp_queue_fail(q, VP_BUG, "linear: no weight");
+    if (op->group) return vp_queue_fail(q, VP_BUG, "linear: the CPU has no grouped products");
+    VP_TRY(vp_check_mat(q, "linear.x", &op->x, VP_F32, op->x.rows, op->weight->in));
+    VP_TRY(vp_check_mat(q, "linear.out", &op->out, VP_F32, op->x.rows, op->weight->out));
+    if (op->residual.ptr)
+        VP_TRY(vp_check_mat(q, "linear.residual", &op->residual, VP_F32, op->x.rows, op->weight->out));
+    return VP_OK;
+}
+
+static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+int vp_cpu_linear(vp_queue *q, const vp_linear_op *op)
+{
+    VP_TRY(check_linear(q, op));
+    linear_job j = {.op = op, .w = op->weight, .simd = q->device->simd, .T = op->x.rows};
+    if (j.T == 0) return VP_OK;
+    int64_t tail = j.T % VP_TILE, low = (tail + VP_TILE_SHORT - 1) / VP_TILE_SHORT;
+    bool fills = low * VP_TILE_SHORT == VP_TILE; /* four short tiles are one tall one */
+    j.tall = j.T / VP_TILE + fills;
+    j.tiles = j.tall + (fills ? 0 : low);
+    size_t mark = vp_arena_mark(q);
+    j.out_at = aligned((size_t)(VP_TILE * j.w->in) * sizeof(float));
+    j.library_at = j.out_at + aligned((size_t)(VP_TILE * j.w->widest) * sizeof(float));
+    j.scratch_stride = j.library_at + aligned(j.w->scratch);
+    size_t bytes = j.scratch_stride * (size_t)vp_pool_threads(q->device->pool);
+    if (!(j.scratch = vp_arena_alloc(q, bytes)))
+        return vp_queue_fail(q, VP_MEMORY, "out of memory: linear needs %zu bytes", bytes);
+    vp_failure_begin(&j.failure);
+    vp_pool_run(q->device->pool, j.tiles * j.w->panels, linear_item, &j);
+    vp_arena_release(q, mark);
+    vp_error err = {0};
+    int status = vp_failure_end(&j.failure, &err);
+    return status ? vp_queue_fail(q, status, "%s", err.text) : VP_OK;
+}

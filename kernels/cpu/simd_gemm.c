@@ -1,0 +1,96 @@
+/* Our own product: x [M, K] times packed panels of b [K, NR]. Used for adapters, attention, small batched products, and
+ * for weights of shapes that the library's kernels do not treat alike at every row. Each output element is one chain of
+ * multiply-adds over k, ascending: the block of rows that it was computed in cannot be seen in it. */
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/simd_tables.h"
+
+#if defined(VP_ISA_avx512)
+enum { MR = 12, NV = 2 }; /* 24 accumulators of 32 registers */
+#elif defined(VP_ISA_avx2)
+enum { MR = 6, NV = 2 }; /* 12 of 16 */
+#else
+enum { MR = 3, NV = 4 };
+#endif
+enum { NR = NV * VW };
+
+static void pack(const float *b, int64_t ldb, bool transposed, int64_t k, int64_t n, float *packed)
+{
+    for (int64_t j = 0; j < n; j += NR) {
+        int64_t width = n - j < NR ? n - j : NR;
+        float *p = packed + j * k; /* (j / NR) * K * NR */
+        if (width < NR) memset(p, 0, (size_t)(k * NR) * sizeof *p);
+        if (transposed)
+            for (int64_t c = 0; c < width; c++)
+                for (int64_t i = 0; i < k; i++) p[i * NR + c] = b[(j + c) * ldb + i];
+        else
+            for (int64_t i = 0; i < k; i++) memcpy(p + i * NR, b + i * ldb + j, (size_t)width * sizeof *p);
+    }
+}
+
+/* mr rows x nv vectors of columns, both constants where this is called. Rows past m read row m - 1 again and are not
+ * written. */
+static inline __attribute__((always_inline)) void block(int mr, int nv, const float *x, int64_t ldx, const float *p,
+                                                        float *out, int64_t ldo, int64_t m, int64_t k, int64_t width,
+                                                        bool add)
+{
+    const float *row[MR];
+    vec acc[MR][NV];
+#pragma GCC unroll 12
+    for (int r = 0; r < mr; r++) {
+        int64_t at = r < m ? r : m - 1;
+        row[r] = x + at * ldx;
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) acc[r][v] = add ? v_load_upto(out + at * ldo + v * VW, width - v * VW) : v_zero();
+    }
+    for (int64_t i = 0; i < k; i++, p += NR) {
+        vec b[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) b[v] = v_load(p + v * VW);
+#pragma GCC unroll 12
+        for (int r = 0; r < mr; r++) {
+            vec a = v_set1(row[r][i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < nv; v++) acc[r][v] = v_fma(a, b[v], acc[r][v]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < mr; r++)
+        if (r < m)
+#pragma GCC unroll 4
+            for (int v = 0; v < nv; v++) v_store_upto(out + r * ldo + v * VW, acc[r][v], width - v * VW);
+}
+
+/* The last rows of a product take the smallest block that holds them. */
+#define ROWS_LEFT(nv)                                                                                                  \
+    do {                                                                                                               \
+        if (m > 2 * MR / 3)                                                                                            \
+            block(MR, nv, x, ldx, p, out, ldo, m, k, width, add);                                                      \
+        else if (m > MR / 3)                                                                                           \
+            block(2 * MR / 3, nv, x, ldx, p, out, ldo, m, k, width, add);                                              \
+        else                                                                                                           \
+            block(MR / 3, nv, x, ldx, p, out, ldo, m, k, width, add);                                                  \
+    } while (0)
+
+static void wide(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
+                 int64_t width, bool add)
+{
+    ROWS_LEFT(NV);
+}
+
+static void narrow(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
+                   int64_t width, bool add)
+{
+    ROWS_LEFT(1);
+}
+
+static void product(const float *x, int64_t ldx, const float *packed, int64_t kp, float *out, int64_t ldo, int64_t m,
+                    int64_t k, int64_t n, bool add)
+{
+    for (int64_t j = 0; j < n; j += NR) {
+        const float *p = packed + j * kp;
+        for (int64_t i = 0; i < m; i += MR)
+            (n - j > VW ? wide : narrow)(x + i * ldx, ldx, p, out + i * ldo + j, ldo, m - i, k, n - j, add);
+    }
+}
+
+const vp_simd_gemm VP_ISA_NAME(vp_simd_gemm) = {.nr = NR, .pack = pack, .product = product};

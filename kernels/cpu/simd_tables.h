@@ -1,0 +1,86 @@
+/* What the files simd_*.c export: one table of functions each, once an instruction set. A row's result depends on nothing
+ * but the row: not on its address, its neighbours, or how many there are. Arrays need no alignment. */
+#ifndef VP_CPU_SIMD_TABLES_H
+#define VP_CPU_SIMD_TABLES_H
+#include "kernels/ops.h"
+
+/* ---- simd_rows.c, simd_acts.c: one row of n floats. `out` may be an input itself. ---- */
+typedef struct vp_simd_rows {
+    /* x += d (unless NULL); out = norm(x) * weight (+ bias); returns 1 / deviation */
+    float (*norm)(vp_norm_kind kind, float *x, const float *d, float *out, const float *weight, const float *bias,
+                  float eps, int64_t n);
+    void (*softmax)(const float *x, float *out, int64_t n);
+    /* the first `rotary` of each of `heads` heads of width d; c, s [rotary/2]; sign +1 or -1 */
+    void (*rope)(float *x, int32_t heads, int32_t d, int32_t rotary, bool interleaved, const float *c, const float *s,
+                 float sign);
+    void (*axpby)(float a, const float *x, float b, const float *y, float *out, int64_t n); /* y NULL: a x */
+    float (*l2norm)(const float *x, float *out, int64_t n); /* returns max(norm, 1e-12) */
+    void (*to_bf16)(const float *x, uint16_t *out, int64_t n); /* nearest, ties to even */
+    void (*from_bf16)(const uint16_t *x, float *out, int64_t n);
+} vp_simd_rows;
+
+typedef struct vp_simd_acts {
+    void (*act)(vp_act act, const float *x, float *out, int64_t n);
+    void (*glu)(vp_act act, const float *gate, const float *up, float *out, int64_t n); /* act(gate) * up */
+    /* out = act(x + bias) + residual; bias and residual may be NULL */
+    void (*epilogue)(vp_act act, const float *x, const float *bias, const float *residual, float *out, int64_t n);
+    /* the functions themselves, for the tests of their bounds */
+    void (*exp)(const float *x, float *out, int64_t n);
+    void (*tanh)(const float *x, float *out, int64_t n);
+    void (*erf)(const float *x, float *out, int64_t n);
+} vp_simd_acts;
+
+/* ---- simd_gemm.c: our own products. Every element is one chain of multiply-adds over k in ascending order, so that a
+ * row's bytes do not depend on M, its position, or where N is cut. ---- */
+typedef struct vp_simd_gemm {
+    int nr; /* columns of a packed panel */
+    /* b [K, N] (row stride ldb), or its transpose [N, K], into panels of nr columns, the last one padded with zeros:
+     * element (k, j nr + c) at packed[(j K + k) nr + c]; ceil(N / nr) nr K floats in all */
+    void (*pack)(const float *b, int64_t ldb, bool transposed, int64_t k, int64_t n, float *packed);
+    /* out [M, N] = (add ? out : 0) + x [M, K] b. Of each packed panel the first k rows are used; kp is its height */
+    void (*product)(const float *x, int64_t ldx, const float *packed, int64_t kp, float *out, int64_t ldo, int64_t m,
+                    int64_t k, int64_t n, bool add);
+} vp_simd_gemm;
+
+/* ---- simd_attn.c: the online softmax of one block of scores ---- */
+typedef struct vp_simd_attn {
+    /* scores s [n] of one query, visible where j in [lo, hi) and, unless hide is NULL, hide[j] = 0 (hidden: -inf).
+     * s <- exp(cap(scale s) - m), hidden ones 0. m: running maximum, sum: running lane sums [16]; they start as -inf and
+     * zeros. Returns exp(m_old - m_new), the factor that what was accumulated before must take. */
+    float (*softmax_block)(float *s, int64_t n, int64_t lo, int64_t hi, const float *hide, float scale, float softcap,
+                           float *m, float *sum);
+    void (*scale)(float *x, float a, int64_t n);
+    /* out = x / sum of the lanes, or 0 if that is 0; returns the sum. x [n] */
+    float (*finish)(const float *x, const float *lanes, float *out, int64_t n);
+} vp_simd_attn;
+
+/* ---- simd_topk.c: inner products accumulated in an order that depends on D alone ---- */
+typedef struct vp_simd_topk {
+    /* out[q * ldo + r] = <queries[q], rows[r]>, rows of dtype F32, BF16 or I8, stride in bytes, unaligned */
+    void (*scores)(const float *queries, int64_t ldq, int64_t nq, const uint8_t *rows, int64_t stride, int64_t nr,
+                   vp_dtype dtype, int64_t dim, float *out, int64_t ldo);
+} vp_simd_topk;
+
+typedef struct vp_simd { /* everything of one instruction set */
+    const char *name;
+    const vp_simd_rows *rows;
+    const vp_simd_acts *acts;
+    const vp_simd_gemm *gemm;
+    const vp_simd_attn *attn;
+    const vp_simd_topk *topk;
+} vp_simd;
+
+#define VP_ISAS(X) X(avx512) X(avx2) X(scalar)
+#define X(isa)                                                                                                         \
+    extern const vp_simd_rows vp_simd_rows_##isa;                                                                      \
+    extern const vp_simd_acts vp_simd_acts_##isa;                                                                      \
+    extern const vp_simd_gemm vp_simd_gemm_##isa;                                                                      \
+    extern const vp_simd_attn vp_simd_attn_##isa;                                                                      \
+    extern const vp_simd_topk vp_simd_topk_##isa;
+VP_ISAS(X)
+#undef X
+
+/* The variant called `name` ("auto": the best that this machine has); VP_USAGE if the machine has not, or no such name. */
+int vp_simd_choose(const char *name, const vp_simd **simd, vp_error *err);
+
+#endif

@@ -1,0 +1,319 @@
+/* The table of operations: what a backend does for the model, and nothing else (NUMERICS.md 6 and 7).
+ *
+ * Legend: T tokens of a micro-batch, B sequences, C model width, F feed-forward width, H query heads, G key/value heads,
+ * d head width, V vocabulary, R LoRA rank, M marked rows, D embedding width, Q queries, N index rows.
+ * Descriptors are plain structs; matrices are row-major. Every call enqueues on a queue and returns a status (VP_OK,
+ * VP_MEMORY, VP_BUG); `why` tells the reason. No call allocates device memory but open, arena and weight_prepare; scratch
+ * comes from the queue's arena. A NULL slot means "this backend does not have it": vp_backend_need says so by name.
+ * The forward and its backward stand side by side; finite-difference tests pair them from this table.
+ * lib/base stands under this header; nothing else of lib does. */
+#ifndef VP_KERNELS_OPS_H
+#define VP_KERNELS_OPS_H
+#include "kernels/dtype.h"
+#include "lib/base/base.h"
+
+typedef struct vp_device vp_device; /* opaque: threads, caches, packed-weight memory */
+typedef struct vp_queue vp_queue;   /* opaque: a stream of work and its arena; on the CPU calls complete before returning */
+typedef struct vp_event vp_event;
+typedef struct vp_weight vp_weight; /* opaque: packed for this backend */
+
+typedef struct vp_mat {
+    void *ptr;
+    vp_dtype dtype;
+    int64_t rows, cols, ld; /* ld: elements from one row to the next, >= cols */
+    float *scale;           /* one a row for quantised activations, else NULL */
+} vp_mat;
+
+typedef struct vp_tile {
+    int32_t sequence, first, count; /* query rows [first, first + count) of a sequence */
+} vp_tile;
+
+/* A micro-batch, built once and used by every operation of a pass. Host memory on the CPU, device memory elsewhere. */
+typedef struct vp_batch {
+    int64_t T, B;
+    const int32_t *cu_q, *cu_k; /* [B+1] offsets of queries and of keys; equal without a cache */
+    const int32_t *q_off;       /* [B] position of a sequence's first query among its keys; NULL: 0 */
+    const int32_t *pos;         /* [T] positions for RoPE and position tables */
+    const uint8_t *seg;         /* [T] segments; NULL: all 0 */
+    const int32_t *prefix;      /* [B] length of the part seen by all; NULL: 0 */
+    const int64_t *row;         /* [B] ordinals, for dropout; NULL when none */
+    const int32_t *unit;        /* [B] gradient units; NULL when none */
+    const int32_t *adapter_row; /* [T] adapter of a row; NULL: all adapters on all rows */
+    int32_t longest;
+    const vp_tile *tiles; /* attention work, longest sequences first */
+    int64_t ntiles;
+} vp_batch;
+
+typedef struct vp_drop { /* p = 0: none. Counters: NUMERICS.md 5 */
+    float p;
+    uint64_t seed;
+    uint32_t step, layer, site;
+} vp_drop;
+typedef enum vp_save { VP_SAVE_NONE, VP_SAVE_BLOCK, VP_SAVE_ALL } vp_save;
+
+/* ---- weights ---- */
+/* One part of a weight matrix [rows, cols]: rows are read one at a time as f32, wherever and however they are stored. */
+typedef struct vp_weight_part {
+    int64_t rows;
+    int (*read_row)(const void *ctx, int64_t row, float *out, vp_error *err);
+    const void *ctx;
+} vp_weight_part;
+typedef struct vp_weight_desc {
+    const vp_weight_part *part; /* stacked along the outputs: q, k, v of one input are one product */
+    int nparts;
+    int64_t in, out;      /* K and N = sum of the parts' rows */
+    const float *bias;    /* [N] or NULL; copied */
+    vp_dtype compute;     /* VP_F32, VP_BF16, VP_I8 */
+    bool backward;        /* also pack for dX */
+    const char *name;     /* for messages and the certification cache */
+} vp_weight_desc;
+
+/* ---- descriptors, one an operation; a `_bwd` uses the same struct with the gradient fields filled ---- */
+typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[pos[t],:]) (+ types[0,:]) */
+    const vp_batch *batch;
+    const int32_t *ids; /* [T], every id < rows */
+    vp_weight_part table, extra; /* extra.rows > 0: appended vocabulary rows */
+    int64_t C;
+    float scale;
+    const float *positions; /* [max, C] or NULL */
+    const float *types;     /* [C] or NULL */
+    vp_mat out;             /* [T, C] f32 */
+    const vp_mat *dout;
+    float *dtable; /* [rows, C] */
+} vp_embed_op;
+
+typedef enum vp_norm_kind { VP_NORM_RMS, VP_NORM_RMS_PLUS1, VP_NORM_LAYER } vp_norm_kind;
+typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias); heads > 0: each row as heads of cols/heads */
+    vp_norm_kind kind;
+    vp_mat x;   /* [T, C] f32, updated in place when d is given */
+    vp_mat d;   /* [T, C] or ptr NULL */
+    vp_mat out; /* [T, C]; may be x itself (post-norm) */
+    const float *weight, *bias;
+    float eps;
+    int32_t heads;
+    float *rstd; /* [T] saved for backward, or NULL */
+    const vp_mat *dout, *dx;
+    float *dweight, *dbias;
+} vp_norm_op;
+
+typedef enum vp_act { VP_ACT_NONE, VP_ACT_SILU, VP_ACT_GELU, VP_ACT_GELU_TANH, VP_ACT_RELU, VP_ACT_TANH } vp_act;
+typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dout W ; dw += dout^T x per unit */
+    const vp_weight *weight;
+    vp_mat x;        /* [T, K] */
+    vp_mat out;      /* [T, N] */
+    vp_mat residual; /* [T, N] or ptr NULL */
+    vp_act act;
+    const int32_t *group; /* [groups + 1] row offsets: rows of a group use weight[group]; NULL: one group (experts) */
+    int32_t groups;
+    const vp_mat *dout, *dx;
+    float *dw; /* [N, K] */
+    const vp_batch *batch;
+} vp_linear_op;
+
+typedef struct vp_lora_part { /* one adapter on one target: out[:, first .. first+n) += scale * (drop(x) A^T) B^T */
+    const float *a; /* [R, K] */
+    const float *b; /* [n, R] */
+    int32_t rank;
+    float scale;
+    int64_t first, n; /* columns of `out` that this target owns */
+    int32_t adapter;  /* matched with batch.adapter_row */
+    float *da, *db;
+} vp_lora_part;
+typedef struct vp_lora_op { /* several targets of one input, adapters in list order; t = x A^T stays f32 */
+    vp_mat x, out;
+    const vp_lora_part *part;
+    int32_t nparts;
+    vp_drop drop;
+    const vp_batch *batch;
+    const vp_mat *dout, *dx;
+} vp_lora_op;
+
+typedef struct vp_bmm_op { /* out[i] = alpha * a[i] (b[i] or b[i]^T) ; strides in elements between matrices */
+    vp_mat a, b, out;
+    int64_t count, stride_a, stride_b, stride_out;
+    bool transpose_b;
+    float alpha;
+    const vp_mat *dout, *da, *db;
+} vp_bmm_op;
+typedef struct vp_softmax_op { vp_mat x, out; const vp_mat *dout, *dx; } vp_softmax_op;
+
+typedef struct vp_rope_op { /* in place on heads of width d; rotates the first `rotary` of each head; sign -1: backward */
+    const vp_batch *batch;
+    vp_mat x; /* [T, heads * d] */
+    int32_t heads, d, rotary;
+    bool interleaved; /* pairs (2i, 2i+1); else halves (i, i + rotary/2) */
+    int sign;
+    const float *cos, *sin; /* [positions, rotary/2], LLaMA 3 scaling already in it */
+} vp_rope_op;
+typedef struct vp_rope_shift_op { vp_mat k; int32_t heads, d, rotary; bool interleaved; const float *cos, *sin; } vp_rope_shift_op;
+
+typedef enum vp_attention { VP_ATTN_CAUSAL, VP_ATTN_BI } vp_attention; /* segments: batch.seg; prefix: batch.prefix */
+typedef struct vp_span { /* a piece of a key/value cache */
+    const void *k, *v;
+    vp_dtype dtype;
+    int64_t ld;
+    int32_t length, position;
+} vp_span;
+typedef struct vp_attn_op { /* allowed(i,j): NUMERICS.md 6. Scores scale*q.k (soft-capped), softmax and sums in f32 */
+    const vp_batch *batch;
+    vp_attention mode;
+    int32_t window; /* 0: none; |i - j| < window */
+    int32_t heads, groups, d;
+    float scale, softcap;
+    vp_mat q, k, v; /* [T, H*d], [Tk, G*d], [Tk, G*d]; may be columns of one matrix */
+    vp_mat out;     /* [T, H*d] */
+    const vp_span *const *spans; /* [B] lists before the fresh keys, or NULL */
+    const int32_t *nspans;
+    float *lse; /* [T, H] or NULL */
+    vp_drop drop;
+    const vp_mat *dout, *dq, *dk, *dv;
+} vp_attn_op;
+typedef struct vp_kv_op { const vp_batch *batch; vp_mat k, v; vp_span *out; } vp_kv_op;
+
+typedef struct vp_glu_op { /* out = act(gate) * up; gate and up may be columns of one matrix */
+    vp_act act;
+    vp_mat gate, up, out; /* [T, F] */
+    const vp_mat *dout, *dgate, *dup;
+} vp_glu_op;
+typedef struct vp_act_op { vp_act act; vp_mat x, out; const vp_mat *dout, *dx; } vp_act_op;
+
+typedef struct vp_elem_op { vp_mat x, y, out; float a, b; vp_drop drop; const vp_batch *batch; } vp_elem_op; /* a x + b y */
+typedef struct vp_quant_op { vp_mat x, out; float *scale; int32_t *zero; } vp_quant_op;
+
+typedef struct vp_moe_op { /* experts: route -> permute -> grouped linear -> combine, in expert order */
+    vp_mat logits, x, out;
+    int32_t experts, top_k;
+    int32_t *expert, *order, *offset; /* [T,k] chosen, [T*k] permutation, [experts+1] */
+    float *gate, *balance;
+    const vp_mat *dout, *dx, *dlogits;
+} vp_moe_op;
+
+typedef enum vp_pool_kind { VP_POOL_MEAN, VP_POOL_WEIGHTED_MEAN, VP_POOL_LAST, VP_POOL_EOS, VP_POOL_FIRST } vp_pool_kind;
+typedef struct vp_pool_op { /* over kept tokens; a row with none gets zeros and is counted in *empty */
+    vp_pool_kind kind;
+    int64_t B;
+    const int32_t *cu; /* [B+1] */
+    const uint8_t *keep; /* [T] or NULL: all */
+    vp_mat x;            /* [T, C] f32 or bf16 */
+    vp_mat out;          /* [B, C] f32 */
+    int64_t *empty;
+    const vp_mat *dout, *dx;
+} vp_pool_op;
+typedef struct vp_pick_op { vp_mat x, out; const int32_t *index; int64_t M; const vp_mat *dout, *dx; } vp_pick_op;
+typedef struct vp_l2norm_op { vp_mat x, out; float *norm; const vp_mat *dout, *dx; } vp_l2norm_op; /* norm clamped at 1e-12 */
+
+typedef struct vp_xent_op { /* rows in chunks, logits under 64 MiB */
+    vp_mat x;
+    const vp_weight *head;
+    const int32_t *target; /* [M], -1 none */
+    const float *weight;   /* [M] or NULL */
+    const int32_t *bag, *bag_cu; /* bag-max form (LLaRA): targets of a group of rows */
+    int32_t bag_rows;
+    float denominator;
+    float *loss;    /* f32 sum over this call */
+    float *logprob; /* [M] or NULL */
+    const vp_mat *dx;
+    float *dw;
+    const float *teacher; /* [M, V] or NULL */
+} vp_xent_op;
+typedef struct vp_nce_op {
+    vp_mat q, p;            /* [Q, D], [N, D], normalised */
+    const int32_t *positive; /* [Q] column of the positive */
+    const uint8_t *exclude;  /* [Q, N] or NULL */
+    float scale, denominator;
+    const float *teacher; /* [Q, N] or NULL */
+    float *loss;
+    const vp_mat *ds;
+} vp_nce_op;
+
+typedef struct vp_optim_op { /* a slice of one flat parameter space */
+    float *master, *m, *v;
+    const float *grad;
+    int64_t n;
+    float lr, beta1, beta2, eps, decay, clip;
+    int64_t t;
+    double *sum; /* sumsq: f64 */
+    int *finite;
+} vp_optim_op;
+
+/* Exact search over one block: for every query, merge the best of rows [0, N) into its running list. Scores are inner
+ * products accumulated in f32 in an order that depends on D alone: a (query, row) pair scores the same in every call. */
+typedef struct vp_hit {
+    float score;
+    int64_t row; /* base + index in the block */
+} vp_hit;
+typedef struct vp_topk_op {
+    vp_mat queries;      /* [Q, D] f32 */
+    vp_mat rows;         /* [N, D] f32, bf16 or i8 (scale one a row, or NULL: 1) ; unaligned allowed */
+    const uint8_t *live; /* bitmap, bit i & 7 of byte i >> 3; NULL: all live */
+    int64_t base;
+    int32_t k;
+    vp_hit *best;   /* [Q, k]: best first; higher score first, then lower row */
+    int32_t *found; /* [Q] filled entries of best; 0 to start */
+} vp_topk_op;
+typedef struct vp_sample_op { vp_mat logits; float temperature, top_p; int32_t top_k; uint64_t seed; const int64_t *row; int32_t *out; } vp_sample_op;
+
+typedef struct vp_device_options {
+    int threads;      /* 0: all that the process may use */
+    int index;        /* device number */
+    const char *isa;  /* CPU: "auto", "avx512", "avx2", "scalar" */
+} vp_device_options;
+typedef struct vp_caps {
+    const char *isa;      /* "avx512", "sm_90" */
+    int threads;
+    bool bf16, i8, fp8;
+    size_t memory;
+} vp_caps;
+
+#define VP_OP(name, type) int (*name)(vp_queue *q, const type *op);
+typedef struct vp_backend {
+    const char *name;
+    /* device */
+    int (*open)(vp_device **d, const vp_device_options *options, vp_error *err);
+    void (*close)(vp_device *d);
+    void (*caps)(const vp_device *d, vp_caps *caps);
+    int (*queue_open)(vp_queue **q, vp_device *d, vp_error *err);
+    void (*queue_close)(vp_queue *q);
+    int (*queue_wait)(vp_queue *q, vp_error *err); /* everything enqueued is done; reports the first failure */
+    const char *(*why)(const vp_queue *q);         /* reason of the last non-zero status */
+    int (*event_record)(vp_queue *q, vp_event **e);
+    int (*event_wait)(vp_queue *q, vp_event *e);
+    void *(*arena_alloc)(vp_queue *q, size_t bytes); /* 256-byte aligned; NULL: out of memory; grows by chunks */
+    size_t (*arena_mark)(const vp_queue *q);
+    void (*arena_release)(vp_queue *q, size_t mark);
+    void *(*host_alloc)(vp_device *d, size_t bytes); /* pinned where that exists */
+    void (*host_free)(vp_device *d, void *p);
+    int (*copy)(vp_queue *q, void *to, const void *from, size_t bytes); /* async, any direction */
+    /* weights */
+    int (*weight_prepare)(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);
+    int (*weight_update)(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);
+    void (*weight_free)(vp_device *d, vp_weight *w);
+    /* forward and backward */
+    VP_OP(embed, vp_embed_op) VP_OP(embed_bwd, vp_embed_op)
+    VP_OP(norm, vp_norm_op) VP_OP(norm_bwd, vp_norm_op)
+    VP_OP(linear, vp_linear_op) VP_OP(linear_bwd_x, vp_linear_op) VP_OP(linear_bwd_w, vp_linear_op)
+    VP_OP(lora, vp_lora_op) VP_OP(lora_bwd, vp_lora_op)
+    VP_OP(bmm, vp_bmm_op) VP_OP(bmm_bwd, vp_bmm_op)
+    VP_OP(softmax_rows, vp_softmax_op) VP_OP(softmax_rows_bwd, vp_softmax_op)
+    VP_OP(rope, vp_rope_op) VP_OP(rope_shift, vp_rope_shift_op)
+    VP_OP(attn, vp_attn_op) VP_OP(attn_bwd, vp_attn_op)
+    VP_OP(kv_append, vp_kv_op) VP_OP(kv_export, vp_kv_op)
+    VP_OP(glu, vp_glu_op) VP_OP(glu_bwd, vp_glu_op)
+    VP_OP(act, vp_act_op) VP_OP(act_bwd, vp_act_op)
+    VP_OP(add, vp_elem_op) VP_OP(dropout, vp_elem_op) VP_OP(cast, vp_elem_op) VP_OP(fill, vp_elem_op)
+    VP_OP(quant_rows, vp_quant_op)
+    VP_OP(route, vp_moe_op) VP_OP(permute, vp_moe_op) VP_OP(combine, vp_moe_op) VP_OP(combine_bwd, vp_moe_op)
+    VP_OP(pool, vp_pool_op) VP_OP(pool_bwd, vp_pool_op)
+    VP_OP(pick, vp_pick_op) VP_OP(pick_bwd, vp_pick_op)
+    VP_OP(l2norm, vp_l2norm_op) VP_OP(l2norm_bwd, vp_l2norm_op)
+    VP_OP(xent, vp_xent_op) VP_OP(nce, vp_nce_op)
+    VP_OP(sumsq, vp_optim_op) VP_OP(clip, vp_optim_op) VP_OP(adamw, vp_optim_op) VP_OP(sgd, vp_optim_op)
+    VP_OP(rmsprop, vp_optim_op)
+    VP_OP(topk, vp_topk_op) VP_OP(sample, vp_sample_op)
+} vp_backend;
+#undef VP_OP
+
+/* The CPU backend, always present. */
+const vp_backend *vp_backend_cpu(void);
+
+#endif

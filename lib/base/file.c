@@ -1,0 +1,167 @@
+/* Whole files: mapping, reading, writing, and publishing under a name in one step. */
+#include "lib/base/base.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A regular file only: opening a named pipe must not wait for a writer, nor reading it for an end. */
+static int open_regular(int *fd, struct stat *st, const char *path, vp_error *err) {
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0) return vp_fail_errno(err, "cannot open '%s'", path);
+    int status = VP_OK;
+    if (fstat(*fd, st) != 0)
+        status = vp_fail_errno(err, "cannot read '%s'", path);
+    else if (!S_ISREG(st->st_mode))
+        status = vp_fail(err, VP_IO, "'%s': not a regular file", path);
+    if (status) close(*fd);
+    return status;
+}
+
+int vp_map_open(vp_map_file *m, const char *path, vp_error *err) {
+    *m = (vp_map_file){.data = (const uint8_t *)"", .size = 0};
+    int fd, status = VP_OK;
+    struct stat st;
+    VP_TRY(open_regular(&fd, &st, path, err));
+    if (st.st_size > 0) {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED)
+            status = vp_fail_errno(err, "cannot map '%s'", path);
+        else
+            *m = (vp_map_file){.data = p, .size = (size_t)st.st_size};
+    }
+    close(fd);
+    return status;
+}
+
+void vp_map_close(vp_map_file *m) {
+    if (m->size) munmap((void *)(uintptr_t)m->data, m->size);
+    *m = (vp_map_file){0};
+}
+
+int vp_read_file(const char *path, size_t limit, vp_buf *out, vp_error *err) {
+    int fd, status = VP_OK;
+    struct stat st;
+    VP_TRY(open_regular(&fd, &st, path, err));
+    out->len = 0;
+    for (;;) {
+        status = vp_buf_reserve(out, out->len + 65536 + 1, err);
+        if (status) break;
+        ssize_t n = read(fd, out->data + out->len, 65536);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) status = vp_fail_errno(err, "cannot read '%s'", path);
+        if (n <= 0) break;
+        out->len += (size_t)n;
+        if (out->len > limit) status = vp_fail(err, VP_DATA, "'%s': larger than %zu bytes", path, limit);
+        if (status) break;
+    }
+    close(fd);
+    if (!status) out->data[out->len] = '\0';
+    return status;
+}
+
+int vp_write_all(int fd, const void *data, size_t n, const char *name, vp_error *err) {
+    const char *p = data;
+    while (n) {
+        ssize_t done = write(fd, p, n);
+        if (done < 0 && errno == EINTR) continue;
+        if (done < 0) return vp_fail_errno(err, "cannot write %s", name);
+        p += done;
+        n -= (size_t)done;
+    }
+    return VP_OK;
+}
+
+/* Remove temporaries PATH.tmp-* that no living process holds locked. */
+static void sweep_temporaries(const char *path) {
+    char pattern[PATH_MAX];
+    size_t n = 0;
+    for (const char *s = path; *s && n + 16 < sizeof pattern; s++) {
+        if (strchr("*?[\\", *s)) pattern[n++] = '\\';
+        pattern[n++] = *s;
+    }
+    snprintf(pattern + n, sizeof pattern - n, ".tmp-*");
+    glob_t found;
+    if (glob(pattern, GLOB_NOSORT, NULL, &found) != 0) return;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        int fd = open(found.gl_pathv[i], O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0) continue;
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0) unlink(found.gl_pathv[i]);
+        close(fd);
+    }
+    globfree(&found);
+}
+
+int vp_publish_open(vp_publish *p, const char *path, vp_error *err) {
+    *p = (vp_publish){.fd = -1};
+    sweep_temporaries(path);
+    p->path = vp_strndup(path, strlen(path));
+    p->temporary = malloc(strlen(path) + 16);
+    if (!p->path || !p->temporary) {
+        vp_publish_abort(p);
+        return vp_fail_memory(err, "a path", strlen(path));
+    }
+    snprintf(p->temporary, strlen(path) + 16, "%s.tmp-XXXXXX", path);
+    p->fd = mkostemp(p->temporary, O_CLOEXEC);
+    if (p->fd < 0) {
+        int status = vp_fail_errno(err, "cannot create '%s'", p->temporary);
+        vp_publish_abort(p);
+        return status;
+    }
+    p->slot = vp_temporary_add(p->temporary);
+    mode_t mask = umask(0);
+    umask(mask);
+    if (flock(p->fd, LOCK_EX | LOCK_NB) != 0 || fchmod(p->fd, 0666 & ~mask) != 0) {
+        int status = vp_fail_errno(err, "cannot lock '%s'", p->temporary);
+        vp_publish_abort(p);
+        return status;
+    }
+    return VP_OK;
+}
+
+int vp_sync_folder_of(const char *path, vp_error *err) {
+    char *folder = vp_strndup(path, strlen(path));
+    if (!folder) return vp_fail_memory(err, "a path", strlen(path));
+    char *slash = strrchr(folder, '/');
+    if (slash == folder)
+        slash[1] = '\0';
+    else if (slash)
+        *slash = '\0';
+    int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int status = VP_OK;
+    if (fd < 0 || fsync(fd) != 0) status = vp_fail_errno(err, "cannot sync the folder of '%s'", path);
+    if (fd >= 0) close(fd);
+    free(folder);
+    return status;
+}
+
+int vp_publish_commit(vp_publish *p, vp_error *err) {
+    int status = VP_OK;
+    if (fsync(p->fd) != 0)
+        status = vp_fail_errno(err, "cannot sync '%s'", p->temporary);
+    else if (rename(p->temporary, p->path) != 0)
+        status = vp_fail_errno(err, "cannot rename '%s' to '%s'", p->temporary, p->path);
+    else {
+        free(p->temporary);
+        p->temporary = NULL;
+        status = vp_sync_folder_of(p->path, err);
+    }
+    vp_publish_abort(p);
+    return status;
+}
+
+void vp_publish_abort(vp_publish *p) {
+    if (p->temporary && p->fd >= 0) unlink(p->temporary);
+    if (p->fd >= 0) close(p->fd);
+    vp_temporary_remove(p->slot);
+    free(p->path);
+    free(p->temporary);
+    *p = (vp_publish){.fd = -1};
+}

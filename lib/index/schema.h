@@ -1,0 +1,84 @@
+/* The database of an index: its tables and every statement that runs on them. Values read back are checked by the
+ * reader: a database may be damaged or hostile. */
+#ifndef VP_INDEX_SCHEMA_H
+#define VP_INDEX_SCHEMA_H
+
+#define VP_SCHEMA_APPLICATION 0x76706978 /* "vpix" */
+#define VP_SCHEMA_VERSION     1          /* PRAGMA user_version */
+
+/* setting   uuid (32 hex digits), generation (grows with every commit); from the first stream that was added: dims,
+ * dtype, model and encoder (JSON) segment   a file of vectors: its committed slots, how many are live, bit i & 7 of
+ * byte i >> 3 of bitmap for slot i. AUTOINCREMENT: numbers are never used twice extent    slots that one commit wrote,
+ * and XXH3-64 of their bytes; the extents of a segment tile [0, slots) entry     a live row; n gives the order in which
+ * rows came. parent, chunks: the record that it is a chunk of, and how many chunks that has (NULL: not a chunk; not
+ * known). hash: of the record. generation: of the commit that changed the entry last document  the text of an entry
+ * that has one bm25      FTS5 over document */
+#define VP_SCHEMA                                                                                                      \
+    "CREATE TABLE setting(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;"                                        \
+    "CREATE TABLE segment(id INTEGER PRIMARY KEY AUTOINCREMENT, slots INTEGER NOT NULL, live INTEGER NOT NULL,"        \
+    " bitmap BLOB NOT NULL);"                                                                                          \
+    "CREATE TABLE extent(segment INTEGER NOT NULL, slot INTEGER NOT NULL, slots INTEGER NOT NULL,"                     \
+    " hash INTEGER NOT NULL, PRIMARY KEY(segment, slot)) WITHOUT ROWID;"                                               \
+    "CREATE TABLE entry(n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, parent TEXT, chunks INTEGER,"    \
+    " hash BLOB, meta TEXT, segment INTEGER NOT NULL, slot INTEGER NOT NULL, generation INTEGER NOT NULL);"            \
+    "CREATE UNIQUE INDEX entry_place ON entry(segment, slot);"                                                         \
+    "CREATE INDEX entry_parent ON entry(parent) WHERE parent IS NOT NULL;"                                             \
+    "CREATE TABLE document(n INTEGER PRIMARY KEY, text TEXT NOT NULL);"                                                \
+    "CREATE VIRTUAL TABLE bm25 USING fts5(text, content='document', content_rowid='n',"                                \
+    " tokenize='unicode61 remove_diacritics 2');"
+
+/* X(name, SQL). A record ?1 is the entry of that id that is no chunk, and the entries that have it as their parent. */
+#define VP_STATEMENTS(X)                                                                                               \
+    X(BEGIN, "BEGIN")                                                                                                  \
+    X(BEGIN_WRITE, "BEGIN IMMEDIATE")                                                                                  \
+    X(COMMIT, "COMMIT")                                                                                                \
+    X(SETTING, "SELECT value FROM setting WHERE key = ?1")                                                             \
+    X(SETTING_PUT, "INSERT OR REPLACE INTO setting(key, value) VALUES(?1, ?2)")                                        \
+    X(SEGMENTS, "SELECT id, slots, live, bitmap FROM segment ORDER BY id")                                             \
+    X(SEGMENT_NEW, "INSERT INTO segment(slots, live, bitmap) VALUES(0, 0, x'')")                                       \
+    X(SEGMENT_PUT, "UPDATE segment SET slots = ?2, live = ?3, bitmap = ?4 WHERE id = ?1")                              \
+    X(SEGMENT_DROP, "DELETE FROM segment WHERE id = ?1")                                                               \
+    X(EXTENTS, "SELECT slot, slots, hash FROM extent WHERE segment = ?1 ORDER BY slot")                                \
+    X(EXTENT_NEW, "INSERT INTO extent(segment, slot, slots, hash) VALUES(?1, ?2, ?3, ?4)")                             \
+    X(EXTENTS_DROP, "DELETE FROM extent WHERE segment = ?1")                                                           \
+    X(RECORD, "SELECT n, segment, slot, generation, 1 FROM entry WHERE id = ?1 AND parent IS NULL"                     \
+              " UNION ALL SELECT n, segment, slot, generation, 0 FROM entry WHERE parent = ?1")                        \
+    X(RECORD_STATE, "SELECT 1, hash, hash, meta, NULL FROM entry WHERE id = ?1 AND parent IS NULL")                    \
+    X(CHUNKS_STATE, "SELECT count(*), min(hash), max(hash), min(meta), min(chunks) FROM entry WHERE parent = ?1")      \
+    X(RECORD_META, "UPDATE entry SET meta = ?2, generation = ?3 WHERE (id = ?1 AND parent IS NULL) OR parent = ?1")    \
+    X(RECORDS, "SELECT id, generation FROM entry WHERE parent IS NULL UNION ALL"                                       \
+               " SELECT parent, max(generation) FROM entry WHERE parent IS NOT NULL GROUP BY parent")                  \
+    X(ENTRY, "SELECT n, segment, slot, generation, 1 FROM entry WHERE id = ?1")                                        \
+    X(ENTRY_NEW, "INSERT INTO entry(id, parent, chunks, hash, meta, segment, slot, generation)"                        \
+                 " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                                                            \
+    X(ENTRY_DROP, "DELETE FROM entry WHERE n = ?1")                                                                    \
+    X(ENTRY_MOVE, "UPDATE entry SET segment = ?2, slot = ?3 WHERE n = ?1")                                             \
+    X(ENTRIES_OF, "SELECT n, slot FROM entry WHERE segment = ?1 AND slot >= ?2 ORDER BY slot")                         \
+    X(ENTRIES, "SELECT e.segment, e.slot, e.id, e.parent, e.hash, d.text, e.meta FROM entry e"                         \
+               " LEFT JOIN document d ON d.n = e.n ORDER BY e.n")                                                      \
+    X(PLACES, "SELECT segment, slot FROM entry")                                                                       \
+    X(HIT, "SELECT n, id, parent FROM entry WHERE segment = ?1 AND slot = ?2")                                         \
+    X(HIT_BY_N, "SELECT n, id, parent FROM entry WHERE n = ?1")                                                        \
+    X(FIRST_BY_ID, "SELECT n, 0 FROM entry ORDER BY id LIMIT ?1")                                                      \
+    X(CONTENT, "SELECT d.text, e.meta FROM entry e LEFT JOIN document d ON d.n = e.n WHERE e.n = ?1")                  \
+    X(DOCUMENT, "SELECT text FROM document WHERE n = ?1")                                                              \
+    X(DOCUMENT_NEW, "INSERT INTO document(n, text) VALUES(?1, ?2)")                                                    \
+    X(DOCUMENT_DROP, "DELETE FROM document WHERE n = ?1")                                                              \
+    X(BM25_NEW, "INSERT INTO bm25(rowid, text) VALUES(?1, ?2)")                                                        \
+    X(BM25_DROP, "INSERT INTO bm25(bm25, rowid, text) VALUES('delete', ?1, ?2)")                                       \
+    X(BM25_SEARCH, "SELECT rowid, -rank FROM bm25 WHERE bm25 MATCH ?1 ORDER BY rank LIMIT ?2")                         \
+    X(COUNTS, "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM entry WHERE parent IS NULL) +"               \
+              " (SELECT count(DISTINCT parent) FROM entry WHERE parent IS NOT NULL),"                                  \
+              " (SELECT count(*) FROM document)")                                                                      \
+    X(CHECK_DATABASE, "PRAGMA integrity_check(1)")                                                                     \
+    X(CHECK_BM25, "INSERT INTO bm25(bm25, rank) VALUES('integrity-check', 1)")                                         \
+    X(CHECK_DOCUMENTS, "SELECT n FROM document WHERE n NOT IN (SELECT n FROM entry) LIMIT 1")
+
+typedef enum vp_statement {
+#define X(name, sql) VP_SQL_##name,
+    VP_STATEMENTS(X)
+#undef X
+        VP_SQL_COUNT
+} vp_statement;
+
+#endif

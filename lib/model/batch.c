@@ -1,0 +1,165 @@
+/* From a frame's columns to micro-batches of whole sequences: checks against the model, offsets, positions, attention
+ * tiles. */
+#include "lib/model/encoder.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { TILE_ROWS = 64 }; /* query rows of an attention tile */
+
+/* ---- reading and checking a frame ---- */
+
+static int64_t ordinal(const vp_frame *f, int64_t b) {
+    const vp_column *row = vp_frame_find(f, "row");
+    int64_t value = b;
+    if (row && !row->is_values && row->dtype == VP_I64 && b < (int64_t)(row->bytes / sizeof value))
+        memcpy(&value, row->data + (size_t)b * sizeof value, sizeof value);
+    return value;
+}
+
+static int check_sequence(vp_sequences *s, const vp_config *c, const vp_frame *f, int64_t b, bool own, vp_error *err) {
+    int64_t n = s->cu[b + 1] - s->cu[b];
+    if (own && n > c->positions)
+        return vp_fail(err, VP_DATA,
+                       "%s: row %lld has %lld tokens, the model has %lld positions: cut it with tok --max-len %lld",
+                       vp_frame_where(f), (long long)ordinal(f, b), (long long)n, (long long)c->positions,
+                       (long long)c->positions);
+    for (int32_t t = s->cu[b]; t < s->cu[b + 1]; t++) {
+        if (own) s->pos[t] = t - s->cu[b];
+        if (s->ids[t] < 0 || s->ids[t] >= c->vocab)
+            return vp_fail(err, VP_DATA, "%s: row %lld has token %d, the model has %lld", vp_frame_where(f),
+                           (long long)ordinal(f, b), (int)s->ids[t], (long long)c->vocab);
+        if (s->pos[t] < 0 || s->pos[t] >= c->positions)
+            return vp_fail(err, VP_DATA, "%s: row %lld has position %d, the model has %lld", vp_frame_where(f),
+                           (long long)ordinal(f, b), (int)s->pos[t], (long long)c->positions);
+        if (s->pos[t] > s->top) s->top = s->pos[t];
+    }
+    if (s->prefix && (s->prefix[b] < 0 || s->prefix[b] > n))
+        return vp_fail(err, VP_DATA, "%s: row %lld has a prefix of %d of its %lld tokens", vp_frame_where(f),
+                       (long long)ordinal(f, b), (int)s->prefix[b], (long long)n);
+    return VP_OK;
+}
+
+static int check_offsets(const vp_sequences *s, int64_t offsets, const vp_frame *f, vp_error *err) {
+    bool good = s->cu && s->cu[0] == 0 && offsets == s->B + 1;
+    for (int64_t b = 0; good && b < s->B; b++) good = s->cu[b] <= s->cu[b + 1];
+    if (good && s->cu[s->B] == s->T) return VP_OK;
+    return vp_fail(err, VP_DATA, "%s: cu does not divide the %lld tokens into rows", vp_frame_where(f), (long long)s->T);
+}
+
+static int read_seg(vp_sequences *s, const vp_frame *f, bool required, vp_error *err) {
+    const vp_column *seg = vp_frame_find(f, "seg");
+    if (!seg && required)
+        return vp_fail(err, VP_DATA, "%s: attention by segments needs the column seg", vp_frame_where(f));
+    if (!seg) return VP_OK;
+    VP_TRY(vp_frame_need(f, "seg", VP_U8, 1, &s->T, &seg, err));
+    s->seg = vp_calloc((size_t)s->T, 1);
+    if (!s->seg) return vp_fail_memory(err, "segments", (size_t)s->T);
+    memcpy(s->seg, seg->data, (size_t)s->T);
+    return VP_OK;
+}
+
+int vp_sequences_read(vp_sequences *s, const vp_encoder *e, const vp_frame *f, vp_error *err) {
+    int64_t offsets = 0, positions = 0, prefixes = 0;
+    *s = (vp_sequences){0};
+    VP_TRY(vp_frame_ints(f, "ids", &s->ids, &s->T, err));
+    VP_TRY(vp_frame_ints(f, "cu", &s->cu, &offsets, err));
+    if (!s->ids || !s->cu || offsets < 1)
+        return vp_fail(err, VP_DATA, "%s: no column %s", vp_frame_where(f), s->ids ? "cu" : "ids");
+    s->B = offsets - 1;
+    VP_TRY(check_offsets(s, offsets, f, err));
+    VP_TRY(vp_frame_ints(f, "pos", &s->pos, &positions, err));
+    VP_TRY(vp_frame_ints(f, "prefix", &s->prefix, &prefixes, err));
+    bool own = s->pos == NULL;
+    if ((!own && positions != s->T) || (s->prefix && prefixes != s->B))
+        return vp_fail(err, VP_DATA, "%s: pos or prefix does not fit ids and cu", vp_frame_where(f));
+    if (own) s->pos = vp_calloc((size_t)s->T, sizeof *s->pos);
+    if (!s->pos) return vp_fail_memory(err, "positions", (size_t)s->T * sizeof *s->pos);
+    VP_TRY(read_seg(s, f, e->segments, err));
+    for (int64_t b = 0; b < s->B; b++) VP_TRY(check_sequence(s, &e->model->config, f, b, own, err));
+    return VP_OK;
+}
+
+void vp_sequences_free(vp_sequences *s) {
+    free(s->ids);
+    free(s->cu);
+    free(s->pos);
+    free(s->prefix);
+    free(s->seg);
+    *s = (vp_sequences){0};
+}
+
+int64_t vp_sequences_cut(const vp_sequences *s, int64_t b, int64_t tokens) {
+    int64_t end = b + 1;
+    while (end < s->B && s->cu[end + 1] - s->cu[b] <= tokens) end++;
+    return end;
+}
+
+/* ---- a micro-batch on the device ---- */
+
+typedef struct by_length {
+    int32_t length, sequence;
+} by_length;
+
+static int longest_first(const void *pa, const void *pb) {
+    const by_length *a = pa, *b = pb;
+    if (a->length != b->length) return a->length < b->length ? 1 : -1;
+    return a->sequence < b->sequence ? -1 : 1;
+}
+
+/* Tiles of every sequence, the longest sequences first, so that no thread ends with the longest work. */
+static int build_tiles(vp_encoder *e, const int32_t *cu, vp_batch *batch, vp_error *err) {
+    by_length *order = vp_calloc((size_t)batch->B, sizeof *order);
+    if (!order) return vp_fail_memory(err, "attention tiles", (size_t)batch->B * sizeof *order);
+    for (int64_t b = 0; b < batch->B; b++) {
+        order[b] = (by_length){cu[b + 1] - cu[b], (int32_t)b};
+        batch->ntiles += (order[b].length + TILE_ROWS - 1) / TILE_ROWS;
+        if (order[b].length > batch->longest) batch->longest = order[b].length;
+    }
+    qsort(order, (size_t)batch->B, sizeof *order, longest_first);
+    vp_tile *tiles = vp_calloc((size_t)batch->ntiles, sizeof *tiles);
+    int status = tiles ? VP_OK : vp_fail_memory(err, "attention tiles", (size_t)batch->ntiles * sizeof *tiles);
+    int64_t at = 0;
+    for (int64_t b = 0; !status && b < batch->B; b++) {
+        for (int32_t first = 0; first < order[b].length; first += TILE_ROWS) {
+            int32_t left = order[b].length - first;
+            tiles[at++] = (vp_tile){order[b].sequence, first, left < TILE_ROWS ? left : TILE_ROWS};
+        }
+    }
+    const void *device = NULL;
+    if (!status) status = vp_encoder_upload(e, tiles, (size_t)batch->ntiles * sizeof *tiles, &device, err);
+    batch->tiles = device;
+    free(tiles);
+    free(order);
+    return status;
+}
+
+static int upload_column(vp_encoder *e, const void *column, int64_t first, int64_t n, size_t size, const void **out,
+                         vp_error *err) {
+    *out = NULL;
+    if (!column) return VP_OK;
+    return vp_encoder_upload(e, (const char *)column + (size_t)first * size, (size_t)n * size, out, err);
+}
+
+int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, vp_batch *batch, const int32_t **ids,
+                   vp_error *err) {
+    int64_t t0 = s->cu[b0];
+    *batch = (vp_batch){.B = b1 - b0, .T = s->cu[b1] - t0};
+    int32_t *cu = vp_calloc((size_t)batch->B + 1, sizeof *cu);
+    if (!cu) return vp_fail_memory(err, "offsets", (size_t)batch->B * sizeof *cu);
+    for (int64_t b = b0; b <= b1; b++) cu[b - b0] = s->cu[b] - (int32_t)t0;
+    const void *device[5] = {0};
+    int status = vp_encoder_upload(e, cu, ((size_t)batch->B + 1) * sizeof *cu, &device[0], err);
+    if (!status) status = build_tiles(e, cu, batch, err);
+    free(cu);
+    if (status) return status;
+    VP_TRY(upload_column(e, s->ids, t0, batch->T, sizeof *s->ids, &device[1], err));
+    VP_TRY(upload_column(e, s->pos, t0, batch->T, sizeof *s->pos, &device[2], err));
+    VP_TRY(upload_column(e, s->seg, t0, batch->T, sizeof *s->seg, &device[3], err));
+    VP_TRY(upload_column(e, s->prefix, b0, batch->B, sizeof *s->prefix, &device[4], err));
+    batch->cu_q = batch->cu_k = device[0];
+    *ids = device[1];
+    batch->pos = device[2];
+    batch->seg = device[3];
+    batch->prefix = device[4];
+    return VP_OK;
+}

@@ -1,0 +1,150 @@
+/* The public side of encoding: options, the device, the header's `encoder` map, and a frame as a run of micro-batches. */
+#include "lib/model/encoder.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int vp_encoder_check(const vp_encoder *e, int status, vp_error *err) {
+    return status ? vp_fail(err, status, "%s", e->ops->why(e->queue)) : VP_OK;
+}
+
+int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err) {
+    void *device = e->ops->arena_alloc(e->queue, bytes);
+    *out = device;
+    if (!device) return vp_fail_memory(err, "the device's arena", bytes);
+    VP_TRY(vp_encoder_check(e, e->ops->copy(e->queue, device, host, bytes), err));
+    return e->ops->queue_wait(e->queue, err); /* the host's copy may go */
+}
+
+static int check_compute(const vp_encoder *e, const char *compute, vp_error *err) {
+    if (!compute || !strcmp(compute, "auto") || !strcmp(compute, "f32")) return VP_OK;
+    return vp_fail(err, VP_USAGE, "--compute %s: the %s backend computes in f32", compute, e->ops->name);
+}
+
+static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
+    static const char *const known[] = {"causal", "bi", "segments"};
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(known[i], attention)) continue;
+        snprintf(e->attention, sizeof e->attention, "%s", attention);
+        e->mode = i == 1 ? VP_ATTN_BI : VP_ATTN_CAUSAL;
+        e->segments = i == 2;
+        return VP_OK;
+    }
+    return vp_fail(err, VP_USAGE, "attention \"%s\" is not one of " VP_ATTENTIONS, attention);
+}
+
+/* What this model's pass calls must be there: a backend may lack operations. */
+static int check_operations(const vp_encoder *e, vp_error *err) {
+    const vp_backend *b = e->ops;
+    const vp_config *c = &e->model->config;
+    const char *lacks = !b->embed                      ? "embed"
+                        : !b->norm                     ? "norm"
+                        : !b->linear                   ? "linear"
+                        : !b->attn                     ? "attention"
+                        : e->model->nadapters && !b->lora ? "lora"
+                        : c->rotary && !b->rope        ? "rope"
+                        : c->arch->gated && !b->glu    ? "glu"
+                        : !c->arch->gated && !b->act   ? "act"
+                                                       : NULL;
+    if (!lacks) return VP_OK;
+    return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation %s", b->name, lacks);
+}
+
+static int choose_attention(vp_encoder *e, const char *option, const vp_map *header, vp_error *err) {
+    vp_map *stream = header ? vp_map_sub(header, "encoder") : NULL;
+    const char *attention = option;
+    if (!attention && stream) attention = vp_map_str(stream, "attention");
+    int status = set_attention(e, attention ? attention : e->model->settings.attention, err);
+    vp_map_free(stream);
+    return status;
+}
+
+static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map *header, vp_error *err) {
+    if (o->device && strcmp(o->device, "auto") && strcmp(o->device, "cpu"))
+        return vp_fail(err, VP_USAGE, "--device %s: only the CPU is there", o->device);
+    e->ops = vp_backend_cpu();
+    e->batch_tokens = o->batch_tokens > 0 ? o->batch_tokens : VP_BATCH_TOKENS;
+    VP_TRY(check_compute(e, o->compute, err));
+    VP_TRY(choose_attention(e, o->attention, header, err));
+    VP_TRY(check_operations(e, err));
+    vp_device_options device = {.threads = o->threads, .isa = "auto"};
+    VP_TRY(e->ops->open(&e->device, &device, err));
+    return e->ops->queue_open(&e->queue, e->device, err);
+}
+
+int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, const vp_map *header, vp_error *err) {
+    vp_encoder *e = vp_calloc(1, sizeof *e);
+    if (!e) return vp_fail_memory(err, "an encoder", sizeof *e);
+    e->model = m;
+    int status = open_encoder(e, o, header, err);
+    if (status) {
+        vp_encoder_close(e);
+        e = NULL;
+    }
+    *out = e;
+    return status;
+}
+
+void vp_encoder_close(vp_encoder *e) {
+    if (!e) return;
+    if (e->device) vp_encoder_release(e);
+    if (e->queue) e->ops->queue_close(e->queue);
+    if (e->device) e->ops->close(e->device);
+    free(e);
+}
+
+const char *vp_encoder_compute(const vp_encoder *e) {
+    (void)e;
+    return "f32";
+}
+
+int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
+    vp_map *encoder = vp_map_sub(header, "encoder");
+    if (!encoder) encoder = vp_map_new();
+    if (!encoder) return vp_fail_memory(err, "a map", 1);
+    int status = vp_map_set_str(encoder, "attention", e->attention, err);
+    if (!status) status = vp_map_set_str(encoder, "layer", "last", err);
+    if (!status) status = vp_map_set_str(encoder, "compute", vp_encoder_compute(e), err);
+    if (!status) status = vp_map_set_map(header, "encoder", encoder, err);
+    vp_map_free(encoder);
+    return status ? status : vp_encoder_space(header, err);
+}
+
+static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, float *hidden, vp_error *err) {
+    vp_batch batch;
+    const int32_t *ids;
+    if (s->cu[b0] == s->cu[b1]) return VP_OK;
+    size_t mark = e->ops->arena_mark(e->queue);
+    int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
+    if (!status) status = vp_forward(e, &batch, ids, hidden, err);
+    e->ops->arena_release(e->queue, mark);
+    return status;
+}
+
+static int run_all(vp_encoder *e, const vp_sequences *s, float *hidden, vp_error *err) {
+    VP_TRY(vp_encoder_prepare(e, err));
+    VP_TRY(vp_encoder_rope(e, s->top, err));
+    for (int64_t b = 0, end; b < s->B; b = end) {
+        end = vp_sequences_cut(s, b, e->batch_tokens);
+        VP_TRY(run_micro_batch(e, s, b, end, hidden + (int64_t)s->cu[b] * e->model->config.width, err));
+    }
+    return VP_OK;
+}
+
+int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err) {
+    vp_sequences s;
+    *hidden = NULL;
+    int status = vp_sequences_read(&s, e, f, err);
+    size_t n = (size_t)s.T * (size_t)e->model->config.width;
+    if (!status) {
+        *hidden = vp_calloc(n, sizeof **hidden);
+        if (!*hidden) status = vp_fail_memory(err, "hidden states", n * sizeof **hidden);
+    }
+    if (!status && s.T) status = run_all(e, &s, *hidden, err);
+    vp_sequences_free(&s);
+    if (status) {
+        free(*hidden);
+        *hidden = NULL;
+    }
+    return status;
+}

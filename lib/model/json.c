@@ -1,0 +1,109 @@
+/* Bounded reading of JSON files and strict access to their members. */
+#include "lib/model/json.h"
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LIMIT = 64 << 20 }; /* a large vocabulary's tokenizer.json has 35 MiB */
+
+static char *join(const char *folder, const char *name) {
+    size_t n = strlen(folder) + strlen(name) + 2;
+    char *path = malloc(n);
+    if (path) snprintf(path, n, "%s/%s", folder, name);
+    return path;
+}
+
+/* Integers are read as reals: tokenizers write lengths like 1e30 in full, which Jansson's integers cannot hold. */
+static int parse(vp_json *j, const vp_buf *text, json_type type, vp_error *err) {
+    json_error_t why;
+    j->root = json_loadb(text->data, text->len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
+    /* tokenizer_config.json says "no limit" by an integer of 31 digits */
+    if (!j->root && json_error_code(&why) == json_error_numeric_overflow)
+        j->root = json_loadb(text->data, text->len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
+    if (!j->root) return vp_fail(err, VP_DATA, "%s: line %d: %s", j->path, why.line, why.text);
+    if (json_typeof(j->root) == type) return VP_OK;
+    return vp_fail(err, VP_DATA, "%s: not a JSON %s", j->path, type == JSON_ARRAY ? "array" : "object");
+}
+
+int vp_json_open(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err) {
+    *j = (vp_json){.path = join(folder, name)};
+    if (!j->path) return vp_fail_memory(err, "a path", strlen(folder));
+    vp_buf text = {0};
+    int status = vp_read_file(j->path, LIMIT, &text, err);
+    if (!status) status = parse(j, &text, root, err);
+    vp_buf_free(&text);
+    if (status) vp_json_close(j);
+    return status;
+}
+
+int vp_json_open_optional(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err) {
+    *j = (vp_json){0};
+    char *path = join(folder, name);
+    if (!path) return vp_fail_memory(err, "a path", strlen(folder));
+    bool absent = access(path, F_OK) != 0 && errno == ENOENT;
+    free(path);
+    return absent ? VP_OK : vp_json_open(j, folder, name, root, err);
+}
+
+void vp_json_close(vp_json *j) {
+    json_decref(j->root);
+    free(j->path);
+    *j = (vp_json){0};
+}
+
+static int wrong(const vp_json *j, const char *key, const char *want, vp_error *err) {
+    return vp_fail(err, VP_DATA, "%s: \"%s\" is not %s", j->path, key, want);
+}
+
+static const json_t *member(const json_t *o, const char *key) {
+    const json_t *v = json_object_get(o, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+int vp_json_int(const vp_json *j, const json_t *o, const char *key, int64_t *value, vp_error *err) {
+    const json_t *v = member(o, key);
+    if (!v) return VP_OK;
+    double real = json_is_real(v) ? json_real_value(v) : 0.5;
+    if (json_is_integer(v))
+        *value = json_integer_value(v);
+    else if (real >= -0x1p53 && real <= 0x1p53 && real == (double)(int64_t)real)
+        *value = (int64_t)real;
+    else
+        return wrong(j, key, "an integer", err);
+    return VP_OK;
+}
+
+int vp_json_real(const vp_json *j, const json_t *o, const char *key, double *value, vp_error *err) {
+    const json_t *v = member(o, key);
+    if (!v) return VP_OK;
+    if (!json_is_number(v)) return wrong(j, key, "a number", err);
+    *value = json_number_value(v);
+    return VP_OK;
+}
+
+int vp_json_bool(const vp_json *j, const json_t *o, const char *key, bool *value, vp_error *err) {
+    const json_t *v = member(o, key);
+    if (!v) return VP_OK;
+    if (!json_is_boolean(v)) return wrong(j, key, "true or false", err);
+    *value = json_boolean_value(v);
+    return VP_OK;
+}
+
+int vp_json_str(const vp_json *j, const json_t *o, const char *key, const char **value, vp_error *err) {
+    const json_t *v = member(o, key);
+    if (!v) return VP_OK;
+    if (!json_is_string(v)) return wrong(j, key, "a string", err);
+    *value = json_string_value(v);
+    return VP_OK;
+}
+
+bool vp_json_says(const json_t *o, const char *key) {
+    const json_t *v = member(o, key);
+    if (!v || json_is_false(v)) return false;
+    if (json_is_string(v)) return json_string_length(v) > 0;
+    if (json_is_array(v)) return json_array_size(v) > 0;
+    return !json_is_object(v) || json_object_size(v) > 0;
+}

@@ -1,0 +1,182 @@
+/* Opening a model: which files PATH means, its configuration, weights and settings, and its fingerprint. */
+#include "lib/index/index.h"
+#include "lib/model/private.h"
+#include "lib/model/settings.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int vp_path_absolute(const char *path, char **out, vp_error *err) {
+    *out = realpath(path, NULL);
+    return *out ? VP_OK : vp_fail_errno(err, "%s", path);
+}
+
+static bool has_file(const char *folder, const char *name) {
+    size_t n = strlen(folder) + strlen(name) + 2;
+    char *path = malloc(n);
+    if (path) snprintf(path, n, "%s/%s", folder, name);
+    bool found = path && access(path, F_OK) == 0;
+    free(path);
+    return found;
+}
+
+static int fingerprint(vp_model *m, vp_error *err) {
+    vp_buf text = {0};
+    uint8_t digest[16] = {0};
+    int status = vp_config_text(&m->config, &text, err);
+    if (!status) status = vp_source_fingerprint(m->source, text.data, text.len, digest, err);
+    vp_hex(m->fingerprint, digest, sizeof digest);
+    vp_buf_free(&text);
+    return status;
+}
+
+static int open_gguf(vp_model *m, const char *path, vp_error *err) {
+    VP_TRY(vp_source_open(&m->source, path, err));
+    if (!vp_source_gguf(m->source))
+        return vp_fail(err, VP_DATA, "%s: neither a model folder nor a .gguf file", path);
+    VP_TRY(vp_config_from_gguf(&m->config, m->source, err));
+    VP_TRY(vp_weights_open(&m->weights, &m->config, m->source, path, err));
+    VP_TRY(vp_settings_default(&m->settings, &m->config, err));
+    return vp_settings_gguf(&m->settings, vp_source_gguf(m->source), &m->config, err);
+}
+
+static int open_transformer(vp_model *m, const char *folder, vp_error *err) {
+    if (!has_file(folder, "config.json") && has_file(folder, "adapter_config.json"))
+        return vp_fail(err, VP_DATA, "%s: an adapter without its model: give the model with -m and this with --adapter",
+                       folder);
+    vp_json j;
+    VP_TRY(vp_json_open(&j, folder, "config.json", JSON_OBJECT, err));
+    int status = vp_config_from_json(&m->config, &j, err);
+    vp_json_close(&j);
+    if (!status) status = vp_source_open(&m->source, folder, err);
+    return status ? status : vp_weights_open(&m->weights, &m->config, m->source, folder, err);
+}
+
+static int open_folder(vp_model *m, const char *folder, vp_error *err) {
+    char *transformer;
+    VP_TRY(vp_settings_transformer(folder, &transformer, err));
+    int status = open_transformer(m, transformer, err);
+    free(transformer);
+    if (status) return status;
+    VP_TRY(vp_settings_default(&m->settings, &m->config, err));
+    return vp_settings_read(&m->settings, folder, &m->config, err);
+}
+
+/* A folder or file with weights; not an index. */
+static int open_weights(vp_model **out, const char *path, vp_error *err) {
+    vp_model *m = vp_calloc(1, sizeof *m);
+    *out = m;
+    if (!m) return vp_fail_memory(err, "a model", sizeof *m);
+    VP_TRY(vp_path_absolute(path, &m->path, err));
+    struct stat st;
+    if (stat(m->path, &st)) return vp_fail_errno(err, "%s", path);
+    if (S_ISDIR(st.st_mode)) VP_TRY(open_folder(m, m->path, err));
+    else if (S_ISREG(st.st_mode)) VP_TRY(open_gguf(m, m->path, err));
+    else return vp_fail(err, VP_DATA, "%s: neither a folder nor a file", path);
+    return fingerprint(m, err);
+}
+
+/* The model that the maps of a header, or of an index, name. */
+static int open_described(vp_model **m, const vp_map *model, const vp_map *encoder, const char *where, vp_error *err) {
+    const char *path = vp_map_str(model, "path"), *print = vp_map_str(model, "fingerprint");
+    if (!path || path[0] != '/' || !print || !*print)
+        return vp_fail(err, VP_DATA, "%s: no absolute model path with a fingerprint; give the model with -m", where);
+    VP_TRY(open_weights(m, path, err));
+    if (strcmp(print, (*m)->fingerprint))
+        return vp_fail(err, VP_DATA, "%s: the model at %s has fingerprint %s, not %s: it was changed or replaced", where,
+                       path, (*m)->fingerprint, print);
+    const char *adapter;
+    for (size_t i = 0; (adapter = vp_map_str_at(model, "adapters", i)); i++) {
+        VP_TRY(vp_model_add_adapter(*m, adapter, err));
+        const char *want = vp_map_str_at(model, "adapter_fingerprints", i);
+        if (!want || strcmp(want, (*m)->adapter[i]->fingerprint))
+            return vp_fail(err, VP_DATA, "%s: the adapter at %s was changed or replaced", where, adapter);
+    }
+    return vp_settings_from_maps(&(*m)->settings, model, encoder, err);
+}
+
+static int open_index(vp_model **m, const char *path, vp_error *err) {
+    vp_map *model = NULL, *encoder = NULL;
+    VP_TRY(vp_index_describe(path, &model, &encoder, err));
+    int status = model ? open_described(m, model, encoder, path, err)
+                       : vp_fail(err, VP_DATA, "%s: the index is empty and knows no model", path);
+    vp_map_free(model);
+    vp_map_free(encoder);
+    return status;
+}
+
+static int keep_or_close(vp_model **m, int status) {
+    if (!status) return status;
+    vp_model_close(*m);
+    *m = NULL;
+    return status;
+}
+
+int vp_model_open(vp_model **m, const char *path, vp_error *err) {
+    *m = NULL;
+    bool index = has_file(path, "index.db");
+    return keep_or_close(m, index ? open_index(m, path, err) : open_weights(m, path, err));
+}
+
+static int from_maps(vp_model **m, const vp_map *header, vp_error *err) {
+    vp_map *model = vp_map_sub(header, "model");
+    int status = model ? open_described(m, model, NULL, "the stream's header", err)
+                       : vp_fail(err, VP_DATA, "the stream's header names no model");
+    vp_map_free(model);
+    return status;
+}
+
+int vp_model_from_header(vp_model **m, const vp_map *header, vp_error *err) {
+    *m = NULL;
+    return keep_or_close(m, from_maps(m, header, err));
+}
+
+static int resolve(vp_model **m, const char *option, const vp_map *header, const vp_map *named, vp_error *err) {
+    if (!option && named && vp_map_str(named, "path")) return vp_model_from_header(m, header, err);
+    const char *path = option ? option : getenv("VP_MODEL");
+    if (!path || !*path) return vp_fail(err, VP_USAGE, "no model: give one with -m, or set VP_MODEL");
+    VP_TRY(vp_model_open(m, path, err));
+    const char *print = named ? vp_map_str(named, "fingerprint") : NULL;
+    if (!print || !*print || !strcmp(print, (*m)->fingerprint)) return VP_OK;
+    vp_fail(err, VP_DATA, "%s: fingerprint %s, but the stream was made for a model with %s", path, (*m)->fingerprint,
+            print);
+    return keep_or_close(m, VP_DATA);
+}
+
+int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_error *err) {
+    *m = NULL;
+    vp_map *named = header ? vp_map_sub(header, "model") : NULL;
+    int status = resolve(m, option, header, named, err);
+    vp_map_free(named);
+    return status;
+}
+
+int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {
+    if (m->nadapters == VP_MAX_ADAPTERS) return vp_fail(err, VP_USAGE, "more than %d adapters", VP_MAX_ADAPTERS);
+    vp_adapter *a;
+    VP_TRY(vp_adapter_open(&a, m, folder, err));
+    m->adapter[m->nadapters++] = a;
+    return vp_settings_llm2vec(&m->settings, folder, &m->config, err);
+}
+
+void vp_model_close(vp_model *m) {
+    if (!m) return;
+    for (size_t i = 0; i < m->nadapters; i++) vp_adapter_close(m->adapter[i]);
+    vp_weights_close(&m->weights);
+    vp_source_close(m->source);
+    vp_settings_free(&m->settings);
+    free(m->path);
+    free(m);
+}
+
+const vp_settings *vp_model_settings(const vp_model *m) { return &m->settings; }
+const char *vp_model_path(const vp_model *m) { return m->path; }
+const char *vp_model_fingerprint(const vp_model *m) { return m->fingerprint; }
+const char *vp_model_arch(const vp_model *m) { return m->config.arch->name; }
+int64_t vp_model_width(const vp_model *m) { return m->config.width; }
+int64_t vp_model_vocab(const vp_model *m) { return m->config.vocab; }
+int64_t vp_model_context(const vp_model *m) { return m->config.positions; }
+int64_t vp_model_eos(const vp_model *m) { return m->config.eos; }

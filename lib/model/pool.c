@@ -1,0 +1,211 @@
+/* Pooling as a step on frames: hidden states to one vector a row, or to the marked rows. The arithmetic is the backend's. */
+#include "kernels/ops.h"
+#include "lib/model/model.h"
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct vp_pooler {
+    const struct kind_row *kind;
+    bool normalize;
+    int64_t dims; /* 0: all */
+    const vp_backend *ops;
+    vp_device *device;
+    vp_queue *queue;
+    float *out; /* of the last frame */
+};
+
+static const struct kind_row {
+    const char *name;
+    bool pick;
+    vp_pool_kind op;
+} kinds[] = {
+    {"mean", false, VP_POOL_MEAN}, {"weighted_mean", false, VP_POOL_WEIGHTED_MEAN},
+    {"last", false, VP_POOL_LAST}, {"eos", false, VP_POOL_EOS},
+    {"bos", false, VP_POOL_FIRST}, {"cls", false, VP_POOL_FIRST},
+    {"pick", true, VP_POOL_MEAN},
+};
+
+static int find_kind(const char *name, const struct kind_row **kind, vp_error *err) {
+    if (!name) return vp_fail(err, VP_USAGE, "no pooling: give one of " VP_POOLINGS "|pick");
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        *kind = &kinds[i];
+        if (!strcmp(kinds[i].name, name)) return VP_OK;
+    }
+    return vp_fail(err, VP_USAGE, "pooling '%s' is none of " VP_POOLINGS "|pick", name);
+}
+
+int vp_pool_options_set(vp_pool_options *o, const char *kind, bool normalize, bool no_normalize, int64_t dims,
+                        vp_error *err) {
+    const struct kind_row *row;
+    if (normalize && no_normalize) return vp_fail(err, VP_USAGE, "--normalize and --no-normalize exclude each other");
+    *o = (vp_pool_options){.normalize = no_normalize ? 0 : normalize ? 1 : -1, .dims = dims};
+    if (!kind || !strcmp(kind, "auto")) return VP_OK;
+    o->kind = kind;
+    return find_kind(kind, &row, err);
+}
+
+static int set_up(vp_pooler *p, const vp_pool_options *o, const vp_map *model, vp_error *err) {
+    VP_TRY(find_kind(o->kind ? o->kind : model ? vp_map_str(model, "pooling") : NULL, &p->kind, err));
+    p->normalize = o->normalize >= 0 ? o->normalize : !model || vp_map_bool(model, "normalize", true);
+    p->dims = o->dims > 0 ? o->dims : model ? vp_map_int(model, "dims", 0) : 0;
+    if (p->dims < 0) return vp_fail(err, VP_DATA, "the header's model.dims is %lld", (long long)p->dims);
+    p->ops = vp_backend_cpu();
+    VP_TRY(p->ops->open(&p->device, &(vp_device_options){.threads = 1, .isa = "auto"}, err));
+    return p->ops->queue_open(&p->queue, p->device, err);
+}
+
+int vp_pooler_open(vp_pooler **out, const vp_pool_options *o, const vp_map *header, vp_error *err) {
+    vp_pooler *p = vp_calloc(1, sizeof *p);
+    if (!p) return vp_fail_memory(err, "a pooler", sizeof *p);
+    vp_map *model = header ? vp_map_sub(header, "model") : NULL;
+    int status = set_up(p, o, model, err);
+    vp_map_free(model);
+    if (status) {
+        vp_pooler_close(p);
+        p = NULL;
+    }
+    *out = p;
+    return status;
+}
+
+void vp_pooler_close(vp_pooler *p) {
+    if (!p) return;
+    if (p->queue) p->ops->queue_close(p->queue);
+    if (p->device) p->ops->close(p->device);
+    free(p->out);
+    free(p);
+}
+
+/* ---- headers ---- */
+
+static void read_width(const char *json, size_t n, int64_t *width) {
+    json_t *columns = json_loadb(json, n, 0, NULL);
+    const json_t *dims = json_array_get(json_object_get(columns, "hidden"), 1);
+    if (json_array_size(dims) == 2) *width = json_integer_value(json_array_get(dims, 1));
+    json_decref(columns);
+}
+
+int vp_header_width(const vp_map *header, int64_t *width, vp_error *err) {
+    *width = 0;
+    vp_map *columns = vp_map_sub(header, "columns");
+    vp_buf json = {0};
+    int status = columns ? vp_map_json(columns, &json, err) : VP_OK;
+    if (columns && !status) read_width(json.data, json.len, width);
+    vp_buf_free(&json);
+    vp_map_free(columns);
+    return status;
+}
+
+static int describe(const vp_pooler *p, vp_map *encoder, int64_t dims, vp_error *err) {
+    VP_TRY(vp_map_set_str(encoder, "pooling", p->kind->name, err));
+    if (p->kind->pick) return VP_OK;
+    VP_TRY(vp_map_set_bool(encoder, "normalize", p->normalize, err));
+    return vp_map_set_int(encoder, "dims", dims, err);
+}
+
+int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err) {
+    if (p->dims > width && width)
+        return vp_fail(err, VP_USAGE, "--dims %lld: there are only %lld", (long long)p->dims, (long long)width);
+    int64_t dims = p->dims ? p->dims : width;
+    char shape[40];
+    snprintf(shape, sizeof shape, p->kind->pick ? "M %lld" : "B %lld", (long long)(p->kind->pick ? width : dims));
+    VP_TRY(vp_header_undeclare(header, "hidden", err));
+    if (width) VP_TRY(vp_header_declare(header, p->kind->pick ? "picked" : "emb", "F32", shape, err));
+    vp_map *encoder = vp_map_sub(header, "encoder");
+    if (!encoder) encoder = vp_map_new();
+    int status = encoder ? describe(p, encoder, dims, err) : vp_fail_memory(err, "a map", 1);
+    if (!status) status = vp_map_set_map(header, "encoder", encoder, err);
+    vp_map_free(encoder);
+    return status ? status : vp_encoder_space(header, err);
+}
+
+/* ---- frames ---- */
+
+static int check(const vp_pooler *p, int status, vp_error *err) {
+    return status ? vp_fail(err, status, "%s", p->ops->why(p->queue)) : VP_OK;
+}
+
+/* Positions to pick: target >= 0, or keep = 1 (its default) where there is no target. Caller frees. */
+static int marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **index, int64_t *m, vp_error *err) {
+    int64_t n = 0;
+    int32_t *target = NULL;
+    VP_TRY(vp_frame_ints(f, "target", &target, &n, err));
+    int status = target && n != T ? vp_fail(err, VP_DATA, "%s: target does not fit", vp_frame_where(f)) : VP_OK;
+    *index = vp_calloc((size_t)T, sizeof **index);
+    if (!status && !*index) status = vp_fail_memory(err, "marked positions", (size_t)T * sizeof **index);
+    *m = 0;
+    for (int64_t t = 0; !status && t < T; t++)
+        if (target ? target[t] >= 0 : !keep || keep[t]) (*index)[(*m)++] = (int32_t)t;
+    free(target);
+    return status;
+}
+
+static int pick(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, vp_error *err) {
+    int32_t *index = NULL;
+    int64_t m = 0;
+    int status = marked(f, x->rows, keep, &index, &m, err);
+    if (!status && !(p->out = vp_calloc((size_t)(m * x->cols), sizeof *p->out)))
+        status = vp_fail_memory(err, "picked rows", (size_t)(m * x->cols) * sizeof *p->out);
+    vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = m, .cols = x->cols, .ld = x->cols};
+    vp_pick_op op = {.x = *x, .out = out, .index = index, .M = m};
+    if (!status) status = check(p, p->ops->pick(p->queue, &op), err);
+    free(index);
+    const int64_t shape[] = {m, x->cols};
+    return status ? status : vp_frame_put(f, "picked", VP_F32, 2, shape, p->out, err);
+}
+
+static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, int64_t *empty, vp_error *err) {
+    int64_t offsets = 0, dims = p->dims ? p->dims : x->cols;
+    int32_t *cu = NULL;
+    VP_TRY(vp_frame_ints(f, "cu", &cu, &offsets, err));
+    if (!cu || offsets < 1) {
+        free(cu);
+        return vp_fail(err, VP_DATA, "%s: no column cu", vp_frame_where(f));
+    }
+    int64_t B = offsets - 1;
+    p->out = vp_calloc((size_t)(B * x->cols), sizeof *p->out);
+    vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
+    vp_pool_op op = {.kind = p->kind->op, .B = B, .cu = cu, .keep = keep, .x = *x, .out = out, .empty = empty};
+    int status = p->out ? check(p, p->ops->pool(p->queue, &op), err)
+                        : vp_fail_memory(err, "embeddings", (size_t)(B * x->cols) * sizeof *p->out);
+    free(cu);
+    if (status) return status;
+    for (int64_t b = 1; dims < x->cols && b < B; b++)
+        memmove(p->out + b * dims, p->out + b * x->cols, (size_t)dims * sizeof *p->out);
+    out.cols = out.ld = dims;
+    vp_l2norm_op norm = {.x = out, .out = out};
+    if (p->normalize) VP_TRY(check(p, p->ops->l2norm(p->queue, &norm), err));
+    const int64_t shape[] = {B, dims};
+    return vp_frame_put(f, "emb", VP_F32, 2, shape, p->out, err);
+}
+
+static int run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err) {
+    int64_t T = f->T;
+    const vp_column *keep = vp_frame_find(f, "keep");
+    if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &T, &keep, err));
+    vp_mat x = {.ptr = (float *)hidden, .dtype = VP_F32, .rows = T, .cols = width, .ld = width};
+    const uint8_t *mask = keep ? keep->data : NULL;
+    return p->kind->pick ? pick(p, f, &x, mask, err) : pool(p, f, &x, mask, empty, err);
+}
+
+int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err) {
+    float *own = NULL;
+    int64_t n = 0;
+    free(p->out);
+    p->out = NULL;
+    if (!hidden) {
+        VP_TRY(vp_frame_floats(f, "hidden", &own, &n, err));
+        if (!own || n != f->T * width) {
+            free(own);
+            return vp_fail(err, VP_DATA, "%s: no column hidden [%lld, %lld]", vp_frame_where(f), (long long)f->T,
+                           (long long)width);
+        }
+        hidden = own;
+    }
+    int status = run(p, f, hidden, width, empty, err);
+    free(own);
+    if (!status) vp_frame_drop(f, "hidden");
+    return status;
+}

@@ -1,0 +1,182 @@
+/* Making weights ready for a backend: products packed with q, k, v and gate, up stacked, vectors and adapters copied to
+ * the device, RoPE tables. Happens at the first batch. */
+#include "lib/model/encoder.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const vp_weight_entry *entry(const vp_encoder *e, vp_role role, int64_t layer) {
+    return vp_weights_find(&e->model->weights, role, layer);
+}
+
+/* ---- vectors ---- */
+
+static int upload_rows(vp_encoder *e, const vp_tensor_info *t, int64_t rows, const float **out, vp_error *err) {
+    size_t cols = (size_t)vp_tensor_cols(t), n = (size_t)rows * cols;
+    float *host = vp_calloc(n, sizeof *host);
+    if (!host) return vp_fail_memory(err, t->name, n * sizeof *host);
+    int status = VP_OK;
+    for (int64_t r = 0; !status && r < rows; r++) status = vp_tensor_row(t, r, host + (size_t)r * cols, err);
+    const void *device = NULL;
+    if (!status) status = vp_encoder_upload(e, host, n * sizeof *host, &device, err);
+    free(host);
+    *out = device;
+    return status;
+}
+
+static int prepare_norm(vp_encoder *e, vp_role role, int64_t layer, vp_norm_weight *norm, vp_error *err) {
+    const vp_weight_entry *w = entry(e, role, layer);
+    if (!w) return VP_OK;
+    VP_TRY(upload_rows(e, w->tensor, 1, &norm->weight, err));
+    return w->bias ? upload_rows(e, w->bias, 1, &norm->bias, err) : VP_OK;
+}
+
+/* ---- linears ---- */
+
+enum { MAX_PARTS = 3 };
+typedef struct site { /* weights that share an input, stacked along their outputs */
+    const vp_weight_entry *part[MAX_PARTS];
+    int n;
+} site;
+
+static const vp_adapter_target *target_of(const vp_adapter *a, const vp_weight_entry *w) {
+    for (size_t i = 0; i < a->n; i++)
+        if (a->target[i].weight == w) return &a->target[i];
+    return NULL;
+}
+
+static int prepare_lora(vp_encoder *e, const site *s, vp_linear *linear, vp_error *err) {
+    const vp_model *m = e->model;
+    size_t most = m->nadapters * MAX_PARTS;
+    if (!most) return VP_OK;
+    linear->lora = vp_calloc(most, sizeof *linear->lora);
+    if (!linear->lora) return vp_fail_memory(err, "adapters", most * sizeof *linear->lora);
+    for (size_t i = 0; i < m->nadapters; i++) {
+        int64_t first = 0;
+        for (int k = 0; k < s->n; first += s->part[k++]->rows) {
+            const vp_adapter_target *t = target_of(m->adapter[i], s->part[k]);
+            if (!t) continue;
+            vp_lora_part *part = &linear->lora[linear->nlora++];
+            *part = (vp_lora_part){.rank = t->rank, .scale = t->scale, .first = first, .n = t->weight->rows};
+            part->adapter = (int32_t)i;
+            VP_TRY(upload_rows(e, t->a, t->rank, &part->a, err));
+            VP_TRY(upload_rows(e, t->b, t->weight->rows, &part->b, err));
+        }
+    }
+    return VP_OK;
+}
+
+static int stack_bias(const site *s, int64_t outputs, float **bias, vp_error *err) {
+    *bias = NULL;
+    bool any = false;
+    for (int k = 0; k < s->n; k++) any |= s->part[k]->bias != NULL;
+    if (!any) return VP_OK;
+    *bias = vp_calloc((size_t)outputs, sizeof **bias);
+    if (!*bias) return vp_fail_memory(err, "a bias", (size_t)outputs * sizeof **bias);
+    int64_t first = 0;
+    for (int k = 0; k < s->n; first += s->part[k++]->rows) VP_TRY(vp_weight_read_bias(s->part[k], *bias + first, err));
+    return VP_OK;
+}
+
+static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_linear *linear, vp_error *err) {
+    site s = {.n = n};
+    vp_weight_part part[MAX_PARTS];
+    for (int k = 0; k < n; k++) {
+        s.part[k] = entry(e, roles[k], layer);
+        part[k] = (vp_weight_part){.rows = s.part[k]->rows, .read_row = vp_weight_read_row, .ctx = s.part[k]};
+        linear->out += part[k].rows;
+    }
+    linear->in = s.part[0]->cols;
+    float *bias = NULL;
+    int status = stack_bias(&s, linear->out, &bias, err);
+    vp_weight_desc desc = {.part = part, .nparts = n, .in = linear->in, .out = linear->out, .bias = bias,
+                           .compute = VP_F32, .name = s.part[0]->module};
+    if (!status) status = e->ops->weight_prepare(e->device, &desc, &linear->weight, err);
+    free(bias);
+    return status ? status : prepare_lora(e, &s, linear, err);
+}
+
+static int prepare_layer(vp_encoder *e, int64_t i, vp_error *err) {
+    static const vp_role qkv[] = {VP_W_Q, VP_W_K, VP_W_V}, o[] = {VP_W_O}, down[] = {VP_W_DOWN};
+    static const vp_role gate_up[] = {VP_W_GATE, VP_W_UP};
+    vp_layer *l = &e->layer[i];
+    bool gated = e->model->config.arch->gated;
+    VP_TRY(prepare_linear(e, i, qkv, 3, &l->qkv, err));
+    VP_TRY(prepare_linear(e, i, o, 1, &l->out, err));
+    VP_TRY(prepare_linear(e, i, gated ? gate_up : gate_up + 1, gated ? 2 : 1, &l->up, err));
+    VP_TRY(prepare_linear(e, i, down, 1, &l->down, err));
+    VP_TRY(prepare_norm(e, VP_W_ATTN_NORM, i, &l->attn_norm, err));
+    VP_TRY(prepare_norm(e, VP_W_MLP_NORM, i, &l->mlp_norm, err));
+    VP_TRY(prepare_norm(e, VP_W_Q_NORM, i, &l->q_norm, err));
+    return prepare_norm(e, VP_W_K_NORM, i, &l->k_norm, err);
+}
+
+static int prepare_frequencies(vp_encoder *e, vp_error *err) {
+    const vp_config *c = &e->model->config;
+    const vp_tensor_info *t = e->model->weights.rope_factors;
+    size_t half = (size_t)c->rotary / 2;
+    float *factors = vp_calloc(half, sizeof *factors);
+    e->inverse = vp_calloc(half, sizeof *e->inverse);
+    int status = factors && e->inverse ? VP_OK : vp_fail_memory(err, "RoPE frequencies", half * sizeof *factors);
+    if (!status && t) status = vp_tensor_row(t, 0, factors, err);
+    for (size_t i = 0; !status && t && i < half; i++)
+        if (!(factors[i] > 0)) status = vp_fail(err, VP_DATA, "%s: %s has a factor of %g", t->file, t->name, factors[i]);
+    if (!status) vp_rope_frequencies(c, t ? factors : NULL, e->inverse);
+    free(factors);
+    return status;
+}
+
+static int prepare_all(vp_encoder *e, vp_error *err) {
+    const vp_config *c = &e->model->config;
+    e->layer = vp_calloc((size_t)c->layers, sizeof *e->layer);
+    if (!e->layer) return vp_fail_memory(err, "the layers", (size_t)c->layers * sizeof *e->layer);
+    for (int64_t i = 0; i < c->layers; i++) VP_TRY(prepare_layer(e, i, err));
+    VP_TRY(prepare_norm(e, VP_W_EMBED_NORM, -1, &e->embed_norm, err));
+    VP_TRY(prepare_norm(e, VP_W_FINAL_NORM, -1, &e->final_norm, err));
+    const vp_weight_entry *positions = entry(e, VP_W_POSITIONS, -1), *types = entry(e, VP_W_TYPES, -1);
+    if (positions) VP_TRY(upload_rows(e, positions->tensor, positions->rows, &e->positions, err));
+    if (types) VP_TRY(upload_rows(e, types->tensor, 1, &e->types, err)); /* every token is of type 0 */
+    return prepare_frequencies(e, err);
+}
+
+int vp_encoder_prepare(vp_encoder *e, vp_error *err) {
+    if (e->prepared) return VP_OK;
+    int status = prepare_all(e, err);
+    if (status) vp_encoder_release(e);
+    e->prepared = !status;
+    return status;
+}
+
+int vp_encoder_rope(vp_encoder *e, int32_t top, vp_error *err) {
+    const vp_config *c = &e->model->config;
+    if (!c->rotary || top < e->rope_positions) return VP_OK;
+    int64_t n = e->rope_positions ? e->rope_positions : 512; /* doubling keeps what the arena strands below one half */
+    while (n <= top) n *= 2;
+    if (n > c->positions) n = c->positions;
+    size_t half = (size_t)c->rotary / 2, count = (size_t)n * half, bytes = count * sizeof(float);
+    float *host = vp_calloc(2 * count, sizeof *host);
+    if (!host) return vp_fail_memory(err, "RoPE tables", 2 * bytes);
+    vp_rope_tables(e->inverse, (int64_t)half, n, host, host + count);
+    const void *cosines = NULL, *sines = NULL;
+    int status = vp_encoder_upload(e, host, bytes, &cosines, err);
+    if (!status) status = vp_encoder_upload(e, host + count, bytes, &sines, err);
+    free(host);
+    if (status) return status;
+    e->cosines = cosines;
+    e->sines = sines;
+    e->rope_positions = n;
+    return VP_OK;
+}
+
+void vp_encoder_release(vp_encoder *e) {
+    for (int64_t i = 0; e->layer && i < e->model->config.layers; i++) {
+        vp_linear *const linears[] = {&e->layer[i].qkv, &e->layer[i].out, &e->layer[i].up, &e->layer[i].down};
+        for (size_t k = 0; k < sizeof linears / sizeof *linears; k++) {
+            if (linears[k]->weight) e->ops->weight_free(e->device, linears[k]->weight);
+            free(linears[k]->lora);
+        }
+    }
+    free(e->layer);
+    free(e->inverse);
+    e->layer = NULL;
+    e->inverse = NULL;
+}

@@ -1,0 +1,42 @@
+/* Private to lib/model: what an open model holds. */
+#ifndef VP_MODEL_PRIVATE_H
+#define VP_MODEL_PRIVATE_H
+#include "lib/model/config.h"
+#include "lib/model/model.h"
+#include "lib/model/weights.h"
+
+/* One adapted linear: out += scale * (x A^T) B^T, A [rank, inputs], B [outputs, rank]. */
+typedef struct vp_adapter_target {
+    const vp_weight_entry *weight;
+    const vp_tensor_info *a, *b;
+    int32_t rank;
+    float scale;
+} vp_adapter_target;
+
+typedef struct vp_adapter {
+    char *path; /* absolute */
+    char fingerprint[33];
+    vp_source *source;
+    vp_adapter_target *target; /* in the adapter file's order */
+    size_t n;
+} vp_adapter;
+
+enum { VP_MAX_ADAPTERS = 16 };
+
+struct vp_model {
+    char *path; /* absolute */
+    char fingerprint[33];
+    vp_source *source;
+    vp_config config;
+    vp_weights weights;
+    vp_settings settings;
+    vp_adapter *adapter[VP_MAX_ADAPTERS];
+    size_t nadapters;
+};
+
+int vp_adapter_open(vp_adapter **a, const vp_model *m, const char *folder, vp_error *err);
+void vp_adapter_close(vp_adapter *a);
+/* "folder/name" or folder alone when name is empty, absolute and without links; VP_IO if it does not exist. Caller frees. */
+int vp_path_absolute(const char *path, char **out, vp_error *err);
+
+#endif

@@ -1,0 +1,261 @@
+/* What a model's own files decide for the pipe: sentence-transformers, LLM2Vec, GGUF, and a stream's header. */
+#include "lib/model/settings.h"
+#include "lib/model/config.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int set(char **field, const char *value, vp_error *err) {
+    char *copy = vp_strndup(value, strlen(value));
+    if (!copy) return vp_fail_memory(err, "a setting", strlen(value));
+    free(*field);
+    *field = copy;
+    return VP_OK;
+}
+
+int vp_settings_default(vp_settings *s, const vp_config *c, vp_error *err) {
+    *s = (vp_settings){.normalize = 1, .prompt_pooled = 1, .max_len = c->positions < 512 ? c->positions : 512};
+    VP_TRY(set(&s->attention, c->causal ? "causal" : "bi", err));
+    VP_TRY(set(&s->pooling, c->causal ? "weighted_mean" : "mean", err));
+    VP_TRY(set(&s->query_prefix, "", err));
+    return set(&s->document_prefix, "", err);
+}
+
+void vp_settings_free(vp_settings *s) {
+    free(s->attention);
+    free(s->pooling);
+    free(s->query_prefix);
+    free(s->document_prefix);
+    *s = (vp_settings){0};
+}
+
+/* ---- sentence-transformers ---- */
+
+typedef enum module_kind { MODULE_TRANSFORMER, MODULE_POOLING, MODULE_NORMALIZE } module_kind;
+
+static int module_of(const vp_json *j, size_t i, module_kind *kind, const char **path, vp_error *err) {
+    static const char *const kinds[] = {"Transformer", "Pooling", "Normalize"};
+    const json_t *module = json_array_get(j->root, i);
+    if (!json_is_object(module)) return vp_fail(err, VP_DATA, "%s: element %zu is not an object", j->path, i);
+    const char *type = "";
+    *path = "";
+    VP_TRY(vp_json_str(j, module, "type", &type, err));
+    VP_TRY(vp_json_str(j, module, "path", path, err));
+    const char *dot = strrchr(type, '.');
+    for (int k = 0; k < 3; k++) {
+        if (strcmp(dot ? dot + 1 : type, kinds[k])) continue;
+        *kind = (module_kind)k;
+        if (strchr(*path, '/') || !strcmp(*path, "..")) break; /* names lie inside the folder */
+        return VP_OK;
+    }
+    return vp_fail(err, VP_DATA, "%s: module \"%s\" (%s) is not supported", j->path, type, *path);
+}
+
+static int join(char **out, const char *folder, const char *name, vp_error *err) {
+    size_t n = strlen(folder) + strlen(name) + 2;
+    *out = malloc(n);
+    if (!*out) return vp_fail_memory(err, "a path", n);
+    snprintf(*out, n, *name ? "%s/%s" : "%s%s", folder, name);
+    return VP_OK;
+}
+
+int vp_settings_transformer(const char *folder, char **out, vp_error *err) {
+    vp_json j;
+    VP_TRY(vp_json_open_optional(&j, folder, "modules.json", JSON_ARRAY, err));
+    module_kind kind = MODULE_TRANSFORMER;
+    const char *path = "";
+    int status = VP_OK;
+    if (j.root) status = module_of(&j, 0, &kind, &path, err);
+    if (!status && kind != MODULE_TRANSFORMER)
+        status = vp_fail(err, VP_DATA, "%s: the first module is not a Transformer", j.path);
+    if (!status) status = join(out, folder, path, err);
+    vp_json_close(&j);
+    return status;
+}
+
+static int pooling_mode(const vp_json *j, const char **mode, vp_error *err) {
+    static const char *const old[][2] = {
+        {"pooling_mode_cls_token", "cls"},           {"pooling_mode_max_tokens", "max"},
+        {"pooling_mode_mean_tokens", "mean"},        {"pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"},
+        {"pooling_mode_weightedmean_tokens", "weightedmean"}, {"pooling_mode_lasttoken", "lasttoken"},
+    };
+    *mode = NULL;
+    const json_t *value = json_object_get(j->root, "pooling_mode");
+    if (json_is_array(value) && json_array_size(value) == 1) value = json_array_get(value, 0);
+    if (value && !json_is_string(value)) return vp_fail(err, VP_DATA, "%s: more than one pooling_mode", j->path);
+    if (value) *mode = json_string_value(value);
+    for (size_t i = 0; !value && i < sizeof old / sizeof *old; i++) {
+        if (!vp_json_says(j->root, old[i][0])) continue;
+        if (*mode) return vp_fail(err, VP_DATA, "%s: %s and %s together are not supported", j->path, *mode, old[i][1]);
+        *mode = old[i][1];
+    }
+    if (!*mode) *mode = "mean";
+    return VP_OK;
+}
+
+static int read_pooling(vp_settings *s, const char *folder, const char *path, vp_error *err) {
+    static const char *const names[][2] = {
+        {"cls", "cls"}, {"mean", "mean"}, {"weightedmean", "weighted_mean"}, {"lasttoken", "last"}};
+    char *at;
+    VP_TRY(join(&at, folder, path, err));
+    vp_json j;
+    int status = vp_json_open(&j, at, "config.json", JSON_OBJECT, err);
+    free(at);
+    if (status) return status;
+    const char *mode = NULL, *ours = NULL;
+    bool prompt = true;
+    status = pooling_mode(&j, &mode, err);
+    if (!status) status = vp_json_bool(&j, j.root, "include_prompt", &prompt, err);
+    for (size_t i = 0; !status && i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i][0], mode)) ours = names[i][1];
+    if (!status && !ours) status = vp_fail(err, VP_DATA, "%s: pooling mode \"%s\" is not supported", j.path, mode);
+    if (!status) status = set(&s->pooling, ours, err);
+    s->prompt_pooled = prompt;
+    vp_json_close(&j);
+    return status;
+}
+
+/* sentence_bert_config.json's length, else the tokenizer's, both beside the transformer's config. */
+static int read_length(vp_settings *s, const vp_json *bert, const vp_json *tokenizer, const vp_config *c,
+                       vp_error *err) {
+    bool lower = false, lowers = false;
+    double length = (double)s->max_len, tokens = 0;
+    if (tokenizer->root) {
+        VP_TRY(vp_json_real(tokenizer, tokenizer->root, "model_max_length", &tokens, err));
+        VP_TRY(vp_json_bool(tokenizer, tokenizer->root, "do_lower_case", &lowers, err));
+        if (tokens > 0) length = tokens;
+    }
+    if (bert->root) {
+        VP_TRY(vp_json_real(bert, bert->root, "max_seq_length", &length, err));
+        VP_TRY(vp_json_bool(bert, bert->root, "do_lower_case", &lower, err));
+    }
+    if (lower && !lowers)
+        return vp_fail(err, VP_DATA, "%s: do_lower_case, which the tokenizer does not do, is not supported",
+                       bert->path);
+    if (!(length >= 1)) return vp_fail(err, VP_DATA, "%s: a maximum length of %g", bert->path, length);
+    s->max_len = length < (double)c->positions ? (int64_t)length : c->positions;
+    return VP_OK;
+}
+
+static int read_lengths(vp_settings *s, const char *transformer, const vp_config *c, vp_error *err) {
+    vp_json bert, tokenizer = {0};
+    VP_TRY(vp_json_open_optional(&bert, transformer, "sentence_bert_config.json", JSON_OBJECT, err));
+    int status = vp_json_open_optional(&tokenizer, transformer, "tokenizer_config.json", JSON_OBJECT, err);
+    if (!status) status = read_length(s, &bert, &tokenizer, c, err);
+    vp_json_close(&tokenizer);
+    vp_json_close(&bert);
+    return status;
+}
+
+/* The first of the named prompts that exists, else the default one. */
+static int read_prompt(char **field, const vp_json *j, const char *const *names, vp_error *err) {
+    const char *fallback = NULL, *text = NULL;
+    const json_t *prompts = json_object_get(j->root, "prompts");
+    if (!vp_json_says(j->root, "prompts")) return VP_OK;
+    if (!json_is_object(prompts)) return vp_fail(err, VP_DATA, "%s: \"prompts\" is not an object", j->path);
+    VP_TRY(vp_json_str(j, j->root, "default_prompt_name", &fallback, err));
+    for (; *names && !text; names++) VP_TRY(vp_json_str(j, prompts, *names, &text, err));
+    if (!text && fallback) VP_TRY(vp_json_str(j, prompts, fallback, &text, err));
+    return set(field, text ? text : "", err);
+}
+
+static int read_prompts(vp_settings *s, const char *folder, vp_error *err) {
+    static const char *const query[] = {"query", NULL}, *const document[] = {"document", "passage", "corpus", NULL};
+    vp_json j;
+    VP_TRY(vp_json_open_optional(&j, folder, "config_sentence_transformers.json", JSON_OBJECT, err));
+    if (!j.root) return VP_OK;
+    int status = read_prompt(&s->query_prefix, &j, query, err);
+    if (!status) status = read_prompt(&s->document_prefix, &j, document, err);
+    vp_json_close(&j);
+    return status;
+}
+
+static int read_modules(vp_settings *s, const char *folder, const vp_config *c, const vp_json *j, vp_error *err) {
+    s->normalize = 0; /* unless a module does it */
+    VP_TRY(set(&s->pooling, "mean", err));
+    for (size_t i = 0; i < json_array_size(j->root); i++) {
+        module_kind kind;
+        const char *path;
+        VP_TRY(module_of(j, i, &kind, &path, err));
+        if (kind == MODULE_POOLING) VP_TRY(read_pooling(s, folder, path, err));
+        if (kind == MODULE_NORMALIZE) s->normalize = 1;
+    }
+    char *transformer;
+    VP_TRY(vp_settings_transformer(folder, &transformer, err));
+    int status = read_lengths(s, transformer, c, err);
+    free(transformer);
+    return status ? status : read_prompts(s, folder, err);
+}
+
+int vp_settings_read(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
+    vp_json j;
+    VP_TRY(vp_json_open_optional(&j, folder, "modules.json", JSON_ARRAY, err));
+    int status = j.root ? read_modules(s, folder, c, &j, err) : VP_OK;
+    vp_json_close(&j);
+    return status ? status : vp_settings_llm2vec(s, folder, c, err);
+}
+
+/* ---- LLM2Vec, GGUF, headers ---- */
+
+int vp_settings_llm2vec(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
+    static const char *const names[][2] = {{"mean", "mean"},
+                                           {"weighted_mean", "weighted_mean"},
+                                           {"eos_token", "eos"},
+                                           {"last_token", "last"},
+                                           {"bos_token", "bos"}};
+    vp_json j;
+    VP_TRY(vp_json_open_optional(&j, folder, "llm2vec_config.json", JSON_OBJECT, err));
+    if (!j.root) return VP_OK;
+    const char *mode = "mean", *ours = NULL;
+    int64_t length = s->max_len;
+    bool skip = true;
+    int status = vp_json_str(&j, j.root, "pooling_mode", &mode, err);
+    if (!status) status = vp_json_int(&j, j.root, "max_length", &length, err);
+    if (!status) status = vp_json_bool(&j, j.root, "skip_instruction", &skip, err);
+    for (size_t i = 0; !status && i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i][0], mode)) ours = names[i][1];
+    if (!status && !ours) status = vp_fail(err, VP_DATA, "%s: pooling_mode \"%s\" is not supported", j.path, mode);
+    if (!status && length < 1)
+        status = vp_fail(err, VP_DATA, "%s: a maximum length of %lld", j.path, (long long)length);
+    if (!status) status = set(&s->pooling, ours, err);
+    if (!status) status = set(&s->attention, "bi", err);
+    s->max_len = length < c->positions ? length : c->positions;
+    s->prompt_pooled = !skip;
+    s->normalize = 1;
+    vp_json_close(&j);
+    return status;
+}
+
+int vp_settings_gguf(vp_settings *s, const vp_gguf *g, const vp_config *c, vp_error *err) {
+    static const char *const kinds[] = {NULL, "mean", "cls", "last"};
+    char key[64];
+    snprintf(key, sizeof key, "%s.pooling_type", c->arch->gguf);
+    int64_t type = vp_gguf_int(g, key, 0);
+    if (type < 0 || type > 3)
+        return vp_fail(err, VP_DATA, "%s: %s %lld is not supported", vp_gguf_path(g), key, (long long)type);
+    return kinds[type] ? set(&s->pooling, kinds[type], err) : VP_OK;
+}
+
+static int set_known(char **field, const char *what, const char *value, const char *known, vp_error *err) {
+    if (!value) return VP_OK;
+    size_t n = strlen(value);
+    for (const char *at = known; n && (at = strstr(at, value)); at += n)
+        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return set(field, value, err);
+    return vp_fail(err, VP_DATA, "the header's %s is \"%s\", not one of %s", what, value, known);
+}
+
+int vp_settings_from_maps(vp_settings *s, const vp_map *model, const vp_map *encoder, vp_error *err) {
+    const vp_map *const maps[] = {model, encoder};
+    for (int i = 0; i < 2; i++) {
+        const vp_map *m = maps[i];
+        if (!m) continue;
+        VP_TRY(set_known(&s->attention, "attention", vp_map_str(m, "attention"), "causal|bi|segments", err));
+        VP_TRY(set_known(&s->pooling, "pooling", vp_map_str(m, "pooling"), VP_POOLINGS, err));
+        s->normalize = vp_map_bool(m, "normalize", s->normalize != 0);
+        int64_t dims = vp_map_int(m, "dims", s->dims), length = vp_map_int(m, "max_len", s->max_len);
+        if (dims < 0 || length < 1) return vp_fail(err, VP_DATA, "the header's dims or max_len is out of range");
+        s->dims = dims;
+        s->max_len = length;
+    }
+    return VP_OK;
+}

@@ -1,0 +1,212 @@
+/* Matching a file's tensors with the architecture's roles: names, prefixes, shapes, leftovers. */
+#include "lib/model/weights.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NAME = 160 };
+
+/* How one file spells names. */
+typedef struct spelling {
+    const vp_config *config;
+    const vp_source *source;
+    const char *path, *prefix;
+    vp_names *names;
+    bool gguf;
+    uint8_t *used; /* one a tensor of the source */
+} spelling;
+
+/* Tensors that belong to no role and change no hidden state: *suffix or prefix*, after the model's own prefix. */
+static bool harmless(const char *name) {
+    static const char *const starts[] = {"lm_head.", "cls.", "pooler.", "output.weight"};
+    static const char *const ends[] = {"rotary_emb.inv_freq", "position_ids", "attn.bias", "attn.masked_bias",
+                                       "rope_freqs.weight"};
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+        if (!strncmp(name, starts[i], strlen(starts[i]))) return true;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t k = strlen(ends[i]);
+        if (n >= k && !strcmp(name + n - k, ends[i])) return true;
+    }
+    return false;
+}
+
+/* Checkpoints from before 2019 call a layer norm's weight and bias gamma and beta. */
+static const vp_tensor_info *find(const spelling *sp, const char *name, bool bias) {
+    char full[NAME];
+    const char *const suffix[2][2] = {{"weight", "gamma"}, {"bias", "beta"}};
+    for (int old = 0; old < 2; old++) {
+        snprintf(full, sizeof full, "%s%s.%s", sp->prefix, name, suffix[bias][old]);
+        const vp_tensor_info *t = vp_source_find(sp->source, full);
+        if (t) return t;
+        if (!strcmp(name, "lm_head")) { /* stands beside the inner model, not in it */
+            snprintf(full, sizeof full, "%s.%s", name, suffix[bias][old]);
+            if ((t = vp_source_find(sp->source, full))) return t;
+        }
+    }
+    return NULL;
+}
+
+int vp_tensor_check(const vp_tensor_info *t, int64_t rows, int64_t cols, vp_error *err) {
+    bool plain = t->storage == VP_STORE_PLAIN && (t->dtype == VP_F32 || t->dtype == VP_F16 || t->dtype == VP_BF16);
+    if (!plain && (t->storage == VP_STORE_PLAIN || t->storage == VP_STORE_OTHER))
+        return vp_fail(err, VP_DATA, "%s: tensor %s has type %s, which is not supported", t->file, t->name, t->type);
+    bool vector = rows == 1 && t->ndim == 1;
+    if (vp_tensor_rows(t) == rows && vp_tensor_cols(t) == cols && (vector || t->ndim == 2)) return VP_OK;
+    char shape[100] = "", want[50];
+    size_t at = 0;
+    for (int i = 0; i < t->ndim; i++) {
+        int n = snprintf(shape + at, sizeof shape - at, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
+        at += n > 0 ? (size_t)n : 0;
+    }
+    if (rows == 1)
+        snprintf(want, sizeof want, "%lld", (long long)cols);
+    else
+        snprintf(want, sizeof want, "%lld, %lld", (long long)rows, (long long)cols);
+    return vp_fail(err, VP_DATA, "%s: tensor %s has shape [%s], the configuration asks for [%s]", t->file, t->name,
+                   shape, want);
+}
+
+static size_t index_of(const vp_source *s, const vp_tensor_info *t) {
+    return (size_t)(t - vp_source_at(s, 0));
+}
+
+static int take(const spelling *sp, const char *name, bool bias, int64_t rows, int64_t cols,
+                const vp_tensor_info **out, vp_error *err) {
+    const vp_tensor_info *t = find(sp, name, bias);
+    if (!t)
+        return vp_fail(err, VP_DATA, "%s: tensor %s%s.%s is missing", sp->path, sp->prefix, name,
+                       bias ? "bias" : "weight");
+    VP_TRY(vp_tensor_check(t, rows, cols, err));
+    sp->used[index_of(sp->source, t)] = 1;
+    *out = t;
+    return VP_OK;
+}
+
+static int fill(vp_weight_entry *e, vp_role role, int64_t layer, const spelling *sp, vp_error *err) {
+    const vp_config *c = sp->config;
+    const vp_role_info *info = &vp_roles[role];
+    bool vector = info->cols == '1';
+    int64_t rows = vp_config_size(c, info->rows);
+    *e = (vp_weight_entry){.role = role, .layer = layer, .lora = info->lora};
+    e->rows = vector ? 1 : rows;
+    e->cols = vector ? rows : vp_config_size(c, info->cols);
+    vp_arch_name(c->arch->names, role, layer, e->module, sizeof e->module);
+    if (sp->gguf && c->arch->gguf_interleaved && (role == VP_W_Q || role == VP_W_K)) e->interleaved = c->head_dim;
+    char name[NAME];
+    if (!vp_arch_name(sp->names, role, layer, name, sizeof name))
+        return vp_fail(err, VP_DATA, "%s: this kind of file has no %s weights", sp->path, info->name);
+    if (role == VP_W_HEAD && !find(sp, name, false)) return VP_OK;
+    if (role == VP_W_HEAD && c->tied) return VP_OK;
+    VP_TRY(take(sp, name, false, e->rows, e->cols, &e->tensor, err));
+    return vp_config_has_bias(c, role) ? take(sp, name, true, 1, rows, &e->bias, err) : VP_OK;
+}
+
+static int fill_all(vp_weights *w, const spelling *sp, vp_error *err) {
+    size_t at = 0;
+    for (int64_t layer = -1; layer < sp->config->layers; layer++) {
+        if (layer == 0) w->at_layer = at;
+        for (int role = 0; role < VP_NROLES; role++) {
+            if (vp_roles[role].per_layer != (layer >= 0) || !vp_config_has(sp->config, (vp_role)role)) continue;
+            vp_weight_entry *e = &w->entry[at++];
+            w->n = at;
+            VP_TRY(fill(e, (vp_role)role, layer, sp, err));
+            if (e->tensor) w->parameters += e->rows * e->cols;
+            if (e->bias) w->parameters += vp_tensor_cols(e->bias);
+        }
+        if (layer == 0) w->per_layer = at - w->at_layer;
+    }
+    return VP_OK;
+}
+
+/* Whatever is left must be harmless: an unknown tensor may be a feature that would be ignored silently. */
+static int check_leftovers(vp_weights *w, const spelling *sp, vp_error *err) {
+    for (size_t i = 0; i < vp_source_count(sp->source); i++) {
+        const vp_tensor_info *t = vp_source_at(sp->source, i);
+        if (sp->used[i]) continue;
+        const char *name = t->name;
+        size_t prefix = strlen(sp->config->arch->prefix);
+        if (!sp->gguf && !strncmp(name, sp->config->arch->prefix, prefix)) name += prefix;
+        if (!harmless(name))
+            return vp_fail(err, VP_DATA, "%s: tensor %s is not part of a %s model as configured", t->file, t->name,
+                           sp->config->arch->name);
+        if (sp->gguf && !strcmp(name, "rope_freqs.weight")) {
+            VP_TRY(vp_tensor_check(t, 1, sp->config->rotary / 2, err));
+            w->rope_factors = t;
+        }
+    }
+    return VP_OK;
+}
+
+int vp_weights_open(vp_weights *w, const vp_config *c, const vp_source *s, const char *path, vp_error *err) {
+    *w = (vp_weights){0};
+    spelling sp = {.config = c, .source = s, .path = path, .gguf = vp_source_gguf(s) != NULL};
+    sp.names = sp.gguf ? c->arch->gguf_names : c->arch->names;
+    sp.prefix = sp.gguf ? "" : c->arch->prefix;
+    char name[NAME];
+    vp_arch_name(sp.names, VP_W_EMBED, -1, name, sizeof name);
+    if (!find(&sp, name, false)) {
+        const char *with = sp.prefix;
+        sp.prefix = "";
+        if (!find(&sp, name, false)) sp.prefix = with; /* the message names the usual spelling */
+    }
+    size_t entries = (size_t)(VP_NROLES * (c->layers + 1));
+    w->entry = vp_calloc(entries, sizeof *w->entry);
+    sp.used = vp_calloc(vp_source_count(s), 1);
+    int status = w->entry && sp.used ? VP_OK : vp_fail_memory(err, "the weight table", entries * sizeof *w->entry);
+    if (!status) status = fill_all(w, &sp, err);
+    if (!status) status = check_leftovers(w, &sp, err);
+    free(sp.used);
+    if (status) {
+        vp_weights_close(w);
+        return status;
+    }
+    vp_weight_entry *head = (vp_weight_entry *)vp_weights_find(w, VP_W_HEAD, -1);
+    if (head && c->tied) head->alias = vp_weights_find(w, VP_W_EMBED, -1);
+    return VP_OK;
+}
+
+void vp_weights_close(vp_weights *w) {
+    free(w->entry);
+    *w = (vp_weights){0};
+}
+
+const vp_weight_entry *vp_weights_find(const vp_weights *w, vp_role role, int64_t layer) {
+    size_t first = layer < 0 ? 0 : w->at_layer + (size_t)layer * w->per_layer;
+    size_t last = layer < 0 ? w->at_layer : first + w->per_layer;
+    for (size_t i = first; i < last && i < w->n; i++)
+        if (w->entry[i].role == role) return &w->entry[i];
+    return NULL;
+}
+
+const vp_weight_entry *vp_weights_module(const vp_weights *w, const char *name, size_t n) {
+    for (size_t i = 0; i < w->n; i++)
+        if (strlen(w->entry[i].module) == n && !memcmp(w->entry[i].module, name, n)) return &w->entry[i];
+    return NULL;
+}
+
+/* GGUF stores the two halves of a head's rows as pairs: half j, index i of d/2 lies at row 2 i + j of the head. */
+static int64_t stored_row(const vp_weight_entry *e, int64_t row) {
+    if (!e->interleaved) return row;
+    int64_t half = e->interleaved / 2, within = row % e->interleaved;
+    return row - within + 2 * (within % half) + within / half;
+}
+
+int vp_weight_read_row(const void *ctx, int64_t row, float *out, vp_error *err) {
+    const vp_weight_entry *e = ctx;
+    return vp_tensor_row(e->tensor, stored_row(e, row), out, err);
+}
+
+int vp_weight_read_bias(const vp_weight_entry *e, float *out, vp_error *err) {
+    if (!e->bias) {
+        memset(out, 0, (size_t)e->rows * sizeof *out);
+        return VP_OK;
+    }
+    if (!e->interleaved) return vp_tensor_row(e->bias, 0, out, err);
+    float *stored = vp_calloc((size_t)e->rows, sizeof *stored);
+    if (!stored) return vp_fail_memory(err, "a bias", (size_t)e->rows * sizeof *stored);
+    int status = vp_tensor_row(e->bias, 0, stored, err);
+    for (int64_t i = 0; !status && i < e->rows; i++) out[i] = stored[stored_row(e, i)];
+    free(stored);
+    return status;
+}

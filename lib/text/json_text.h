@@ -1,0 +1,19 @@
+/* The source text of a JSON value that Jansson has already accepted: members by their spelling, and a canonical compact
+ * form that keeps every number and string as it was written. Private to lib/text. */
+#ifndef VP_TEXT_JSON_TEXT_H
+#define VP_TEXT_JSON_TEXT_H
+#include "lib/base/base.h"
+
+typedef struct vp_json_text {
+    const char *s;
+    size_t n;
+} vp_json_text;
+
+/* The value of a member of the object `text`, as it is spelled. False: no member has this key (keys that are written
+ * with escapes are not found). */
+bool vp_json_text_member(vp_json_text text, const char *key, vp_json_text *value);
+/* Append the object without whitespace, keys sorted at every level, and without the top-level members named in
+ * `without` (ended by NULL). Nothing is appended when no member is left. */
+int vp_json_text_compact(vp_json_text object, const char *const *without, vp_buf *out, vp_error *err);
+
+#endif

@@ -1,0 +1,210 @@
+/* Prompts: the text between what comes before and after it, tokenised once; the text's tokens found from offsets; keep,
+ * truncation and chunks from their positions. */
+#include "lib/text/tokenizer.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct vp_prompt {
+    const vp_tokenizer *t;
+    vp_prompt_options o;
+    char *before, *after;
+    size_t nbefore, nafter;          /* bytes */
+    size_t lead, trail;              /* special tokens around */
+    vp_buf whole;                    /* before, text, after */
+    vp_tokens tokens;                /* of whole */
+    size_t text_first, text_last;    /* tokens [first, last) have a byte of the text */
+    size_t text_bytes, window, step; /* of chunks */
+    vp_buf ids, keep;                /* of the current row */
+};
+
+/* Expand {instruction} and take `layout` apart at {text}. */
+static int expand(const char *s, size_t n, const char *instruction, char **out, size_t *len, vp_error *err) {
+    static const char name[] = "{instruction}";
+    const char *at = memmem(s, n, name, sizeof name - 1);
+    vp_buf text = {0};
+    int status = vp_buf_add(&text, s, at ? (size_t)(at - s) : n, err);
+    if (!status && at) status = vp_buf_add(&text, instruction, strlen(instruction), err);
+    const char *rest = at ? at + sizeof name - 1 : s + n;
+    if (!status) status = vp_buf_add(&text, rest, n - (size_t)(rest - s), err);
+    if (!status) status = vp_buf_add(&text, "", 1, err);
+    if (status) {
+        vp_buf_free(&text);
+        return status;
+    }
+    *out = text.data;
+    *len = text.len - 1;
+    return VP_OK;
+}
+
+static int count_of(const char *s, const char *part) {
+    int count = 0;
+    for (; (s = strstr(s, part)); s += strlen(part)) count++;
+    return count;
+}
+
+static int open_layout(vp_prompt *p, vp_error *err) {
+    const char *instruction = p->o.instruction ? p->o.instruction : "";
+    const char *layout = p->o.layout && *p->o.layout ? p->o.layout : "{instruction}{text}";
+    if (count_of(layout, "{text}") != 1 || count_of(layout, "{instruction}") > 1)
+        return vp_fail(err, VP_USAGE, "template '%s': {text} must stand in it once, {instruction} at most once",
+                       layout);
+    if (*instruction && !strstr(layout, "{instruction}"))
+        return vp_fail(err, VP_USAGE, "template '%s': no {instruction} for the instruction '%s'", layout, instruction);
+    const char *text = strstr(layout, "{text}"), *after = text + strlen("{text}");
+    VP_TRY(expand(layout, (size_t)(text - layout), instruction, &p->before, &p->nbefore, err));
+    return expand(after, strlen(after), instruction, &p->after, &p->nafter, err);
+}
+
+/* The prompt around no text must fit. */
+static int check_room(vp_prompt *p, vp_error *err) {
+    size_t rows;
+    int64_t limit = p->o.max_len, chunk = p->o.chunk;
+    p->o.max_len = p->o.chunk = 0;
+    int status = vp_prompt_encode(p, "", 0, &rows, err);
+    p->o.max_len = limit;
+    p->o.chunk = chunk;
+    VP_TRY(status);
+    int64_t around = (int64_t)p->tokens.n;
+    if (limit && around > limit)
+        return vp_fail(err, VP_USAGE, "a maximum length of %lld leaves no room for the %lld tokens around the text",
+                       (long long)limit, (long long)around);
+    if (limit && chunk && around + chunk > limit)
+        return vp_fail(err, VP_USAGE, "chunks of %lld tokens and %lld around them exceed the maximum length of %lld",
+                       (long long)chunk, (long long)around, (long long)limit);
+    if (chunk && p->o.overlap >= chunk)
+        return vp_fail(err, VP_USAGE, "an overlap of %lld is not smaller than the chunk of %lld",
+                       (long long)p->o.overlap, (long long)chunk);
+    return VP_OK;
+}
+
+int vp_prompt_open(vp_prompt **out, const vp_tokenizer *t, const vp_prompt_options *o, vp_error *err) {
+    vp_prompt *p = calloc(1, sizeof *p);
+    if (!p) return vp_fail_memory(err, "a prompt", sizeof *p);
+    p->t = t;
+    p->o = *o;
+    if (o->specials) vp_tokenizer_specials(t, &p->lead, &p->trail);
+    int status = open_layout(p, err);
+    if (!status) status = check_room(p, err);
+    if (status) {
+        vp_prompt_close(p);
+        return status;
+    }
+    p->o.instruction = p->o.layout = NULL; /* the caller's; not needed any more */
+    *out = p;
+    return VP_OK;
+}
+
+void vp_prompt_close(vp_prompt *p) {
+    if (!p) return;
+    free(p->before);
+    free(p->after);
+    vp_buf_free(&p->whole);
+    vp_tokens_free(&p->tokens);
+    vp_buf_free(&p->ids);
+    vp_buf_free(&p->keep);
+    free(p);
+}
+
+bool vp_prompt_masks(const vp_prompt *p) {
+    return p->nbefore > 0 && !p->o.pool_prompt;
+}
+
+/* Tokens of the text among those between the specials: from the first that ends after its beginning to the last that
+ * begins before its end. */
+static void find_text(vp_prompt *p) {
+    size_t first = p->lead, last = p->tokens.n - p->trail;
+    size_t from = p->nbefore, to = p->nbefore + p->text_bytes;
+    while (first < last && p->tokens.end[first] <= from) first++;
+    while (last > first && p->tokens.start[last - 1] >= to) last--;
+    p->text_first = first;
+    p->text_last = last;
+}
+
+static size_t around_text(const vp_prompt *p) {
+    return p->tokens.n - (p->text_last - p->text_first);
+}
+
+/* A window of the text's tokens, and how far the next one is. The prompt may take a token more beside this text than
+ * alone, so the limit is looked at again. */
+static size_t plan_chunks(vp_prompt *p) {
+    size_t n = p->text_last - p->text_first, around = around_text(p), limit = (size_t)p->o.max_len;
+    p->window = (size_t)p->o.chunk;
+    if (limit && around + p->window > limit) p->window = limit > around ? limit - around : 1;
+    p->step = p->window > (size_t)p->o.overlap ? p->window - (size_t)p->o.overlap : 1;
+    return n <= p->window ? 1 : 1 + (n - p->window + p->step - 1) / p->step;
+}
+
+int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err) {
+    bool bare = p->nbefore == 0 && p->nafter == 0;
+    p->tokens.n = 0;
+    p->whole.len = 0;
+    p->text_bytes = n;
+    if (!bare) {
+        VP_TRY(vp_buf_add(&p->whole, p->before, p->nbefore, err));
+        VP_TRY(vp_buf_add(&p->whole, text, n, err));
+        VP_TRY(vp_buf_add(&p->whole, p->after, p->nafter, err));
+    }
+    VP_TRY(vp_tokenizer_encode(p->t, bare ? text : p->whole.data, bare ? n : p->whole.len, p->o.specials, &p->tokens,
+                               err));
+    find_text(p);
+    *rows = p->o.chunk ? plan_chunks(p) : 1;
+    if (p->o.truncation == VP_TRUNCATE_ERROR && p->o.max_len && !p->o.chunk && p->tokens.n > (size_t)p->o.max_len)
+        return vp_fail(err, VP_DATA, "%zu tokens, more than the maximum length of %lld", p->tokens.n,
+                       (long long)p->o.max_len);
+    return VP_OK;
+}
+
+/* Tokens [a, b) of the whole, but [from, to) of it. */
+static int take(vp_prompt *p, size_t a, size_t b, vp_error *err) {
+    if (b <= a) return VP_OK;
+    VP_TRY(vp_buf_add(&p->ids, p->tokens.id + a, (b - a) * sizeof *p->tokens.id, err));
+    bool masks = vp_prompt_masks(p);
+    for (size_t i = a; i < b; i++) {
+        char kept = (char)(!masks || i >= p->text_first);
+        VP_TRY(vp_buf_add(&p->keep, &kept, 1, err));
+    }
+    return VP_OK;
+}
+
+/* The part [*first, *last) of the text's tokens that row k has, and where the tokens after the text end. */
+static void choose(const vp_prompt *p, size_t k, size_t *first, size_t *last, size_t *end) {
+    size_t limit = (size_t)p->o.max_len, n = p->tokens.n;
+    size_t over = limit && n > limit ? n - limit : 0, text = p->text_last - p->text_first;
+    *first = p->text_first;
+    *last = p->text_last;
+    *end = n - p->trail;
+    if (p->o.chunk) {
+        *first = p->text_first + k * p->step;
+        *last = *first + p->window < p->text_last ? *first + p->window : p->text_last;
+    } else if (over && p->o.truncation == VP_TRUNCATE_LEFT) {
+        *first += over < text ? over : text;
+        *end -= over < text ? 0 : over - text;
+    } else if (over) { /* right: the end of everything, then of the text; the tokenizer's specials stay */
+        *end -= over < *end - p->lead ? over : *end - p->lead;
+        if (*last > *end) *last = *end;
+        if (*first > *last) *first = *last;
+    }
+}
+
+int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err) {
+    size_t first, last, end;
+    choose(p, k, &first, &last, &end);
+    p->ids.len = p->keep.len = 0;
+    size_t prompt_end = p->text_first < end ? p->text_first : end;
+    VP_TRY(take(p, 0, prompt_end, err));
+    VP_TRY(take(p, first, last, err));
+    VP_TRY(take(p, p->text_last, end, err));
+    VP_TRY(take(p, p->tokens.n - p->trail, p->tokens.n, err));
+    size_t n = p->ids.len / sizeof(int32_t);
+    *row = (vp_prompt_row){.ids = (const int32_t *)(const void *)p->ids.data,
+                           .keep = (const uint8_t *)p->keep.data,
+                           .n = n,
+                           .truncated = !p->o.chunk && n < p->tokens.n};
+    row->to = p->text_bytes;
+    if (first < last) {
+        size_t from = p->tokens.start[first], to = p->tokens.end[last - 1];
+        row->from = from > p->nbefore ? from - p->nbefore : 0;
+        row->to = to - p->nbefore < p->text_bytes ? to - p->nbefore : p->text_bytes;
+    }
+    return VP_OK;
+}

@@ -1,0 +1,137 @@
+/* Public text API: records from JSONL or lines, tokenizers, prompts with spans, and packing into frames. */
+#ifndef VP_TEXT_H
+#define VP_TEXT_H
+#include "lib/base/base.h"
+#include "lib/stream/stream.h"
+
+/* ---- records: one JSON object or one line of text each ---- */
+typedef struct vp_record {
+    const char *id, *title, *text,
+        *meta; /* UTF-8, not terminated; NULL: absent. meta: every other field (title included,
+                  id, _id and text not) as compact JSON with sorted keys, or NULL if there is none */
+    size_t id_len, title_len, text_len, meta_len;
+    const char *line; /* the input line itself, without its newline (what `knn missing` passes on) */
+    size_t line_len;
+    int64_t number; /* line number, from 1 */
+} vp_record;
+
+typedef enum vp_record_format { VP_RECORDS_JSONL, VP_RECORDS_LINES } vp_record_format;
+typedef struct vp_records vp_records;
+/* `fd` is not closed. skip_bad: malformed JSON or UTF-8 is counted instead of failing with name:line. zstd input is
+ * detected. A leading {"_vp":{"jsonl":1,...}} is available from vp_records_head after the first vp_records_next; if it
+ * came, a missing
+ * {"_vp":{"end":true,"rows":n}} or a wrong n makes vp_records_next return VP_UPSTREAM. Lines are bounded (64 MiB).
+ * Reads what is there and hands a line out as soon as it is complete: usable on slow pipes. */
+int vp_records_open(vp_records **r, int fd, const char *name, vp_record_format format, bool skip_bad, vp_error *err);
+/* *got = false at the end. The record is valid until the next call. A record without usable text: VP_DATA. A JSON
+ * number as id keeps its spelling; `_id` counts when there is no `id`. */
+int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err);
+const vp_map *vp_records_head(const vp_records *r); /* the inside of _vp, or NULL */
+/* Whether vp_records_next would return without waiting longer than timeout_ms for input to come. */
+bool vp_records_ready(const vp_records *r, int timeout_ms);
+int64_t vp_records_skipped(const vp_records *r);
+/* A member of the current JSON record that is a string or a number (as it is spelled), valid like the record. Absent,
+ * null, empty or another type: VP_DATA with name:line. */
+int vp_records_field(const vp_records *r, const char *key, const char **s, size_t *n, vp_error *err);
+const char *vp_records_name(const vp_records *r); /* for messages */
+void vp_records_close(vp_records *r);
+/* XXH3-128 of the length-prefixed title and text (absent = empty): column `hash`. */
+int vp_record_hash(const vp_record *record, uint8_t out[16], vp_error *err);
+/* title, a space, text (only the text when there is no title): what is embedded and what column `text` carries. */
+int vp_record_text(const vp_record *record, vp_buf *out, vp_error *err);
+
+/* ---- tokenizers ---- */
+typedef struct vp_tokens {
+    int32_t *id;
+    uint32_t *start, *end; /* byte span in the text that was given; specials that are added have start = end */
+    size_t n, cap;
+} vp_tokens;
+void vp_tokens_free(vp_tokens *t);
+
+typedef struct vp_tokenizer vp_tokenizer;
+/* From a model folder (tokenizer.json, with tokenizer_config.json), a tokenizer.json, or a .gguf: byte-level BPE and
+ * WordPiece. Anything in the file that is not supported is VP_DATA naming it, never skipped. */
+int vp_tokenizer_open(vp_tokenizer **t, const char *path, vp_error *err);
+void vp_tokenizer_close(vp_tokenizer *t);
+/* Append the tokens of text to `out`. Special and added tokens in the text are recognised as in the reference. With
+ * `specials` the tokenizer's own template (BOS, EOS, [CLS], [SEP]) is put around. Thread-safe on one tokenizer. */
+int vp_tokenizer_encode(const vp_tokenizer *t, const char *text, size_t n, bool specials, vp_tokens *out,
+                        vp_error *err);
+int64_t vp_tokenizer_vocab(const vp_tokenizer *t);
+const char *vp_tokenizer_fingerprint(const vp_tokenizer *t); /* 32 hex digits: part of encoder.space */
+/* id of a token by its text, -1 if there is none; text of an id (NULL if out of range), as bytes a person can read. */
+int32_t vp_tokenizer_find(const vp_tokenizer *t, const char *token);
+const char *vp_tokenizer_text(const vp_tokenizer *t, int32_t id, size_t *n);
+int32_t vp_tokenizer_bos(const vp_tokenizer *t); /* -1: none */
+int32_t vp_tokenizer_eos(const vp_tokenizer *t);
+/* How many tokens `specials` puts before and after a text. */
+void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after);
+
+/* ---- prompts: what is put around a text, what is pooled, what is cut ---- */
+typedef enum vp_truncation { VP_TRUNCATE_RIGHT, VP_TRUNCATE_LEFT, VP_TRUNCATE_ERROR } vp_truncation;
+#define VP_TRUNCATIONS "right|left|error" /* spellings, in that order */
+
+typedef struct vp_prompt_options {
+    const char *instruction; /* "" or NULL: none */
+    const char *layout;      /* "{instruction}{text}" when NULL or ""; {text} once, {instruction} at most once */
+    bool specials;           /* the tokenizer's own around the whole */
+    bool pool_prompt;        /* pool what stands before the text too */
+    int64_t max_len;         /* tokens of a row, specials included; 0: no limit */
+    vp_truncation truncation;
+    int64_t chunk, overlap; /* 0: one row a text; else rows of at most `chunk` tokens of the text */
+} vp_prompt_options;
+
+typedef struct vp_prompt vp_prompt;
+/* VP_USAGE: a layout that does not say where the text goes, or limits that leave no room for it. The tokenizer is
+ * borrowed. */
+int vp_prompt_open(vp_prompt **p, const vp_tokenizer *t, const vp_prompt_options *o, vp_error *err);
+void vp_prompt_close(vp_prompt *p);
+/* Whether `keep` can be other than 1 everywhere. */
+bool vp_prompt_masks(const vp_prompt *p);
+/* Tokenise one text within its prompt, once; *rows: 1, or the number of chunks. Too long with VP_TRUNCATE_ERROR:
+ * VP_DATA. */
+int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err);
+
+/* keep: 0 for what is not pooled: the prompt before the text and the specials before that (RECIPES.md 2.5), when there
+ * is such a prompt. A token with a byte of the text belongs to the text. */
+typedef struct vp_prompt_row {
+    const int32_t *ids;  /* n */
+    const uint8_t *keep; /* n */
+    size_t n;
+    bool truncated;
+    size_t from, to; /* bytes of the text that the row's tokens stand for */
+} vp_prompt_row;
+/* Row k of the text that was encoded last, valid until the next call. */
+int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err);
+
+/* ---- packing rows into frames ---- */
+typedef struct vp_pack_options {
+    int64_t batch_tokens;          /* tokens of a frame; a longer row is a frame of its own */
+    int64_t window;                /* rows among which those of like length are brought together */
+    bool keep, text, meta, parent; /* columns to write */
+} vp_pack_options;
+
+typedef struct vp_pack_row {
+    const char *id, *text, *meta, *parent; /* NULL: nil; copied */
+    size_t id_len, text_len, meta_len, parent_len;
+    int64_t row;
+    uint8_t hash[16];
+    const int32_t *ids;
+    const uint8_t *keep;
+    size_t n;
+} vp_pack_row;
+
+typedef struct vp_packer vp_packer;
+/* The writer is borrowed; its header is the caller's business (vp_packer_declare). */
+int vp_packer_open(vp_packer **p, vp_writer *w, const vp_pack_options *o, vp_error *err);
+int vp_packer_declare(const vp_pack_options *o, vp_map *header, vp_error *err);
+/* Key `source` of every frame from now on (copied). */
+int vp_packer_source(vp_packer *p, const vp_map *source, vp_error *err);
+/* Writes frames when the window is full. */
+int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err);
+/* Write what is held back: at the end, and when the input pauses. */
+int vp_packer_flush(vp_packer *p, vp_error *err);
+bool vp_packer_holds(const vp_packer *p);
+void vp_packer_close(vp_packer *p);
+
+#endif

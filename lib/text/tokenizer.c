@@ -1,0 +1,287 @@
+/* Tokenising: the fixed pipeline over one text, with a bounded cache of words, and what a tokenizer says about itself.
+ */
+#include "lib/text/tokenizer.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- the cache: pieces that are short and become few tokens; an entry is replaced by the next piece of its slot ----
+ */
+enum { CACHE_SLOTS = 1 << 14, CACHE_BYTES = 22, CACHE_TOKENS = 8 };
+typedef struct cached {
+    uint8_t bytes, n; /* bytes 0: empty */
+    char text[CACHE_BYTES];
+    uint8_t start[CACHE_TOKENS], end[CACHE_TOKENS];
+    int32_t id[CACHE_TOKENS];
+} cached;
+
+struct vp_scratch {
+    vp_workspace work;
+    vp_bpe bpe;
+    vp_word word;
+    cached *cache;
+    vp_scratch *next;
+};
+
+static void free_scratch(vp_scratch *s) {
+    vp_workspace_free(&s->work);
+    vp_buf_free(&s->bpe.symbols);
+    vp_buf_free(&s->bpe.heap);
+    free(s->word.id);
+    free(s->word.start);
+    free(s->word.end);
+    free(s->cache);
+    free(s);
+}
+
+static vp_scratch *take_scratch(vp_tokenizer *t, vp_error *err) {
+    pthread_mutex_lock(&t->lock);
+    vp_scratch *s = t->idle;
+    if (s) t->idle = s->next;
+    pthread_mutex_unlock(&t->lock);
+    if (s) return s;
+    s = calloc(1, sizeof *s);
+    if (s) s->cache = calloc(CACHE_SLOTS, sizeof *s->cache);
+    if (!s || !s->cache) {
+        free(s);
+        vp_fail_memory(err, "a tokenizer's cache", CACHE_SLOTS * sizeof(cached));
+        return NULL;
+    }
+    return s;
+}
+
+static void give_scratch(vp_tokenizer *t, vp_scratch *s) {
+    pthread_mutex_lock(&t->lock);
+    s->next = t->idle;
+    t->idle = s;
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- tokens ---- */
+static bool grow(void **p, size_t bytes) {
+    void *grown = realloc(*p, bytes);
+    if (grown) *p = grown;
+    return grown != NULL;
+}
+
+int vp_word_add(vp_word *w, int32_t id, size_t start, size_t end, vp_error *err) {
+    if (w->n == w->cap) {
+        size_t cap = w->cap ? w->cap * 2 : 64;
+        if (!grow((void **)&w->id, cap * 4) || !grow((void **)&w->start, cap * 4) || !grow((void **)&w->end, cap * 4))
+            return vp_fail_memory(err, "tokens", cap * 12);
+        w->cap = cap;
+    }
+    w->id[w->n] = id;
+    w->start[w->n] = (uint32_t)start;
+    w->end[w->n++] = (uint32_t)end;
+    return VP_OK;
+}
+
+void vp_tokens_free(vp_tokens *t) {
+    free(t->id);
+    free(t->start);
+    free(t->end);
+    *t = (vp_tokens){0};
+}
+
+int vp_tokens_add(vp_tokens *t, int32_t id, uint32_t start, uint32_t end, vp_error *err) {
+    if (t->n == t->cap) {
+        size_t cap = t->cap ? t->cap * 2 : 256;
+        if (!grow((void **)&t->id, cap * 4) || !grow((void **)&t->start, cap * 4) || !grow((void **)&t->end, cap * 4))
+            return vp_fail_memory(err, "tokens", cap * 12);
+        t->cap = cap;
+    }
+    t->id[t->n] = id;
+    t->start[t->n] = start;
+    t->end[t->n++] = end;
+    return VP_OK;
+}
+
+/* ---- one piece ---- */
+static int word_tokens(const vp_tokenizer *t, vp_scratch *s, const char *text, size_t n, vp_error *err) {
+    s->word.n = 0;
+    if (t->model == VP_TOKENS_WORDPIECE) return vp_wordpiece_word(t, text, n, &s->word, err);
+    return vp_bpe_word(t, &s->bpe, text, n, &s->word, err);
+}
+
+static void remember(cached *c, const char *text, size_t n, const vp_word *w) {
+    if (w->n > CACHE_TOKENS) return;
+    c->bytes = (uint8_t)n;
+    c->n = (uint8_t)w->n;
+    memcpy(c->text, text, n);
+    for (size_t i = 0; i < w->n; i++) {
+        c->id[i] = w->id[i];
+        c->start[i] = (uint8_t)w->start[i];
+        c->end[i] = (uint8_t)w->end[i];
+    }
+}
+
+static int add_token(const vp_aligned *text, int32_t id, size_t start, size_t end, vp_tokens *out, vp_error *err) {
+    uint32_t from, to;
+    vp_aligned_span(text, start, end, &from, &to);
+    return vp_tokens_add(out, id, from, to, err);
+}
+
+static int encode_piece(const vp_tokenizer *t, vp_scratch *s, size_t start, size_t end, vp_tokens *out, vp_error *err) {
+    const vp_aligned *text = &s->work.text;
+    const char *piece = text->s + start;
+    size_t n = end - start;
+    cached *c = n <= CACHE_BYTES ? &s->cache[vp_hash64(piece, n) % CACHE_SLOTS] : NULL;
+    if (!c || c->bytes != n || memcmp(c->text, piece, n) != 0) {
+        VP_TRY(word_tokens(t, s, piece, n, err));
+        for (size_t i = 0; i < s->word.n; i++)
+            VP_TRY(add_token(text, s->word.id[i], start + s->word.start[i], start + s->word.end[i], out, err));
+        if (c) remember(c, piece, n, &s->word);
+        return VP_OK;
+    }
+    for (size_t i = 0; i < c->n; i++)
+        VP_TRY(add_token(text, c->id[i], start + c->start[i], start + c->end[i], out, err));
+    return VP_OK;
+}
+
+/* ---- segments ---- */
+static int encode_plain(const vp_tokenizer *t, vp_scratch *s, vp_tokens *out, vp_error *err) {
+    VP_TRY(vp_cut_text(&t->cuts, &s->work, err));
+    for (size_t i = 0; i < s->work.pieces.n; i++)
+        VP_TRY(encode_piece(t, s, s->work.pieces.at[2 * i], s->work.pieces.at[2 * i + 1], out, err));
+    return VP_OK;
+}
+
+/* A stretch of the given text without raw added tokens: normalised, then cut at the normalised ones. */
+static int encode_segment(const vp_tokenizer *t, vp_scratch *s, const char *text, size_t start, size_t end,
+                          vp_tokens *out, vp_error *err) {
+    if (start == end) return VP_OK;
+    vp_workspace *w = &s->work;
+    vp_aligned_borrow(&w->text, text + start, end - start, (uint32_t)start);
+    VP_TRY(vp_normalize(&t->norms, w, err));
+    if (t->normalized.n == 0) return encode_plain(t, s, out, err);
+    vp_aligned whole = w->text; /* its storage comes back to the workspace at the end */
+    w->text = (vp_aligned){0};
+    int status = VP_OK;
+    size_t at = 0, from, to;
+    while (!status && at < whole.n) {
+        int32_t id;
+        vp_added_next(&t->normalized, whole.s, whole.n, at, &from, &to, &id);
+        size_t stop = id < 0 ? whole.n : from;
+        if (stop > at) {
+            vp_aligned_view(&w->text, &whole, at, stop);
+            status = encode_plain(t, s, out, err);
+        }
+        if (!status && id >= 0) status = add_token(&whole, id, from, to, out, err);
+        at = id < 0 ? whole.n : to;
+    }
+    vp_aligned_free(&w->text);
+    w->text = whole;
+    return status;
+}
+
+static int encode_text(const vp_tokenizer *t, vp_scratch *s, const char *text, size_t n, vp_tokens *out,
+                       vp_error *err) {
+    size_t at = 0, from, to;
+    int32_t id;
+    do {
+        vp_added_next(&t->raw, text, n, at, &from, &to, &id);
+        VP_TRY(encode_segment(t, s, text, at, id < 0 ? n : from, out, err));
+        if (id >= 0) VP_TRY(vp_tokens_add(out, id, (uint32_t)from, (uint32_t)to, err));
+        at = id < 0 ? n : to;
+    } while (at < n);
+    return VP_OK;
+}
+
+int vp_tokenizer_encode(const vp_tokenizer *t, const char *text, size_t n, bool specials, vp_tokens *out,
+                        vp_error *err) {
+    if (n > INT32_MAX / 4) return vp_fail(err, VP_DATA, "a text of %zu bytes: at most %d", n, INT32_MAX / 4);
+    size_t valid = vp_utf8_valid(text, n);
+    if (valid < n) return vp_fail(err, VP_DATA, "the text is not UTF-8 at byte %zu", valid);
+    for (int i = 0; specials && i < t->around.nbefore; i++) VP_TRY(vp_tokens_add(out, t->around.before[i], 0, 0, err));
+    /* the scratch list is no part of what the caller sees as the tokenizer */
+    vp_tokenizer *shared = (vp_tokenizer *)(uintptr_t)t;
+    vp_scratch *s = take_scratch(shared, err);
+    if (!s) return VP_MEMORY;
+    int status = encode_text(t, s, text, n, out, err);
+    give_scratch(shared, s);
+    for (int i = 0; !status && specials && i < t->around.nafter; i++)
+        status = vp_tokens_add(out, t->around.after[i], (uint32_t)n, (uint32_t)n, err);
+    return status;
+}
+
+/* ---- opening and facts ---- */
+static bool is_gguf(const char *path) {
+    size_t n = strlen(path);
+    return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+}
+
+static int load(vp_tokenizer *t, const char *path, vp_error *err) {
+    struct stat st;
+    if (stat(path, &st) != 0) return vp_fail_errno(err, "cannot open '%s'", path);
+    if (S_ISDIR(st.st_mode)) return vp_tokenizer_load_json(t, path, "tokenizer.json", err);
+    if (is_gguf(path)) return vp_tokenizer_load_gguf(t, path, err);
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? vp_strndup(path, (size_t)(slash - path) + 1) : vp_strndup(".", 1);
+    if (!folder) return vp_fail_memory(err, "a path", strlen(path));
+    int status = vp_tokenizer_load_json(t, folder, slash ? slash + 1 : path, err);
+    free(folder);
+    return status;
+}
+
+int vp_tokenizer_open(vp_tokenizer **out, const char *path, vp_error *err) {
+    vp_tokenizer *t = calloc(1, sizeof *t);
+    if (!t) return vp_fail_memory(err, "a tokenizer", sizeof *t);
+    pthread_mutex_init(&t->lock, NULL);
+    t->bos = t->eos = t->unk = -1;
+    memset(t->byte_id, 0xFF, sizeof t->byte_id);
+    int status = load(t, path, err);
+    if (status) {
+        vp_tokenizer_close(t);
+        return status;
+    }
+    *out = t;
+    return VP_OK;
+}
+
+void vp_tokenizer_close(vp_tokenizer *t) {
+    if (!t) return;
+    while (t->idle) {
+        vp_scratch *s = t->idle;
+        t->idle = s->next;
+        free_scratch(s);
+    }
+    vp_added_free(&t->raw);
+    vp_added_free(&t->normalized);
+    vp_norms_free(&t->norms);
+    vp_cuts_free(&t->cuts);
+    vp_vocab_free(&t->vocab);
+    vp_words_free(&t->words);
+    vp_words_free(&t->continuing);
+    vp_merges_free(&t->merges);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+int64_t vp_tokenizer_vocab(const vp_tokenizer *t) {
+    return t->vocab.n;
+}
+const char *vp_tokenizer_fingerprint(const vp_tokenizer *t) {
+    return t->fingerprint;
+}
+int32_t vp_tokenizer_bos(const vp_tokenizer *t) {
+    return t->bos;
+}
+int32_t vp_tokenizer_eos(const vp_tokenizer *t) {
+    return t->eos;
+}
+const char *vp_tokenizer_text(const vp_tokenizer *t, int32_t id, size_t *n) {
+    return vp_vocab_text(&t->vocab, id, n);
+}
+
+void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after) {
+    *before = (size_t)t->around.nbefore;
+    *after = (size_t)t->around.nafter;
+}
+
+int32_t vp_tokenizer_find(const vp_tokenizer *t, const char *token) {
+    size_t n = strlen(token);
+    int32_t at = vp_words_find(&t->raw.words, token, n);
+    if (at >= 0) return t->raw.token[at].id;
+    return vp_words_find(&t->words, token, n);
+}

@@ -1,0 +1,15 @@
+/* libvecpipe: everything that the programs use. The parts:
+ *   base    statuses, errors, buffers, files, hashes        cli     options, help, progress
+ *   stream  vecpipe/1 frames, columns, control maps         text    records, tokenizers, prompts, packing
+ *   model   models, settings, encoding, pooling             index   vectors and texts on disk, search
+ * tools/ includes this header and no other of the project; the library includes kernels/ops.h below it. */
+#ifndef VECPIPE_H
+#define VECPIPE_H
+#include "lib/base/base.h"
+#include "lib/cli/cli.h"
+#include "lib/stream/stream.h"
+#include "lib/stream/look.h"
+#include "lib/text/text.h"
+#include "lib/model/model.h"
+#include "lib/index/index.h"
+#endif

@@ -1,0 +1,88 @@
+# What every program does: --help, --version, wrong usage, a full disk, closed descriptors, signals (DESIGN.md 6).
+# also under sanitizers
+load common
+
+programs() { sed -n 's/^X("\([a-z-]*\)".*/\1/p' "$REPO/tools/programs.def"; }
+
+@test "--help: status 0, on standard output, at most 80 columns" {
+    for program in vp $(programs); do
+        expect 0 "$program" --help
+        [ ! -s err ]
+        head -1 out | grep -q "^$program: "
+        grep -q "^Usage: $program" out
+        [ -z "$(grep '.\{81\}' out)" ]
+    done
+}
+
+@test "--version names the program and the version" {
+    for program in vp $(programs); do
+        expect 0 "$program" --version
+        [ ! -s err ]
+        grep -Eq "^$program \(vecpipe\) [0-9]+\.[0-9]+\.[0-9]+$" out
+        [ "$(wc -l <out)" -eq 1 ]
+    done
+}
+
+@test "an unknown option: status 2 and one line that names it" {
+    for program in vp $(programs); do
+        refused 2 "$program" --no-such-option
+        grep -q -- "--no-such-option" err
+    done
+}
+
+@test "help on a full disk: status 4" {
+    for program in vp $(programs); do
+        status=0
+        "$program" --help >/dev/full 2>err || status=$?
+        [ $status -eq 4 ]
+        grep -qx "$program: cannot write standard output: No space left on device" err
+    done
+}
+
+@test "help with standard output closed: status 4" {
+    for program in vp $(programs); do
+        status=0
+        "$program" --help 2>err >&- || status=$?
+        [ $status -eq 4 ]
+        [ "$(wc -l <err)" -eq 1 ]
+    done
+}
+
+@test "control characters in an error are escaped" {
+    refused 2 tok $'--no\e[31m-\nsuch'
+    grep -q '\\x1b\[31m-\\nsuch' err
+}
+
+@test "a closed pipe ends a program by SIGPIPE, or with status 4 where the parent ignores it" {
+    status=0
+    (
+        set +e
+        sleep 0.3
+        exec tok --help
+    ) 2>err > >(exec true) || status=$?
+    [ $status -eq 141 ]
+    [ ! -s err ]
+    status=0
+    (
+        trap '' PIPE
+        sleep 0.3
+        exec tok --help
+    ) 2>err > >(exec true) || status=$?
+    [ $status -eq 4 ]
+    grep -q 'Broken pipe' err
+}
+
+@test "SIGTERM and SIGINT end a program that waits for input, at once" {
+    mkfifo waits
+    exec 7<>waits
+    for signal in TERM INT; do
+        # started by env with default signals: the shell's background jobs ignore SIGINT
+        env --default-signal=INT pool mean <&7 >out 2>err &
+        pid=$!
+        sleep 0.3
+        kill -s $signal $pid
+        status=0
+        wait $pid || status=$?
+        [ $status -eq $((128 + $(kill -l $signal))) ]
+    done
+}

@@ -1,0 +1,40 @@
+# Loaded by every bats file: the built programs first on PATH, a scratch folder as the current one, REPO = the repository.
+bats_require_minimum_version 1.5.0
+REPO="$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)"
+: "${VP_BIN:=$REPO/build/bin}"
+PATH="$VP_BIN:$PATH"
+export REPO VP_BIN PATH LC_ALL=C.UTF-8
+unset VP_MODEL
+if [ -n "${BATS_TEST_TMPDIR:-}" ]; then cd "$BATS_TEST_TMPDIR" || exit 1; fi
+
+# expect STATUS COMMAND...: standard output goes to the file `out`, standard error to `err`; the status must match.
+expect() {
+    local want=$1 status=0
+    shift
+    "$@" >out 2>err || status=$?
+    if [ "$status" -ne "$want" ]; then
+        printf 'status %s, not %s: %s\n' "$status" "$want" "$*"
+        head -c 2000 err
+        return 1
+    fi
+}
+
+# refused STATUS PROGRAM ARGS...: fails with that status, nothing on standard output, one line "PROGRAM: ..." on error.
+refused() {
+    expect "$@" || return 1
+    if [ -s out ]; then
+        echo "standard output is not empty: $*"
+        return 1
+    fi
+    if [ "$(wc -l <err)" -ne 1 ] || [ "$(head -c $((${#2} + 2)) err)" != "$2: " ]; then
+        echo "not one line of '$2: ...': $(head -c 500 err)"
+        return 1
+    fi
+}
+
+# The models that `make models` fetches (MINILM, SMOLLM2), or the test is skipped.
+need_models() {
+    MINILM=$REPO/models/all-MiniLM-L6-v2
+    SMOLLM2=$REPO/models/SmolLM2-135M-Instruct.gguf
+    [ -e "$MINILM" ] && [ -e "$SMOLLM2" ] || skip "no models: make models"
+}

@@ -1,0 +1,72 @@
+# Dependencies point one way: tools -> lib/vecpipe.h -> lib -> kernels/ops.h -> a backend.
+load common
+
+# quoted FILES...: "file: header" for every #include "header", relative to the repository.
+quoted() {
+    cd "$REPO" && grep -Ho '^ *# *include *"[^"]*"' "$@" | sed 's/: *# *include *"/: /; s/"$//'
+}
+
+# only PATTERN FILES...: every quoted include matches the extended regular expression.
+only() {
+    local pattern=$1 bad
+    shift
+    bad=$(quoted "$@" | grep -Ev ": ($pattern)$") || return 0
+    echo "wrong include:"
+    echo "$bad"
+    return 1
+}
+
+@test "a wrong include is seen" {
+    printf '#include "lib/model/model.h"\n#include <stdio.h>\n' >wrong.c
+    REPO=$PWD
+    run only 'lib/base/base\.h' wrong.c
+    [ "$status" -eq 1 ]
+    [[ $output == *"wrong.c: lib/model/model.h"* ]]
+    only 'lib/(model|base)/.*' wrong.c
+}
+
+@test "tools include lib/vecpipe.h, their own tables and nothing else" {
+    only 'lib/vecpipe\.h|tools/[a-z_]+\.(h|def)' tools/*.[ch]
+}
+
+@test "lib/base includes itself and the element types" {
+    only 'lib/base/.*|kernels/dtype\.h' lib/base/*.[ch]
+}
+
+@test "lib/cli includes base" {
+    only 'lib/(base|cli)/.*' lib/cli/*.[ch]
+}
+
+@test "lib/stream includes base and the table of columns" {
+    only 'lib/(base|stream)/.*|kernels/dtype\.h|schemas/columns\.def' lib/stream/*.[ch]
+}
+
+@test "lib/text includes base, stream and what reads model files" {
+    only 'lib/(base|stream|text)/.*|lib/model/source\.h|kernels/dtype\.h' lib/text/*.[ch]
+}
+
+@test "lib/model reaches arithmetic through kernels/ops.h" {
+    only 'lib/(base|stream|text|model)/.*|kernels/(ops|dtype)\.h' lib/model/*.[ch]
+}
+
+@test "lib/index does not know models" {
+    only 'lib/(base|stream|text|index)/.*|kernels/(ops|dtype)\.h' lib/index/*.[ch]
+}
+
+@test "kernels include base and themselves" {
+    only 'lib/base/base\.h|kernels/.*' kernels/*.h kernels/*/*.[ch]
+}
+
+@test "no backend includes another, and ops.h includes none" {
+    only 'lib/base/base\.h|kernels/[a-z_]+\.h' kernels/*.h
+    only 'lib/base/base\.h|kernels/([a-z_]+\.h|cpu/.*)' kernels/cpu/*.[ch]
+}
+
+@test "tests include public headers and the library's private ones, never a .c file" {
+    only '.*\.(h|def)' tests/unit/*.[ch] lib/*/*.[ch] kernels/*/*.[ch] tools/*.[ch]
+}
+
+@test "oneDNN is included by one file" {
+    run bash -c "cd '$REPO' && grep -rl 'include.*<.*dnnl' lib kernels tools | wc -l"
+    [ "$output" -le 1 ]
+}

@@ -1,0 +1,38 @@
+# make install and uninstall: the layout, and that what is installed works from there.
+load common
+
+installed() {
+    DESTDIR=$PWD/root PREFIX=/opt/vecpipe make -s -C "$REPO" "$@" BUILD="$(dirname "$VP_BIN")" >make.log 2>&1 ||
+        { cat make.log; return 1; }
+}
+
+@test "install puts vp in bin, the programs in libexec, pages in share/man" {
+    installed install
+    top=root/opt/vecpipe
+    [ -x $top/bin/vp ]
+    [ "$(ls $top/bin)" = vp ]
+    while read -r program; do
+        [ -x "$top/libexec/vecpipe/$program" ]
+        [ -s "$top/share/man/man1/$program.1" ]
+    done < <(sed -n 's/^X("\([a-z-]*\)".*/\1/p' "$REPO/tools/programs.def")
+    [ -s $top/share/man/man5/vecpipe.5 ]
+    [ -s $top/share/man/man7/vecpipe.7 ]
+    [ -s $top/share/vecpipe/examples/corpus.jsonl ]
+    [ -s $top/share/vecpipe/LICENSE ]
+}
+
+@test "the installed vp finds its programs, also through a link" {
+    installed install
+    ln -s "$PWD/root/opt/vecpipe/bin/vp" vp-link
+    [[ $(./vp-link tok --version) == "tok (vecpipe)"* ]]
+    [[ $(./vp-link help vp) == "vp: "* ]]
+    PATH=/usr/bin:/bin
+    eval "$(./vp-link env)"
+    [ "$(command -v knn)" = "$PWD/root/opt/vecpipe/libexec/vecpipe/knn" ]
+}
+
+@test "uninstall leaves nothing" {
+    installed install
+    installed uninstall
+    [ -z "$(find root -type f)" ]
+}

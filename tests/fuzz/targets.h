@@ -1,0 +1,50 @@
+/* Private to tests/fuzz: what the rows of targets.c call. */
+#ifndef VP_TESTS_FUZZ_TARGETS_H
+#define VP_TESTS_FUZZ_TARGETS_H
+#include "tests/fuzz/fuzz.h"
+
+/* support.c */
+void fuzz_seed_text(fuzz_seeds *s, const char *text);
+/* The input as a file in memory: its path, /proc/self/fd/N; and *fd to close, at offset 0. */
+const char *fuzz_memory_file(const vp_buf *input, int *fd);
+/* The input as the file `name` of the scratch folder that is the current folder of a target's process. */
+void fuzz_write_file(const char *name, const vp_buf *input);
+void fuzz_write_text(const char *name, const char *text);
+void fuzz_scratch_enter(const char *folder);
+void fuzz_scratch_remove(const char *folder); /* with everything in it */
+
+/* targets_model.c */
+void gguf_seeds(fuzz_seeds *s);
+int gguf_run(const vp_buf *input, vp_error *err);
+void safetensors_seeds(fuzz_seeds *s);
+void safetensors_repair(vp_buf *input);
+int safetensors_run(const vp_buf *input, vp_error *err);
+void shards_seeds(fuzz_seeds *s);
+int shards_run(const vp_buf *input, vp_error *err);
+
+/* targets_stream.c */
+void stream_seeds(fuzz_seeds *s);
+void stream_repair(vp_buf *input);
+int stream_run(const vp_buf *input, vp_error *err);
+
+/* targets_text.c */
+void records_seeds(fuzz_seeds *s);
+int records_run(const vp_buf *input, vp_error *err);
+
+/* targets_tokenizer.c */
+void tokenizer_seeds(fuzz_seeds *s);
+int tokenizer_run(const vp_buf *input, vp_error *err);
+void vocabulary_seeds(fuzz_seeds *s);
+int vocabulary_run(const vp_buf *input, vp_error *err);
+
+/* targets_folder.c */
+void config_seeds(fuzz_seeds *s);
+int config_run(const vp_buf *input, vp_error *err);
+void settings_seeds(fuzz_seeds *s);
+int settings_run(const vp_buf *input, vp_error *err);
+void adapter_seeds(fuzz_seeds *s);
+int adapter_run(const vp_buf *input, vp_error *err);
+void gguf_model_seeds(fuzz_seeds *s);
+int gguf_model_run(const vp_buf *input, vp_error *err);
+
+#endif

@@ -1,0 +1,53 @@
+/* Texts: JSONL and line records. */
+#include "lib/vecpipe.h"
+#include "tests/fuzz/targets.h"
+#include <unistd.h>
+
+static int read_records(int fd, vp_record_format format, bool skip_bad, vp_error *err) {
+    vp_records *r = NULL;
+    vp_buf text = {0};
+    bool got = true;
+    lseek(fd, 0, SEEK_SET);
+    int status = vp_records_open(&r, fd, "records", format, skip_bad, err);
+    while (!status) {
+        vp_record record;
+        uint8_t hash[16];
+        status = vp_records_next(r, &record, &got, err);
+        if (status || !got) break;
+        status = vp_record_hash(&record, hash, err);
+        text.len = 0;
+        if (!status) status = vp_record_text(&record, &text, err);
+        if (!status && vp_utf8_valid(text.data, text.len) != text.len) status = vp_fail(err, VP_BUG, "not UTF-8");
+    }
+    vp_buf_free(&text);
+    vp_records_close(r);
+    return status;
+}
+
+void records_seeds(fuzz_seeds *s) {
+    fuzz_seed_text(
+        s, "{\"id\":\"a\",\"text\":\"one\"}\n{\"_id\":12345678901234567890,\"title\":\"T\",\"text\":\"two\"}\n");
+    fuzz_seed_text(
+        s, "{\"id\": 1.50, \"text\": \"\\ud83d\\ude00 \\u00e9\", \"z\": {\"b\": [1, 2.0, null], \"a\": \"x\"}}\r\n"
+           "{\"text\":\"no newline at the end\"}");
+    fuzz_seed_text(s, "{\"_vp\":{\"jsonl\":1,\"index\":\"x\"}}\n{\"id\":\"a\",\"text\":\"one\"}\n"
+                      "{\"_vp\":{\"end\":true,\"rows\":1}}\n");
+}
+
+static bool is_answer(int status) {
+    return status == VP_OK || status == VP_DATA || status == VP_UPSTREAM;
+}
+
+/* As JSONL, as JSONL that skips, and as lines: all must survive, the first one's answer counts. */
+int records_run(const vp_buf *input, vp_error *err) {
+    int fd;
+    vp_error skip = {0}, line = {0};
+    fuzz_memory_file(input, &fd);
+    int status = read_records(fd, VP_RECORDS_JSONL, false, err);
+    int skipping = read_records(fd, VP_RECORDS_JSONL, true, &skip);
+    int lines = read_records(fd, VP_RECORDS_LINES, true, &line);
+    close(fd);
+    if (is_answer(skipping) && is_answer(lines)) return status;
+    *err = (vp_error){0};
+    return vp_fail(err, VP_BUG, "skipping: %d %s; lines: %d %s", skipping, skip.text, lines, line.text);
+}

@@ -1,0 +1,15 @@
+/* What the operations mean, written as plainly as possible in double precision. Outputs are dense. */
+#ifndef VP_REFERENCE_H
+#define VP_REFERENCE_H
+#include "kernels/ops.h"
+
+double ref_act(vp_act act, double x);
+/* out [M, N] = x [M, K] w [N, K]^T; size [M, N] (or NULL): sum of |x w|, what a bound is a multiple of */
+void ref_product(const vp_mat *x, const float *w, int64_t n, double *out, double *size);
+void ref_norm(const vp_norm_op *op, double *out); /* of x as it stands, after d was added */
+void ref_softmax(const vp_mat *x, double *out);
+void ref_rope(const vp_rope_op *op, double *out);
+void ref_attn(const vp_attn_op *op, double *out);
+int64_t ref_pool(const vp_pool_op *op, double *out); /* returns how many rows had nothing */
+
+#endif

@@ -1,0 +1,276 @@
+/* Row-wise operations against double precision, and to the byte with 1 and 3 threads and row by row; the bounds of our own
+ * exp, tanh and erf over their whole range. */
+#include "kernels/cpu/simd_tables.h"
+#include "tests/unit/ops_case.h"
+#include "tests/unit/reference.h"
+#include <math.h>
+#include <string.h>
+
+static const double EPS = 1.0 / 16777216.0; /* half a unit in the last place of 1 */
+
+static double *doubles(op_case *c, int64_t n) { return case_alloc(c, (size_t)(n + 1) * sizeof(double)); }
+
+/* ---- functions ---- */
+typedef struct function {
+    const char *name;
+    void (*ours)(const float *x, float *out, int64_t n);
+    double (*exact)(double x);
+    float from, to;
+    double relative, absolute;
+} function;
+
+static void check_function(op_case *c, const function *f)
+{
+    enum { N = 200003 };
+    float *x = case_alloc(c, N * sizeof *x), *y = case_alloc(c, N * sizeof *y);
+    for (int i = 0; i < N; i++) x[i] = f->from + (f->to - f->from) * ((float)i / (float)(N - 1));
+    f->ours(x, y, N);
+    for (int i = 0; i < N; i++) {
+        double want = f->exact((double)x[i]), off = fabs((double)y[i] - want);
+        if (!(off <= fabs(want) * f->relative + f->absolute))
+            case_fail(c, "%s(%.9g) is %.9g, not %.9g", f->name, (double)x[i], (double)y[i], want);
+    }
+}
+
+static void test_functions(op_case *c)
+{
+    const vp_simd *simd = NULL;
+    vp_error err = {0};
+    if (vp_simd_choose(c->isa, &simd, &err)) {
+        case_fail(c, "%s", err.text);
+        return;
+    }
+    const vp_simd_acts *a = simd->acts;
+    const function functions[] = {{"exp", a->exp, exp, -87.3f, 88.7f, 3.0 * EPS, 0.0},
+                                  {"exp", a->exp, exp, -1.0f, 1.0f, 3.0 * EPS, 0.0},
+                                  {"exp", a->exp, exp, -200.0f, -87.2f, 3.0 * EPS, 0x1p-126},
+                                  {"tanh", a->tanh, tanh, -12.0f, 12.0f, 4.0 * EPS, 0.0},
+                                  {"tanh", a->tanh, tanh, -0.7f, 0.7f, 4.0 * EPS, 0.0},
+                                  {"erf", a->erf, erf, -6.0f, 6.0f, 4.0 * EPS, 0.0},
+                                  {"erf", a->erf, erf, -0.01f, 0.01f, 4.0 * EPS, 0.0}};
+    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) check_function(c, &functions[i]);
+    const float special[] = {-INFINITY, INFINITY, NAN, 0.0f};
+    float e[4], t[4], r[4];
+    a->exp(special, e, 4);
+    a->tanh(special, t, 4);
+    a->erf(special, r, 4);
+    if (!(e[0] == 0.0f && e[1] == INFINITY && isnan(e[2]) && e[3] == 1.0f)) case_fail(c, "exp of special values");
+    if (!(t[0] == -1.0f && t[1] == 1.0f && isnan(t[2]) && t[3] == 0.0f)) case_fail(c, "tanh of special values");
+    if (!(r[0] == -1.0f && r[1] == 1.0f && isnan(r[2]) && r[3] == 0.0f)) case_fail(c, "erf of special values");
+}
+
+/* ---- embed ---- */
+typedef struct table {
+    const vp_mat *m;
+    int64_t broken; /* reading this row fails */
+} table;
+
+static int read_row(const void *ctx, int64_t row, float *out, vp_error *err)
+{
+    const table *t = ctx;
+    if (row == t->broken) return vp_fail(err, VP_DATA, "row %lld: damaged", (long long)row);
+    memcpy(out, mat_row(t->m, row), (size_t)t->m->cols * sizeof *out);
+    return VP_OK;
+}
+
+static void check_embed_failures(op_case *c, vp_embed_op *op, table *t, int32_t *ids)
+{
+    t->broken = ids[op->batch->T - 1];
+    int64_t first = 0;
+    while (ids[first] != t->broken) first++;
+    if (t->broken < op->table.rows && c->be->embed(c->three, op) != VP_DATA) case_fail(c, "a broken row was read");
+    t->broken = -1;
+    ids[first] = (int32_t)(op->table.rows + op->extra.rows);
+    if (c->be->embed(c->three, op) != VP_BUG) case_fail(c, "an id past the end was taken");
+}
+
+static void test_embed(op_case *c)
+{
+    int64_t T = case_size(c, 500), V = case_size(c, 90), C = case_size(c, 200), extra = case_int(c, 0, 3);
+    vp_mat rows = case_mat(c, V, C), more = case_mat(c, extra, C);
+    table first = {&rows, -1}, second = {&more, -1};
+    int32_t *ids = case_alloc(c, (size_t)T * sizeof *ids), cu[] = {0, (int32_t)T};
+    for (int64_t t = 0; t < T; t++) ids[t] = (int32_t)case_int(c, 0, V + extra - 1);
+    vp_batch batch = case_batch(c, cu, 1);
+    vp_embed_op op = {.batch = &batch, .ids = ids, .table = {V, read_row, &first}, .extra = {extra, read_row, &second}};
+    op.C = C;
+    op.scale = case_int(c, 0, 1) ? 1.0f : 7.5f;
+    op.positions = case_int(c, 0, 1) ? case_floats(c, T * C) : NULL;
+    op.types = case_int(c, 0, 1) ? case_floats(c, C) : NULL;
+    op.out = case_mat(c, T, C);
+    CASE_OK(c, c->be->embed(c->three, &op), c->three);
+    double *want = doubles(c, T * C);
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t j = 0; j < C; j++) {
+            const vp_mat *m = ids[t] < V ? &rows : &more;
+            want[t * C + j] = (double)op.scale * (double)mat_row(m, ids[t] < V ? ids[t] : ids[t] - V)[j] +
+                              (op.positions ? (double)op.positions[t * C + j] : 0.0) +
+                              (op.types ? (double)op.types[j] : 0.0);
+        }
+    case_near(c, "embed", &op.out, want, NULL, 40.0 * EPS);
+    check_embed_failures(c, &op, &first, ids);
+}
+
+/* ---- norm ---- */
+static void test_norm(op_case *c)
+{
+    int64_t T = case_size(c, 70), heads = case_int(c, 0, 3), n = case_size(c, 700), C = n * (heads ? heads : 1);
+    vp_norm_op op = {.kind = (vp_norm_kind)case_int(c, VP_NORM_RMS, VP_NORM_LAYER), .x = case_mat(c, T, C)};
+    op.out = case_mat(c, T, C);
+    op.heads = (int32_t)heads;
+    op.weight = case_floats(c, n);
+    op.bias = op.kind == VP_NORM_LAYER ? case_floats(c, n) : NULL;
+    op.eps = 1e-5f;
+    if (case_int(c, 0, 1)) op.d = case_mat(c, T, C);
+    vp_norm_op again = op;
+    again.out = again.x = case_copy(c, &op.x); /* in place, as post-norm does */
+    vp_mat sum = case_copy(c, &op.x);
+    for (int64_t i = 0; i < T * C && op.d.ptr; i++) mat_row(&sum, i / C)[i % C] += mat_row(&op.d, i / C)[i % C];
+    CASE_OK(c, c->be->norm(c->one, &op), c->one);
+    CASE_OK(c, c->be->norm(c->three, &again), c->three);
+    case_same_bytes(c, "x += d", &op.x, &sum);
+    case_same_bytes(c, "3 threads, in place", &again.out, &op.out);
+    double *want = doubles(c, T * C);
+    ref_norm(&op, want);
+    /* |x| / deviation <= sqrt(n); one column has its own value as its mean */
+    case_near(c, "norm", &op.out, want, NULL, (n == 1 ? 2000.0 : 24.0 * sqrt((double)n)) * EPS);
+}
+
+/* ---- softmax, l2norm ---- */
+static void test_softmax(op_case *c)
+{
+    int64_t T = case_size(c, 40), n = case_size(c, 500);
+    vp_softmax_op op = {.x = case_mat(c, T, n), .out = case_mat(c, T, n)};
+    for (int64_t i = 0; i < T * n; i++) mat_row(&op.x, i / n)[i % n] *= 20.0f;
+    vp_softmax_op again = {.x = op.x, .out = case_mat(c, T, n)};
+    CASE_OK(c, c->be->softmax_rows(c->one, &op), c->one);
+    CASE_OK(c, c->be->softmax_rows(c->three, &again), c->three);
+    case_same_bytes(c, "3 threads", &again.out, &op.out);
+    double *want = doubles(c, T * n);
+    ref_softmax(&op.x, want);
+    case_near(c, "softmax", &op.out, want, NULL, 40.0 * EPS);
+}
+
+static void test_l2norm(op_case *c)
+{
+    int64_t T = case_size(c, 40), n = case_size(c, 500);
+    float *norms = case_floats(c, T);
+    vp_l2norm_op op = {.x = case_mat(c, T, n), .out = case_mat(c, T, n), .norm = norms};
+    memset(mat_row(&op.x, 0), 0, (size_t)n * sizeof(float)); /* a zero row stays zero */
+    CASE_OK(c, c->be->l2norm(c->three, &op), c->three);
+    double *want = doubles(c, T * n);
+    for (int64_t t = 0; t < T; t++) {
+        double sum = 0.0;
+        for (int64_t j = 0; j < n; j++) sum += pow((double)mat_row(&op.x, t)[j], 2.0);
+        double norm = fmax(sqrt(sum), 1e-12);
+        for (int64_t j = 0; j < n; j++) want[t * n + j] = (double)mat_row(&op.x, t)[j] / norm;
+        if (!(fabs((double)norms[t] - norm) <= norm * 32.0 * EPS)) case_fail(c, "norm %lld", (long long)t);
+    }
+    case_near(c, "l2norm", &op.out, want, NULL, 40.0 * EPS);
+}
+
+/* ---- rope ---- */
+static void test_rope(op_case *c)
+{
+    int64_t B = case_int(c, 1, 3);
+    const int32_t *cu = case_offsets(c, B, 90);
+    vp_batch batch = case_batch(c, cu, B);
+    int32_t heads = (int32_t)case_int(c, 1, 4), d = 2 * (int32_t)case_size(c, 70);
+    int32_t rotary = case_int(c, 0, 1) ? d : 2 * (int32_t)case_int(c, 0, d / 2);
+    vp_rope_op op = {.batch = &batch, .x = case_mat(c, batch.T, (int64_t)heads * d), .heads = heads, .d = d};
+    op.rotary = rotary;
+    op.interleaved = case_int(c, 0, 1);
+    op.sign = case_int(c, 0, 1) ? 1 : -1;
+    int64_t n = 200 * (rotary / 2);
+    float *co = case_alloc(c, (size_t)(n + 1) * sizeof *co), *si = case_alloc(c, (size_t)(n + 1) * sizeof *si);
+    for (int64_t i = 0; i < n; i++) {
+        co[i] = (float)cos((double)i * 0.37);
+        si[i] = (float)sin((double)i * 0.37);
+    }
+    op.cos = co;
+    op.sin = si;
+    double *want = doubles(c, batch.T * op.x.cols);
+    ref_rope(&op, want);
+    vp_rope_op again = op;
+    again.x = case_copy(c, &op.x);
+    CASE_OK(c, c->be->rope(c->one, &op), c->one);
+    CASE_OK(c, c->be->rope(c->three, &again), c->three);
+    case_same_bytes(c, "3 threads", &again.x, &op.x);
+    case_near(c, "rope", &op.x, want, NULL, 4.0 * EPS);
+}
+
+/* ---- activations ---- */
+static void test_activations(op_case *c)
+{
+    int64_t T = case_size(c, 40), n = case_size(c, 500);
+    vp_mat both = case_mat(c, T, 2 * n), gate = both, up = both; /* gate and up are columns of one matrix */
+    gate.cols = up.cols = n;
+    up.ptr = (float *)both.ptr + n;
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t j = 0; j < n; j++) mat_row(&gate, t)[j] *= 12.0f;
+    vp_glu_op glu = {.act = (vp_act)case_int(c, VP_ACT_NONE, VP_ACT_TANH), .gate = gate, .up = up};
+    glu.out = case_mat(c, T, n);
+    vp_act_op act = {.act = glu.act, .x = case_mat(c, T, n), .out = case_mat(c, T, n)};
+    for (int64_t t = 0; t < T; t++) memcpy(mat_row(&act.x, t), mat_row(&gate, t), (size_t)n * sizeof(float));
+    CASE_OK(c, c->be->glu(c->three, &glu), c->three);
+    CASE_OK(c, c->be->act(c->one, &act), c->one);
+    double *want = doubles(c, T * n), *product = doubles(c, T * n), *bound = doubles(c, T * n);
+    for (int64_t i = 0; i < T * n; i++) {
+        double x = (double)mat_row(&gate, i / n)[i % n];
+        want[i] = ref_act(glu.act, x);
+        product[i] = want[i] * (double)mat_row(&up, i / n)[i % n];
+        bound[i] = 8.0 * EPS * (fabs(x) + 0.01); /* GELU's tail is a difference of numbers near 1/2 x */
+    }
+    case_near(c, "act", &act.out, want, bound, 0.0);
+    case_near(c, "glu", &glu.out, product, bound, 0.0);
+}
+
+/* ---- element-wise ---- */
+static void test_elements(op_case *c)
+{
+    int64_t T = case_size(c, 300), n = case_size(c, 300);
+    vp_elem_op op = {.x = case_mat(c, T, n), .a = case_float(c), .b = case_float(c), .out = case_mat(c, T, n)};
+    if (case_int(c, 0, 1)) op.y = case_mat(c, T, n);
+    CASE_OK(c, c->be->add(c->three, &op), c->three);
+    double *want = doubles(c, T * n);
+    for (int64_t i = 0; i < T * n; i++)
+        want[i] = (double)op.a * (double)mat_row(&op.x, i / n)[i % n] +
+                  (op.y.ptr ? (double)op.b * (double)mat_row(&op.y, i / n)[i % n] : 0.0);
+    case_near(c, "add", &op.out, want, NULL, 4.0 * EPS);
+    vp_mat half = {.ptr = case_alloc(c, (size_t)(T * n) * 2), .dtype = VP_BF16, .rows = T, .cols = n, .ld = n};
+    vp_elem_op down = {.x = op.x, .out = half}, up = {.x = half, .out = op.out};
+    CASE_OK(c, c->be->cast(c->three, &down), c->three);
+    CASE_OK(c, c->be->cast(c->one, &up), c->one);
+    for (int64_t i = 0; i < T * n; i++) want[i] = (double)mat_row(&op.x, i / n)[i % n];
+    case_near(c, "bf16 and back", &op.out, want, NULL, 1.0 / 512.0);
+    vp_elem_op fill = {.a = 0.25f, .out = op.out};
+    CASE_OK(c, c->be->fill(c->three, &fill), c->three);
+    for (int64_t i = 0; i < T * n; i++) want[i] = 0.25;
+    case_near(c, "fill", &op.out, want, NULL, 0.0);
+}
+
+/* Ties go to even, NaN stays NaN, what is too large becomes infinite. */
+static void test_bf16(op_case *c)
+{
+    static const uint32_t from[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x7f800000, 0x7fc00001, 0x7f800001, 0x7f7fffff};
+    static const uint16_t to[] = {0x3f80, 0x3f82, 0x3f81, 0x7f80, 0x7fc0, 0x7fc0, 0x7f80};
+    enum { N = sizeof to / sizeof *to };
+    uint16_t got[N];
+    uint32_t copy[N];
+    memcpy(copy, from, sizeof copy);
+    vp_elem_op op = {.x = {.ptr = copy, .dtype = VP_F32, .rows = 1, .cols = N, .ld = N},
+                     .out = {.ptr = got, .dtype = VP_BF16, .rows = 1, .cols = N, .ld = N}};
+    CASE_OK(c, c->be->cast(c->one, &op), c->one);
+    for (int i = 0; i < N; i++)
+        if (got[i] != to[i]) case_fail(c, "%08x became %04x, not %04x", from[i], got[i], to[i]);
+}
+
+int main(int argc, char **argv)
+{
+    static const op_test tests[] = {{"functions", test_functions, 1}, {"embed", test_embed, 40},
+                                    {"norm", test_norm, 60},          {"softmax", test_softmax, 40},
+                                    {"l2norm", test_l2norm, 30},      {"rope", test_rope, 40},
+                                    {"activations", test_activations, 40}, {"elements", test_elements, 30},
+                                    {"bf16", test_bf16, 1}};
+    return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
+}

@@ -1,0 +1,156 @@
+/* fwd: token ids to hidden states, or with --pool to embeddings. */
+#include "lib/vecpipe.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+typedef struct options {
+    const char *model, *device, *pool;
+    vp_list adapters;
+    int attention, compute;
+    int64_t threads, batch_tokens, dims;
+    bool normalize, raw;
+} options;
+static options opt = {.device = "auto", .batch_tokens = VP_BATCH_TOKENS};
+
+static const vp_option table[] = {
+    {.kind = VP_OPT_GROUP, .help = "Model"},
+    {.name = "model", .letter = 'm', .kind = VP_OPT_STRING, .target = &opt.model, .value = "PATH",
+     .help = "folder, .gguf file or index; else the stream's model, else $VP_MODEL"},
+    {.name = "adapter", .kind = VP_OPT_LIST, .target = &opt.adapters, .value = "DIR",
+     .help = "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"},
+    {.name = "attention", .kind = VP_OPT_CHOICE, .target = &opt.attention, .choices = "auto|" VP_ATTENTIONS,
+     .help = "which tokens see which; auto: as the stream or the model says"},
+    {.kind = VP_OPT_GROUP, .help = "Computing"},
+    {.name = "compute", .kind = VP_OPT_CHOICE, .target = &opt.compute, .choices = VP_COMPUTES,
+     .help = "arithmetic of the products"},
+    {.name = "device", .kind = VP_OPT_STRING, .target = &opt.device, .value = "auto|cpu", .help = "where to compute"},
+    {.name = "threads", .kind = VP_OPT_INT, .target = &opt.threads, .value = "N", .max = 4096,
+     .help = "threads to use; 0: all"},
+    {.name = "batch-tokens", .kind = VP_OPT_INT, .target = &opt.batch_tokens, .value = "N", .min = 1, .max = 1 << 24,
+     .help = "tokens computed at a time, in whole rows; bounds the memory"},
+    {.kind = VP_OPT_GROUP, .help = "Pooling in place (as `| pool` does)"},
+    {.name = "pool", .kind = VP_OPT_STRING, .target = &opt.pool, .value = "KIND",
+     .help = "auto (the model's), " VP_POOLINGS " or pick: write embeddings, not hidden states"},
+    {.name = "normalize", .kind = VP_OPT_FLAG, .target = &opt.normalize, .help = "with --pool: to length 1"},
+    {.name = "no-normalize", .kind = VP_OPT_FLAG, .target = &opt.raw, .help = "with --pool: leave the length"},
+    {.name = "dims", .kind = VP_OPT_INT, .target = &opt.dims, .value = "N", .max = 1 << 24,
+     .help = "with --pool: keep the first N dimensions; 0: the model's, else all"},
+    {0},
+};
+static const vp_program program = {
+    .name = "fwd",
+    .summary = "token ids to hidden states: the transformer",
+    .usage = "fwd [OPTION]... <IDS >HIDDEN",
+    .options = table,
+    .notes = "Reads a stream with the columns ids and cu (pos, seg, prefix if present) and adds hidden [T, C].\n",
+};
+
+typedef struct state {
+    vp_reader *reader;
+    vp_writer *writer;
+    vp_model *model;
+    vp_encoder *encoder;
+    vp_pooler *pooler;
+    vp_map *header;
+    vp_progress *progress;
+    int64_t rows, tokens, empty;
+} state;
+
+static int open_pooler(state *s, vp_error *err) {
+    if (!opt.pool) {
+        if (opt.normalize || opt.raw || opt.dims)
+            return vp_fail(err, VP_USAGE, "--normalize, --no-normalize and --dims go with --pool");
+        return VP_OK;
+    }
+    vp_pool_options o;
+    VP_TRY(vp_pool_options_set(&o, opt.pool, opt.normalize, opt.raw, opt.dims, err));
+    VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
+    return vp_pooler_describe(s->pooler, s->header, vp_model_width(s->model), err);
+}
+
+/* The model that the stream or the user names, and the header that says what will be computed with it. */
+static int open_all(state *s, vp_error *err) {
+    static const char *const attentions[] = {NULL, "causal", "bi", "segments"};
+    static const char *const computes[] = {"auto", "f32", "bf16", "i8"};
+    VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
+    for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
+    vp_encode_options o = {.device = opt.device, .threads = (int)opt.threads, .compute = computes[opt.compute],
+                           .attention = attentions[opt.attention], .batch_tokens = opt.batch_tokens};
+    VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, s->header, err));
+    char shape[40];
+    snprintf(shape, sizeof shape, "T %lld", (long long)vp_model_width(s->model));
+    VP_TRY(vp_model_describe(s->model, s->header, err));
+    VP_TRY(vp_encoder_describe(s->encoder, s->header, err));
+    VP_TRY(vp_header_declare(s->header, "hidden", "F32", shape, err));
+    vp_reader_set_vocab(s->reader, vp_model_vocab(s->model));
+    return open_pooler(s, err);
+}
+
+static int begin(state *s, const char *command, vp_error *err) {
+    vp_frame *f;
+    VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
+    VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
+    VP_TRY(vp_reader_next(s->reader, &f, err));
+    s->header = vp_map_copy(f->keys);
+    if (!s->header) return vp_fail_memory(err, "the header", 1);
+    VP_TRY(open_all(s, err));
+    VP_TRY(vp_writer_open(&s->writer, STDOUT_FILENO, "standard output", err));
+    return vp_writer_header(s->writer, s->header, command, err);
+}
+
+static int encode(state *s, vp_frame *f, vp_error *err) {
+    float *hidden;
+    const int64_t width = vp_model_width(s->model), shape[] = {f->T, width};
+    VP_TRY(vp_encoder_run(s->encoder, f, &hidden, err));
+    int status = s->pooler ? vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err)
+                           : vp_frame_put(f, "hidden", VP_F32, 2, shape, hidden, err);
+    if (!status) status = vp_writer_batch(s->writer, f, err);
+    free(hidden);
+    s->rows += f->B;
+    s->tokens += f->T;
+    vp_progress_add(s->progress, f->B, f->T);
+    return status;
+}
+
+static int end(state *s, vp_frame *f, vp_error *err) {
+    if (!vp_map_has(f->keys, "rows")) VP_TRY(vp_map_set_int(f->keys, "rows", s->rows, err));
+    if (!vp_map_has(f->keys, "tokens")) VP_TRY(vp_map_set_int(f->keys, "tokens", s->tokens, err));
+    if (s->pooler) VP_TRY(vp_map_set_int(f->keys, "empty", s->empty, err));
+    return vp_writer_end(s->writer, f->keys, err);
+}
+
+static int run(state *s, const char *command, vp_error *err) {
+    VP_TRY(begin(s, command, err));
+    s->progress = vp_progress_start("rows", -1);
+    vp_frame *f = NULL;
+    do {
+        VP_TRY(vp_reader_next(s->reader, &f, err));
+        if (f) VP_TRY(f->kind == VP_FRAME_BATCH ? encode(s, f, err) : end(s, f, err));
+    } while (f);
+    return VP_OK;
+}
+
+int main(int argc, char **argv) {
+    vp_error err = {0};
+    vp_cli_action action = VP_CLI_RUN;
+    vp_buf command = {0};
+    state s = {0};
+    int first = argc;
+    vp_cli_start(program.name);
+    int status = vp_cli_command(&command, program.name, argc, argv, &err);
+    if (!status) status = vp_cli_parse(&program, argc, argv, &first, &action, &err);
+    if (!status && action == VP_CLI_RUN && first < argc)
+        status = vp_fail(&err, VP_USAGE, "'%s': the stream is read from standard input", argv[first]);
+    if (!status && action == VP_CLI_RUN) status = run(&s, command.data, &err);
+    vp_progress_finish(s.progress);
+    vp_pooler_close(s.pooler);
+    vp_encoder_close(s.encoder);
+    vp_model_close(s.model);
+    vp_writer_close(s.writer);
+    vp_reader_close(s.reader);
+    vp_map_free(s.header);
+    vp_buf_free(&command);
+    free(opt.adapters.item);
+    return vp_cli_finish(status, &err);
+}

@@ -1,0 +1,117 @@
+/* pool: hidden states to one vector a row, or to the marked rows. */
+#include "lib/vecpipe.h"
+#include <string.h>
+#include <unistd.h>
+
+typedef struct options {
+    int64_t dims;
+    bool normalize, raw;
+} options;
+static options opt;
+
+static const vp_option table[] = {
+    {.name = "normalize", .kind = VP_OPT_FLAG, .target = &opt.normalize, .help = "scale vectors to length 1"},
+    {.name = "no-normalize", .kind = VP_OPT_FLAG, .target = &opt.raw, .help = "leave their length as it is"},
+    {.name = "dims", .kind = VP_OPT_INT, .target = &opt.dims, .value = "N", .max = 1 << 24,
+     .help = "keep the first N dimensions, before normalising; 0: the model's, else all"},
+    {0},
+};
+static const vp_program program = {
+    .name = "pool",
+    .summary = "hidden states to one vector a text",
+    .usage = "pool [KIND] [OPTION]... <HIDDEN >EMB",
+    .options = table,
+    .notes = "KIND is one of " VP_POOLINGS ", or pick (the rows of hidden with target >= 0, or keep = 1 where there is\n"
+             "no target); without it, and without the options, the model decides, as the stream's header says.\n"
+             "Only tokens with keep = 1 count. eos and last are the last of them, bos and cls the first; weighted_mean\n"
+             "weighs them 1, 2, 3, ... A row with nothing to pool becomes zeros, and the end record counts it.\n",
+};
+
+typedef struct state {
+    vp_reader *reader;
+    vp_writer *writer;
+    vp_pooler *pooler;
+    vp_map *header;
+    vp_progress *progress;
+    int64_t width, rows, empty;
+} state;
+
+static int write_header(state *s, const char *command, vp_error *err) {
+    VP_TRY(vp_pooler_describe(s->pooler, s->header, s->width, err));
+    return vp_writer_header(s->writer, s->header, command, err);
+}
+
+static int begin(state *s, const char *kind, const char *command, vp_error *err) {
+    vp_frame *f;
+    vp_pool_options o;
+    VP_TRY(vp_pool_options_set(&o, kind, opt.normalize, opt.raw, opt.dims, err));
+    VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
+    VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
+    VP_TRY(vp_reader_next(s->reader, &f, err));
+    s->header = vp_map_copy(f->keys);
+    if (!s->header) return vp_fail_memory(err, "the header", 1);
+    VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
+    VP_TRY(vp_header_width(s->header, &s->width, err));
+    VP_TRY(vp_writer_open(&s->writer, STDOUT_FILENO, "standard output", err));
+    return s->width ? write_header(s, command, err) : VP_OK;
+}
+
+/* A stream that does not declare its columns tells the width by its first batch; the header waits for it. */
+static int learn_width(state *s, const vp_frame *f, const char *command, vp_error *err) {
+    const vp_column *hidden = vp_frame_find(f, "hidden");
+    if (s->width) return VP_OK;
+    if (f->kind == VP_FRAME_BATCH) {
+        if (!hidden || hidden->ndim != 2 || hidden->shape[1] < 1)
+            return vp_fail(err, VP_DATA, "%s: no column hidden [T, C]: fwd makes it", vp_frame_where(f));
+        s->width = hidden->shape[1];
+    }
+    return write_header(s, command, err);
+}
+
+static int pool(state *s, vp_frame *f, vp_error *err) {
+    VP_TRY(vp_pooler_run(s->pooler, f, NULL, s->width, &s->empty, err));
+    VP_TRY(vp_writer_batch(s->writer, f, err));
+    s->rows += f->B;
+    vp_progress_add(s->progress, f->B, f->T);
+    return VP_OK;
+}
+
+static int end(state *s, vp_frame *f, vp_error *err) {
+    if (!vp_map_has(f->keys, "rows")) VP_TRY(vp_map_set_int(f->keys, "rows", s->rows, err));
+    VP_TRY(vp_map_set_int(f->keys, "empty", s->empty, err));
+    return vp_writer_end(s->writer, f->keys, err);
+}
+
+static int run(state *s, const char *kind, const char *command, vp_error *err) {
+    VP_TRY(begin(s, kind, command, err));
+    s->progress = vp_progress_start("rows", -1);
+    vp_frame *f = NULL;
+    do {
+        VP_TRY(vp_reader_next(s->reader, &f, err));
+        if (!f) break;
+        VP_TRY(learn_width(s, f, command, err));
+        VP_TRY(f->kind == VP_FRAME_BATCH ? pool(s, f, err) : end(s, f, err));
+    } while (f);
+    return VP_OK;
+}
+
+int main(int argc, char **argv) {
+    vp_error err = {0};
+    vp_cli_action action = VP_CLI_RUN;
+    vp_buf command = {0};
+    state s = {0};
+    int first = argc;
+    vp_cli_start(program.name);
+    int status = vp_cli_command(&command, program.name, argc, argv, &err);
+    if (!status) status = vp_cli_parse(&program, argc, argv, &first, &action, &err);
+    if (!status && action == VP_CLI_RUN && argc - first > 1)
+        status = vp_fail(&err, VP_USAGE, "'%s': one KIND only; the stream is read from standard input", argv[first + 1]);
+    if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, command.data, &err);
+    vp_progress_finish(s.progress);
+    vp_pooler_close(s.pooler);
+    vp_writer_close(s.writer);
+    vp_reader_close(s.reader);
+    vp_map_free(s.header);
+    vp_buf_free(&command);
+    return vp_cli_finish(status, &err);
+}

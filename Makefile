@@ -60,7 +60,12 @@ $(LIB): $(OBJ) $(BUILD)/objects.stamp
 $(BUILD)/bin/%: $(BUILD)/obj/tools/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK)
-$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_HELP) $(LIB)
+$(BUILD)/libunit.a: $(UNIT_HELP)
+	rm -f $@ && ar rcs $@ $^
+$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libunit.a $(LIB)
+	@mkdir -p $(@D)
+	$(LINK)
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK)
 $(BUILD)/fuzz/fuzz: $(FUZZ_OBJ) $(LIB)
@@ -72,15 +77,16 @@ deps: ## install the Debian packages that are missing
 models: ## fetch the two small models once into models/
 	@scripts/models
 test: deps ## everything: both builds, every test; NAME=part reruns what matches
-	@$(MAKE) $(JOBS) --no-print-directory all units
-	@$(MAKE) $(JOBS) --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
+	@$(MAKE) $(JOBS) -s --no-print-directory all units
+	@$(MAKE) $(JOBS) -s --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
 	@scripts/models || echo 'make: no models: the tests that need them are skipped'
 	@BUILD=$(BUILD) tests/run $(NAME)
 demo: deps ## embed Debian's package descriptions and ask questions
-	@$(MAKE) $(JOBS) --no-print-directory all
+	@$(MAKE) $(JOBS) -q all 2>/dev/null || echo 'Building ...'
+	@$(MAKE) $(JOBS) -s --no-print-directory all
 	@scripts/models
 	@BUILD=$(BUILD) scripts/demo
-bench: all ## measure (BENCHMARKS.md)
+bench: all $(BUILD)/bench/kernels ## measure (BENCHMARKS.md)
 	@scripts/models
 	@BUILD=$(BUILD) bench/run
 
@@ -89,7 +95,7 @@ install: all ## install under $(DESTDIR)$(PREFIX)
 uninstall: ## remove what install put there
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove $(PROGRAMS)
 
-SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch])
+SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.c)
 SCRIPTS   = $(wildcard scripts/* examples/*.sh bench/run tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
 fmt: ## format the C sources
 	clang-format -i $(SOURCES)

@@ -7,21 +7,18 @@
 #include <string.h>
 #include <time.h>
 
-static double now(void)
-{
+static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void fail(const char *why)
-{
+static void fail(const char *why) {
     fprintf(stderr, "kernels: %s\n", why);
     exit(VP_MEMORY);
 }
 
-static float *random_floats(int64_t n)
-{
+static float *random_floats(int64_t n) {
     float *p = vp_calloc((size_t)n, sizeof *p);
     if (!p) fail("out of memory");
     uint32_t s = 1;
@@ -29,8 +26,7 @@ static float *random_floats(int64_t n)
     return p;
 }
 
-static vp_mat random_mat(int64_t rows, int64_t cols)
-{
+static vp_mat random_mat(int64_t rows, int64_t cols) {
     return (vp_mat){.ptr = random_floats(rows * cols), .dtype = VP_F32, .rows = rows, .cols = cols, .ld = cols};
 }
 
@@ -52,16 +48,15 @@ typedef struct rows_of {
     int64_t cols;
 } rows_of;
 
-static int read_row(const void *ctx, int64_t row, float *out, vp_error *err)
-{
+static int read_row(const void *ctx, int64_t row, float *out, vp_error *err) {
     (void)err;
     const rows_of *m = ctx;
     memcpy(out, m->data + row * m->cols, (size_t)m->cols * sizeof *out);
     return VP_OK;
 }
 
-static void time_linear(const vp_backend *be, vp_device *d, vp_queue *q, const char *what, int64_t T, int64_t K, int64_t N)
-{
+static void time_linear(const vp_backend *be, vp_device *d, vp_queue *q, const char *what, int64_t T, int64_t K,
+                        int64_t N) {
     float *w = random_floats(N * K);
     rows_of m = {w, K};
     vp_weight_part part = {N, read_row, &m};
@@ -80,8 +75,7 @@ static void time_linear(const vp_backend *be, vp_device *d, vp_queue *q, const c
 }
 
 static void time_attn(const vp_backend *be, vp_queue *q, int64_t n, int64_t T, int32_t heads, int32_t groups, int32_t d,
-                      vp_attention mode)
-{
+                      vp_attention mode) {
     enum { TILE = 64 };
     int64_t B = T / n, tiles = 0;
     int32_t *cu = vp_calloc((size_t)B + 1, sizeof *cu);
@@ -92,7 +86,8 @@ static void time_attn(const vp_backend *be, vp_queue *q, int64_t n, int64_t T, i
         for (int64_t i = 0; i < n; i += TILE)
             tile[tiles++] = (vp_tile){(int32_t)b, (int32_t)i, (int32_t)(n - i < TILE ? n - i : TILE)};
     }
-    vp_batch batch = {.T = B * n, .B = B, .cu_q = cu, .cu_k = cu, .longest = (int32_t)n, .tiles = tile, .ntiles = tiles};
+    vp_batch batch = {
+        .T = B * n, .B = B, .cu_q = cu, .cu_k = cu, .longest = (int32_t)n, .tiles = tile, .ntiles = tiles};
     vp_attn_op op = {.batch = &batch, .mode = mode, .heads = heads, .groups = groups, .d = d, .scale = 0.125f};
     op.q = random_mat(B * n, (int64_t)heads * d);
     op.k = random_mat(B * n, (int64_t)groups * d);
@@ -106,11 +101,11 @@ static void time_attn(const vp_backend *be, vp_queue *q, int64_t n, int64_t T, i
     free(cu), free(tile), free(op.q.ptr), free(op.k.ptr), free(op.v.ptr), free(op.out.ptr);
 }
 
-static void time_rows(const vp_backend *be, vp_queue *q, int64_t T, int64_t C, int64_t F)
-{
+static void time_rows(const vp_backend *be, vp_queue *q, int64_t T, int64_t C, int64_t F) {
     double seconds;
     float *ones = random_floats(F > C ? F : C);
-    vp_norm_op norm = {.x = random_mat(T, C), .d = random_mat(T, C), .out = random_mat(T, C), .weight = ones, .eps = 1e-5f};
+    vp_norm_op norm = {
+        .x = random_mat(T, C), .d = random_mat(T, C), .out = random_mat(T, C), .weight = ones, .eps = 1e-5f};
     memset(norm.d.ptr, 0, (size_t)(T * C) * sizeof(float));
     BEST(seconds, be->norm(q, &norm));
     printf("norm    x += d, RMS            T=%-5lld C=%-5lld         %9.3f ms %8.1f GB/s\n", (long long)T, (long long)C,
@@ -125,8 +120,7 @@ static void time_rows(const vp_backend *be, vp_queue *q, int64_t T, int64_t C, i
     free(ones), free(norm.x.ptr), free(norm.d.ptr), free(norm.out.ptr), free(both.ptr), free(glu.out.ptr);
 }
 
-static void time_topk(const vp_backend *be, vp_queue *q, vp_dtype dtype, int64_t Q, int64_t N, int64_t D, int32_t k)
-{
+static void time_topk(const vp_backend *be, vp_queue *q, vp_dtype dtype, int64_t Q, int64_t N, int64_t D, int32_t k) {
     vp_mat rows = random_mat(N, D);
     rows.dtype = dtype;
     if (dtype != VP_F32) /* any bytes do, but not NaN */
@@ -143,8 +137,7 @@ static void time_topk(const vp_backend *be, vp_queue *q, vp_dtype dtype, int64_t
     free(best), free(found), free(op.queries.ptr), free(rows.ptr);
 }
 
-static void run(int threads)
-{
+static void run(int threads) {
     const vp_backend *be = vp_backend_cpu();
     vp_device *d = NULL;
     vp_queue *q = NULL;
@@ -176,8 +169,7 @@ static void run(int threads)
     be->close(d);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     int threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 1;
     run(threads);
     if (argc <= 1) run(0);

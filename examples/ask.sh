@@ -11,4 +11,4 @@ shift 2
 command -v knn >/dev/null || eval "$(vp env)"
 
 export VP_MODEL=$index
-printf '%s\n' "$question" | tok -q --lines --query | fwd -q | pool -q | knn search "$index" --table "$@"
+printf '%s\n' "$question" | tok -q --text --lines --query | fwd -q | pool -q | knn search "$index" --table "$@"

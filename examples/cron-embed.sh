@@ -5,12 +5,11 @@
 #
 #   CORPUS    JSONL with id, text and optional title         [~/corpus.jsonl]
 #   INDEX     the index, made on the first run               [~/corpus.idx]
-#   VP_MODEL  the model, needed while there is no index yet; afterwards the index knows it
+#   VP_MODEL  the model, needed until something is in the index, which then knows it
 set -uo pipefail
 
 corpus=${CORPUS:-$HOME/corpus.jsonl}
 index=${INDEX:-$HOME/corpus.idx}
-if [ -d "$index" ]; then export VP_MODEL=$index; fi
 
 PATH=$PATH:/usr/local/bin
 command -v knn >/dev/null || eval "$(vp env)"
@@ -23,4 +22,6 @@ status=("${PIPESTATUS[@]}")
 
 [ "${status[0]}" -eq 7 ] && exit 0 # locked by another run
 cat "$messages" >&2
+# The first program that failed by itself; 6 and 141 (SIGPIPE) only say that a neighbour did.
+for s in "${status[@]}"; do case $s in 0 | 6 | 141) ;; *) exit "$s" ;; esac done
 for s in "${status[@]}"; do [ "$s" -eq 0 ] || exit "$s"; done

@@ -153,7 +153,7 @@ static int missing(command_line *c, vp_error *err) {
     VP_TRY(vp_index_open(&x, c->index, VP_INDEX_CREATE, err));
     int status = vp_index_missing(x, fd, name, STDOUT_FILENO, &o, &n, err);
     vp_index_close(x);
-    if (vp_cli_verbose())
+    if (!status && vp_cli_verbose())
         vp_cli_note(
             "%lld records: %lld new, %lld changed, %lld with other fields only, %lld deleted, %lld lines skipped",
             (long long)n.records, (long long)n.fresh, (long long)n.changed, (long long)n.meta, (long long)n.pruned,
@@ -227,14 +227,27 @@ typedef struct search_run {
     vp_buf piece, out;
 } search_run;
 
-static int print_results(search_run *s, const vp_search_result *r, int64_t n, vp_error *err) {
+/* Where the stream carries the queries' texts, a table is headed by them instead of their ids. */
+static int head_by_text(const vp_frame *f, int64_t row, vp_search_result *r, char scratch[32], vp_error *err) {
+    const vp_column *text = vp_frame_find(f, "text");
+    const char *s = NULL;
+    size_t n = 0;
+    if (text) VP_TRY(vp_column_str(f, text, row, &s, &n, scratch, err));
+    if (s) r->query = s, r->query_len = n;
+    return VP_OK;
+}
+
+static int print_results(search_run *s, const vp_frame *f, const vp_search_result *r, int64_t n, vp_error *err) {
     for (int64_t i = 0; i < n; i++) {
+        vp_search_result headed = r[i];
+        char scratch[32];
         s->piece.len = 0;
+        if (s->table) VP_TRY(head_by_text(f, i, &headed, scratch, err));
         for (int64_t j = 0; j < r[i].n && !s->table; j++) {
             if (!s->show_text) r[i].hit[j].text = NULL;
             if (!s->show_meta) r[i].hit[j].meta = NULL;
         }
-        VP_TRY(s->table ? vp_search_print_table(&r[i], s->columns, &s->piece, err)
+        VP_TRY(s->table ? vp_search_print_table(&headed, s->columns, &s->piece, err)
                         : vp_search_print_jsonl(&r[i], &s->piece, err));
         VP_TRY(vp_row_order_put(&s->order, r[i].row, s->piece.data, s->piece.len, &s->out, err));
     }
@@ -254,7 +267,7 @@ static int search_batches(search_run *s, vp_index *x, vp_reader *r, vp_error *er
         int64_t n;
         if (f->kind != VP_FRAME_BATCH) continue;
         status = vp_search_frame(searcher, f, &results, &n, err);
-        if (!status) status = print_results(s, results, n, err);
+        if (!status) status = print_results(s, f, results, n, err);
         if (status) break;
     }
     vp_search_close(searcher);
@@ -446,19 +459,18 @@ static const struct {
                 {"stats", stats}, {"verify", verify}, {"export", export},   {"swap", swap}};
 
 static int run(int argc, char **argv, vp_error *err) {
-    static const vp_program program = {
-        .name = "knn",
-        .summary = "an index of vectors on disk: exact, incremental, crash-safe",
-        .usage = "knn add|search|missing|delete|stats|verify|export|swap [OPTION]... INDEX ...",
-        .notes = "knn add INDEX       put the vectors of a stream into it\n"
-                 "knn search INDEX    the rows nearest to each query of a stream\n"
-                 "knn missing INDEX   print the records of a corpus that it lacks\n"
-                 "knn delete INDEX    delete records\n"
-                 "knn stats INDEX     figures\n"
-                 "knn verify INDEX    check it\n"
-                 "knn export INDEX    its rows as JSON lines or a NumPy matrix\n"
-                 "knn swap INDEX B    exchange two indexes in one step\n"
-                 "knn COMMAND --help tells the options."};
+    static const vp_program program = {.name = "knn",
+                                       .summary = "an index of vectors on disk: exact, incremental, crash-safe",
+                                       .usage = "knn COMMAND [OPTION]... INDEX [ARGUMENT]...",
+                                       .notes = "knn add INDEX       put the vectors of a stream into it\n"
+                                                "knn search INDEX    the rows nearest to each query of a stream\n"
+                                                "knn missing INDEX   print the records of a corpus that it lacks\n"
+                                                "knn delete INDEX    delete records\n"
+                                                "knn stats INDEX     figures\n"
+                                                "knn verify INDEX    check it\n"
+                                                "knn export INDEX    its rows as JSON lines or a NumPy matrix\n"
+                                                "knn swap INDEX B    exchange two indexes in one step\n"
+                                                "knn COMMAND --help tells the options."};
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
             return commands[i].run(&(command_line){.argc = argc - 1, .argv = argv + 1}, err);

@@ -12,7 +12,11 @@ static options opt;
 static const vp_option table[] = {
     {.name = "normalize", .kind = VP_OPT_FLAG, .target = &opt.normalize, .help = "scale vectors to length 1"},
     {.name = "no-normalize", .kind = VP_OPT_FLAG, .target = &opt.raw, .help = "leave their length as it is"},
-    {.name = "dims", .kind = VP_OPT_INT, .target = &opt.dims, .value = "N", .max = 1 << 24,
+    {.name = "dims",
+     .kind = VP_OPT_INT,
+     .target = &opt.dims,
+     .value = "N",
+     .max = 1 << 24,
      .help = "keep the first N dimensions, before normalising; 0: the model's, else all"},
     {0},
 };
@@ -21,10 +25,11 @@ static const vp_program program = {
     .summary = "hidden states to one vector a text",
     .usage = "pool [KIND] [OPTION]... <HIDDEN >EMB",
     .options = table,
-    .notes = "KIND is one of " VP_POOLINGS ", or pick (the rows of hidden with target >= 0, or keep = 1 where there is\n"
-             "no target); without it, and without the options, the model decides, as the stream's header says.\n"
-             "Only tokens with keep = 1 count. eos and last are the last of them, bos and cls the first; weighted_mean\n"
-             "weighs them 1, 2, 3, ... A row with nothing to pool becomes zeros, and the end record counts it.\n",
+    .notes =
+        "KIND is one of " VP_POOLINGS ", or pick (the rows of hidden with target >= 0, or keep = 1 where there is\n"
+        "no target); without it, and without the options, the model decides, as the stream's header says.\n"
+        "Only tokens with keep = 1 count. eos and last are the last of them, bos and cls the first; weighted_mean\n"
+        "weighs them 1, 2, 3, ... A row with nothing to pool becomes zeros, and the end record counts it.\n",
 };
 
 typedef struct state {
@@ -105,7 +110,8 @@ int main(int argc, char **argv) {
     int status = vp_cli_command(&command, program.name, argc, argv, &err);
     if (!status) status = vp_cli_parse(&program, argc, argv, &first, &action, &err);
     if (!status && action == VP_CLI_RUN && argc - first > 1)
-        status = vp_fail(&err, VP_USAGE, "'%s': one KIND only; the stream is read from standard input", argv[first + 1]);
+        status =
+            vp_fail(&err, VP_USAGE, "'%s': one KIND only; the stream is read from standard input", argv[first + 1]);
     if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, command.data, &err);
     vp_progress_finish(s.progress);
     vp_pooler_close(s.pooler);

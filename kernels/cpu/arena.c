@@ -1,19 +1,18 @@
-/* The queue's scratch memory: 256-byte aligned pieces, taken and given back like a stack, in chunks that stay for the next
- * pass. A chunk never moves, so pieces stay valid while the arena grows. */
+/* The queue's scratch memory: 256-byte aligned pieces, taken and given back like a stack, in chunks that stay for the
+ * next pass. A chunk never moves, so pieces stay valid while the arena grows. */
 #include "kernels/cpu/cpu.h"
 #include <stdlib.h>
 
 enum { ALIGN = 256 };
 static const size_t FIRST_CHUNK = (size_t)1 << 20;
 
-static void drop_chunks(vp_queue *q, int from)
-{
+static void drop_chunks(vp_queue *q, int from) {
     while (q->chunks > from) free(q->chunk[--q->chunks].data);
 }
 
-/* A chunk of at least `bytes` after the current one. Too small ones are replaced; each is twice as large as all before. */
-static bool next_chunk(vp_queue *q, size_t bytes)
-{
+/* A chunk of at least `bytes` after the current one. Too small ones are replaced; each is twice as large as all before.
+ */
+static bool next_chunk(vp_queue *q, size_t bytes) {
     int next = q->chunks ? q->current + 1 : 0;
     if (next >= q->chunks || q->chunk[next].size < bytes) {
         drop_chunks(q, next);
@@ -32,8 +31,7 @@ static bool next_chunk(vp_queue *q, size_t bytes)
     return true;
 }
 
-void *vp_arena_alloc(vp_queue *q, size_t bytes)
-{
+void *vp_arena_alloc(vp_queue *q, size_t bytes) {
     if (bytes > SIZE_MAX / 4) return NULL;
     bytes = (bytes + ALIGN - 1) / ALIGN * ALIGN;
     if (bytes == 0) bytes = ALIGN;
@@ -44,18 +42,18 @@ void *vp_arena_alloc(vp_queue *q, size_t bytes)
     return p;
 }
 
-size_t vp_arena_mark(const vp_queue *q) { return q->chunks ? q->chunk[q->current].start + q->used : 0; }
+size_t vp_arena_mark(const vp_queue *q) {
+    return q->chunks ? q->chunk[q->current].start + q->used : 0;
+}
 
-void vp_arena_release(vp_queue *q, size_t mark)
-{
+void vp_arena_release(vp_queue *q, size_t mark) {
     while (q->current > 0 && mark <= q->chunk[q->current].start) q->current--;
     if (q->chunks == 0) return;
     size_t used = mark - q->chunk[q->current].start;
     q->used = used < q->chunk[q->current].size ? used : q->chunk[q->current].size;
 }
 
-void vp_arena_free(vp_queue *q)
-{
+void vp_arena_free(vp_queue *q) {
     drop_chunks(q, 0);
     q->current = 0;
     q->used = 0;

@@ -1,8 +1,8 @@
-/* attn: variable-length attention without padding. Keys and values are packed once a call, by (sequence, key head, block
- * of BLOCK keys from the sequence's start); then an owner of (tile of queries, head) walks the blocks in ascending order
- * with an online softmax. Legend: q [T, H d], k and v [T, G d], out [T, H d].
- * A query's result is a function of its sequence alone: scores and sums are chains in a fixed order, a hidden key and a
- * skipped block leave no trace. */
+/* attn: variable-length attention without padding. Keys and values are packed once a call, by (sequence, key head,
+ * block of BLOCK keys from the sequence's start); then an owner of (tile of queries, head) walks the blocks in
+ * ascending order with an online softmax. Legend: q [T, H d], k and v [T, G d], out [T, H d]. A query's result is a
+ * function of its sequence alone: scores and sums are chains in a fixed order, a hidden key and a skipped block leave
+ * no trace. */
 #include "kernels/cpu/cpu.h"
 #include <math.h>
 #include <string.h>
@@ -13,23 +13,27 @@ typedef struct attn_job {
     const vp_attn_op *op;
     const vp_batch *batch;
     const vp_simd *simd;
-    int64_t *block_at;       /* [B + 1] first block of a sequence */
-    float *keys, *values;    /* [blocks, G, each] */
+    int64_t *block_at;    /* [B + 1] first block of a sequence */
+    float *keys, *values; /* [blocks, G, each] */
     int64_t keys_each, values_each;
     float *scratch; /* per thread: scores, output, lane sums, hidden keys */
     int64_t scratch_each;
+    int64_t heads_each, ranges; /* heads of an item; items of a tile */
 } attn_job;
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
 
 /* ---- packing: K^T [d, BLOCK] for the scores, V [BLOCK, d] for the output ---- */
 typedef struct block_place {
     int64_t sequence, first, count; /* keys */
 } block_place;
 
-static block_place place_of(const attn_job *j, int64_t block)
-{
+static block_place place_of(const attn_job *j, int64_t block) {
     int64_t low = 0, high = j->batch->B; /* the last sequence with block_at <= block */
     while (high - low > 1) {
         int64_t middle = (low + high) / 2;
@@ -42,8 +46,7 @@ static block_place place_of(const attn_job *j, int64_t block)
     return (block_place){.sequence = low, .first = from + at, .count = smaller(n - at, BLOCK)};
 }
 
-static void pack_block(void *ctx, int64_t block, int thread)
-{
+static void pack_block(void *ctx, int64_t block, int thread) {
     (void)thread;
     const attn_job *j = ctx;
     const vp_attn_op *op = j->op;
@@ -62,8 +65,7 @@ typedef struct visible {
     int64_t lo, hi;
 } visible;
 
-static visible sees(const attn_job *j, int64_t sequence, int64_t i, int64_t n)
-{
+static visible sees(const attn_job *j, int64_t sequence, int64_t i, int64_t n) {
     const vp_attn_op *op = j->op;
     int64_t prefix = j->batch->prefix ? j->batch->prefix[sequence] : 0;
     visible v = {0, op->mode == VP_ATTN_BI ? n : smaller(larger(i + 1, prefix), n)};
@@ -75,8 +77,7 @@ static visible sees(const attn_job *j, int64_t sequence, int64_t i, int64_t n)
 }
 
 /* hide[c] = 0 where segment 0 or `own`, else -inf */
-static void hide_segments(const uint8_t *seg, uint8_t own, int64_t n, float *hide)
-{
+static void hide_segments(const uint8_t *seg, uint8_t own, int64_t n, float *hide) {
     for (int64_t c = 0; c < n; c++) hide[c] = seg[c] == 0 || seg[c] == own ? 0.0f : -INFINITY;
 }
 
@@ -91,8 +92,7 @@ typedef struct query_block {
     float top[QUERIES];
 } query_block;
 
-static void attend_block(const attn_job *j, query_block *qb, int64_t block, int64_t end)
-{
+static void attend_block(const attn_job *j, query_block *qb, int64_t block, int64_t end) {
     const vp_attn_op *op = j->op;
     int64_t key0 = block * BLOCK, n = smaller(end - key0, BLOCK), height = smaller(qb->n - key0, BLOCK);
     int64_t at = (j->block_at[qb->sequence] + block) * op->groups + qb->head / (op->heads / op->groups);
@@ -113,19 +113,16 @@ static void attend_block(const attn_job *j, query_block *qb, int64_t block, int6
                            op->d, true);
 }
 
-static void write_out(const attn_job *j, const query_block *qb)
-{
+static void write_out(const attn_job *j, const query_block *qb) {
     const vp_attn_op *op = j->op;
     for (int64_t r = 0; r < qb->count; r++) {
         int64_t t = j->batch->cu_q[qb->sequence] + qb->first + r;
-        float sum = j->simd->attn->finish(qb->out + r * op->d, qb->lanes + r * LANES,
-                                          vp_row(&op->out, t) + qb->head * op->d, op->d);
-        if (op->lse) op->lse[t * op->heads + qb->head] = qb->top[r] + logf(sum);
+        j->simd->attn->finish(qb->out + r * op->d, qb->lanes + r * LANES, vp_row(&op->out, t) + qb->head * op->d,
+                              op->d);
     }
 }
 
-static void attend(const attn_job *j, query_block *qb)
-{
+static void attend(const attn_job *j, query_block *qb) {
     int64_t begin = qb->n, end = 0;
     for (int64_t r = 0; r < qb->count; r++) {
         visible v = sees(j, qb->sequence, qb->first + r, qb->n);
@@ -139,31 +136,44 @@ static void attend(const attn_job *j, query_block *qb)
     write_out(j, qb);
 }
 
-static void attend_item(void *ctx, int64_t item, int thread)
-{
+static void attend_item(void *ctx, int64_t item, int thread) {
     const attn_job *j = ctx;
-    const vp_tile *tile = &j->batch->tiles[item / j->op->heads];
-    int64_t from = j->batch->cu_q[tile->sequence];
+    const vp_tile *tile = &j->batch->tiles[item / j->ranges];
+    int64_t from = j->batch->cu_q[tile->sequence], head = item % j->ranges * j->heads_each;
+    int64_t past = smaller(head + j->heads_each, j->op->heads);
     float *scratch = j->scratch + thread * j->scratch_each;
     query_block qb = {.sequence = tile->sequence,
                       .n = j->batch->cu_q[tile->sequence + 1] - from,
-                      .head = item % j->op->heads,
                       .scores = scratch,
                       .lanes = scratch + QUERIES * BLOCK,
                       .hide = scratch + QUERIES * (BLOCK + LANES),
                       .out = scratch + QUERIES * (BLOCK + LANES) + BLOCK};
-    for (int64_t i = 0; i < tile->count; i += QUERIES) {
-        qb.first = tile->first + i;
-        qb.count = smaller(tile->count - i, QUERIES);
-        attend(j, &qb);
+    for (qb.head = head; qb.head < past; qb.head++)
+        for (int64_t i = 0; i < tile->count; i += QUERIES) {
+            qb.first = tile->first + i;
+            qb.count = smaller(tile->count - i, QUERIES);
+            attend(j, &qb);
+        }
+}
+
+/* Heads of an item, so that an item of short sequences is still worth handing out. */
+static int64_t heads_of_item(const attn_job *j) {
+    const int64_t worth = 1 << 20; /* multiply-adds */
+    int64_t pairs = 1;
+    for (int64_t i = 0; i < j->batch->ntiles; i++) {
+        const vp_tile *t = &j->batch->tiles[i];
+        pairs += (int64_t)t->count * (j->batch->cu_q[t->sequence + 1] - j->batch->cu_q[t->sequence]);
     }
+    int64_t each = 2 * j->op->d * pairs / larger(j->batch->ntiles, 1);
+    return smaller(larger(worth / larger(each, 1), 1), j->op->heads);
 }
 
 /* ---- checks and set-up ---- */
-static int check_batch(vp_queue *q, const vp_batch *b)
-{
-    if (!b->cu_q || !b->cu_k || (b->ntiles > 0 && !b->tiles)) return vp_queue_fail(q, VP_BUG, "attn: no offsets or tiles");
-    if (b->cu_q[0] != 0 || b->cu_q[b->B] != b->T) return vp_queue_fail(q, VP_BUG, "attn: offsets do not span the tokens");
+static int check_batch(vp_queue *q, const vp_batch *b) {
+    if (!b->cu_q || !b->cu_k || (b->ntiles > 0 && !b->tiles))
+        return vp_queue_fail(q, VP_BUG, "attn: no offsets or tiles");
+    if (b->cu_q[0] != 0 || b->cu_q[b->B] != b->T)
+        return vp_queue_fail(q, VP_BUG, "attn: offsets do not span the tokens");
     for (int64_t s = 0; s < b->B; s++) {
         if (b->cu_q[s + 1] < b->cu_q[s])
             return vp_queue_fail(q, VP_BUG, "attn: sequence %lld has a negative length", (long long)s);
@@ -184,8 +194,7 @@ static int check_batch(vp_queue *q, const vp_batch *b)
     return VP_OK;
 }
 
-static int check_attn(vp_queue *q, const vp_attn_op *op)
-{
+static int check_attn(vp_queue *q, const vp_attn_op *op) {
     if (!op->batch || op->heads < 1 || op->groups < 1 || op->heads % op->groups != 0 || op->d < 1 || op->window < 0)
         return vp_queue_fail(q, VP_BUG, "attn: %d heads in %d groups of width %d", (int)op->heads, (int)op->groups,
                              (int)op->d);
@@ -195,12 +204,12 @@ static int check_attn(vp_queue *q, const vp_attn_op *op)
     VP_TRY(vp_check_mat(q, "attn.v", &op->v, VP_F32, T, keys));
     VP_TRY(vp_check_mat(q, "attn.out", &op->out, VP_F32, T, queries));
     if (op->spans) return vp_queue_fail(q, VP_BUG, "attn: the CPU has no cached keys");
-    if (op->drop.p > 0.0f) return vp_queue_fail(q, VP_BUG, "attn: the CPU has no dropout");
+    if (op->drop.p > 0.0f || op->lse)
+        return vp_queue_fail(q, VP_BUG, "attn: the CPU has no dropout and saves nothing for a backward pass");
     return check_batch(q, op->batch);
 }
 
-static int attn_run(vp_queue *q, attn_job *j)
-{
+static int attn_run(vp_queue *q, attn_job *j) {
     const vp_attn_op *op = j->op;
     const vp_batch *b = j->batch;
     size_t bytes = (size_t)(b->B + 1) * sizeof *j->block_at;
@@ -223,12 +232,13 @@ static int attn_run(vp_queue *q, attn_job *j)
     j->scratch = vp_queue_floats(q, "attn", j->scratch_each * vp_pool_threads(q->device->pool));
     if (!j->keys || !j->values || !j->scratch) return VP_MEMORY;
     vp_pool_run(q->device->pool, blocks, pack_block, j);
-    vp_pool_run(q->device->pool, b->ntiles * op->heads, attend_item, j);
+    j->heads_each = heads_of_item(j);
+    j->ranges = (op->heads + j->heads_each - 1) / j->heads_each;
+    vp_pool_run(q->device->pool, b->ntiles * j->ranges, attend_item, j);
     return VP_OK;
 }
 
-int vp_cpu_attn(vp_queue *q, const vp_attn_op *op)
-{
+int vp_cpu_attn(vp_queue *q, const vp_attn_op *op) {
     VP_TRY(check_attn(q, op));
     if (op->batch->T == 0) return VP_OK;
     attn_job j = {.op = op, .batch = op->batch, .simd = q->device->simd};

@@ -37,4 +37,6 @@ static const vp_backend cpu = {
     .topk = vp_cpu_topk,
 };
 
-const vp_backend *vp_backend_cpu(void) { return &cpu; }
+const vp_backend *vp_backend_cpu(void) {
+    return &cpu;
+}

@@ -1,5 +1,5 @@
-/* What the files of the CPU backend share: device, queue and weight, argument checks, and the functions behind the slots
- * of the table in backend.c. */
+/* What the files of the CPU backend share: device, queue and weight, argument checks, and the functions behind the
+ * slots of the table in backend.c. */
 #ifndef VP_CPU_H
 #define VP_CPU_H
 #include "kernels/cpu/parallel.h"
@@ -11,7 +11,7 @@
 struct vp_device {
     vp_pool *pool;
     const vp_simd *simd;
-    vp_product *product;
+    vp_product *product;     /* NULL: an instruction set was forced; our own products */
     pthread_mutex_t prepare; /* weights are prepared one at a time */
 };
 
@@ -50,11 +50,12 @@ int vp_check_mat(vp_queue *q, const char *what, const vp_mat *m, vp_dtype dtype,
 /* `count` floats of the queue's arena, or NULL after recording VP_MEMORY for `what`. */
 float *vp_queue_floats(vp_queue *q, const char *what, int64_t count);
 
-static inline float *vp_row(const vp_mat *m, int64_t i) { return (float *)m->ptr + i * m->ld; }
+static inline float *vp_row(const vp_mat *m, int64_t i) {
+    return (float *)m->ptr + i * m->ld;
+}
 
 /* Floats of b [K, N] packed for our own product. */
-static inline int64_t vp_packed_floats(const vp_simd *simd, int64_t k, int64_t n)
-{
+static inline int64_t vp_packed_floats(const vp_simd *simd, int64_t k, int64_t n) {
     int64_t nr = simd->gemm->nr;
     return (n + nr - 1) / nr * nr * k;
 }

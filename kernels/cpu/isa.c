@@ -2,16 +2,16 @@
 #include "kernels/cpu/simd_tables.h"
 #include <string.h>
 
-static bool has_avx512(void)
-{
+static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-static bool has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+static bool has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
-static bool has_scalar(void) { return true; }
+static bool has_scalar(void) {
+    return true;
+}
 
 /* best first */
 #define X(isa)                                                                                                         \
@@ -24,8 +24,7 @@ static const struct {
 #undef X
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
-int vp_simd_choose(const char *name, const vp_simd **simd, vp_error *err)
-{
+int vp_simd_choose(const char *name, const vp_simd **simd, vp_error *err) {
     bool any = strcmp(name, "auto") == 0;
     for (size_t i = 0; i < VARIANTS; i++) {
         if (!any && strcmp(name, variants[i].simd.name) != 0) continue;

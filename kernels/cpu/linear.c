@@ -13,8 +13,7 @@ typedef struct linear_job {
     vp_failure failure;
 } linear_job;
 
-static void epilogue(const linear_job *j, const vp_panel *p, int64_t first, int64_t rows, const float *tile)
-{
+static void epilogue(const linear_job *j, const vp_panel *p, int64_t first, int64_t rows, const float *tile) {
     const vp_linear_op *op = j->op;
     for (int64_t r = 0; r < rows; r++) {
         const float *residual = op->residual.ptr ? vp_row(&op->residual, first + r) + p->first : NULL;
@@ -23,19 +22,17 @@ static void epilogue(const linear_job *j, const vp_panel *p, int64_t first, int6
     }
 }
 
-/* The tile's rows of x, dense; those past the end are zeros. */
-static const float *dense_rows(const linear_job *j, int64_t first, int64_t rows, int height, float *buffer)
-{
+/* The tile's rows of x, dense and aligned as they were when the shape was certified; those past the end are zeros. */
+static const float *dense_rows(const linear_job *j, int64_t first, int64_t rows, int height, float *buffer) {
     const vp_mat *x = &j->op->x;
     int64_t k = j->w->in;
-    if (rows == height && x->ld == k) return vp_row(x, first);
+    if (rows == height && x->ld == k && (uintptr_t)vp_row(x, first) % 64 == 0) return vp_row(x, first);
     for (int64_t r = 0; r < rows; r++) memcpy(buffer + r * k, vp_row(x, first + r), (size_t)k * sizeof *buffer);
     memset(buffer + rows * k, 0, (size_t)((height - rows) * k) * sizeof *buffer);
     return buffer;
 }
 
-static void linear_item(void *ctx, int64_t item, int thread)
-{
+static void linear_item(void *ctx, int64_t item, int thread) {
     linear_job *j = ctx;
     int64_t tile = item % j->tiles, k = j->w->in;
     const vp_panel *p = &j->w->panel[item / j->tiles]; /* neighbours share the panel, which stays in the cache */
@@ -58,8 +55,7 @@ static void linear_item(void *ctx, int64_t item, int thread)
     epilogue(j, p, first, rows, out);
 }
 
-static int check_linear(vp_queue *q, const vp_linear_op *op)
-{
+static int check_linear(vp_queue *q, const vp_linear_op *op) {
     if (!op->weight) return vp_queue_fail(q, VP_BUG, "linear: no weight");
     if (op->group) return vp_queue_fail(q, VP_BUG, "linear: the CPU has no grouped products");
     VP_TRY(vp_check_mat(q, "linear.x", &op->x, VP_F32, op->x.rows, op->weight->in));
@@ -69,10 +65,11 @@ static int check_linear(vp_queue *q, const vp_linear_op *op)
     return VP_OK;
 }
 
-static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+static size_t aligned(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
 
-int vp_cpu_linear(vp_queue *q, const vp_linear_op *op)
-{
+int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
     VP_TRY(check_linear(q, op));
     linear_job j = {.op = op, .w = op->weight, .simd = q->device->simd, .T = op->x.rows};
     if (j.T == 0) return VP_OK;

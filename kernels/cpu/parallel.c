@@ -25,14 +25,12 @@ struct vp_pool {
     worker *workers;
 };
 
-static void take_items(vp_pool *pool, vp_parallel_fn *fn, void *ctx, int64_t n, int thread)
-{
+static void take_items(vp_pool *pool, vp_parallel_fn *fn, void *ctx, int64_t n, int thread) {
     int64_t i;
     while ((i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < n) fn(ctx, i, thread);
 }
 
-static void *worker_main(void *arg)
-{
+static void *worker_main(void *arg) {
     worker *self = arg;
     vp_pool *pool = self->pool;
     pthread_mutex_lock(&pool->lock);
@@ -53,10 +51,11 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-int vp_pool_threads(const vp_pool *pool) { return pool->started + 1; }
+int vp_pool_threads(const vp_pool *pool) {
+    return pool->started + 1;
+}
 
-void vp_pool_run(vp_pool *pool, int64_t n, vp_parallel_fn *fn, void *ctx)
-{
+void vp_pool_run(vp_pool *pool, int64_t n, vp_parallel_fn *fn, void *ctx) {
     if (n <= 0) return;
     pthread_mutex_lock(&pool->turn);
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
@@ -83,8 +82,7 @@ void vp_pool_run(vp_pool *pool, int64_t n, vp_parallel_fn *fn, void *ctx)
     pthread_mutex_unlock(&pool->turn);
 }
 
-int vp_pool_open(vp_pool **out, int threads, vp_error *err)
-{
+int vp_pool_open(vp_pool **out, int threads, vp_error *err) {
     vp_pool *pool = vp_calloc(1, sizeof *pool);
     if (!pool) return vp_fail_memory(err, "thread pool", sizeof *pool);
     pthread_mutex_init(&pool->turn, NULL);
@@ -109,8 +107,7 @@ int vp_pool_open(vp_pool **out, int threads, vp_error *err)
     return VP_OK;
 }
 
-void vp_pool_close(vp_pool *pool)
-{
+void vp_pool_close(vp_pool *pool) {
     if (!pool) return;
     pthread_mutex_lock(&pool->lock);
     pool->stop = true;
@@ -125,22 +122,19 @@ void vp_pool_close(vp_pool *pool)
     free(pool);
 }
 
-void vp_failure_begin(vp_failure *f)
-{
+void vp_failure_begin(vp_failure *f) {
     *f = (vp_failure){.item = INT64_MAX};
     pthread_mutex_init(&f->lock, NULL);
 }
 
-bool vp_failure_before(vp_failure *f, int64_t item)
-{
+bool vp_failure_before(vp_failure *f, int64_t item) {
     pthread_mutex_lock(&f->lock);
     bool failed = f->item < item;
     pthread_mutex_unlock(&f->lock);
     return failed;
 }
 
-void vp_failure_set(vp_failure *f, int64_t item, const vp_error *error)
-{
+void vp_failure_set(vp_failure *f, int64_t item, const vp_error *error) {
     pthread_mutex_lock(&f->lock);
     if (item < f->item) {
         f->item = item;
@@ -149,8 +143,7 @@ void vp_failure_set(vp_failure *f, int64_t item, const vp_error *error)
     pthread_mutex_unlock(&f->lock);
 }
 
-int vp_failure_end(vp_failure *f, vp_error *err)
-{
+int vp_failure_end(vp_failure *f, vp_error *err) {
     pthread_mutex_destroy(&f->lock);
     return f->item == INT64_MAX ? VP_OK : vp_fail(err, f->error.code, "%s", f->error.text);
 }

@@ -13,7 +13,8 @@ int vp_pool_open(vp_pool **pool, int threads, vp_error *err);
 void vp_pool_close(vp_pool *pool);
 int vp_pool_threads(const vp_pool *pool);
 /* fn(ctx, i, thread) for every i in [0, n), handed out one by one in ascending order; returns when all are done. The
- * caller takes part as thread 0. Calls from several threads take turns; fn must not call it again. n = 1 runs inline. */
+ * caller takes part as thread 0. Calls from several threads take turns; fn must not call it again. n = 1 runs inline.
+ */
 void vp_pool_run(vp_pool *pool, int64_t n, vp_parallel_fn *fn, void *ctx);
 
 /* The failure of the lowest item of a loop whose items can fail: the same one however they were handed out. */

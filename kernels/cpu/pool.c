@@ -11,8 +11,7 @@ typedef struct pool_job {
     _Atomic int64_t empty;
 } pool_job;
 
-static const float *token_row(const pool_job *j, int64_t t, int thread)
-{
+static const float *token_row(const pool_job *j, int64_t t, int thread) {
     const vp_mat *x = &j->op->x;
     if (x->dtype == VP_F32) return vp_row(x, t);
     float *row = j->row + thread * x->cols;
@@ -20,11 +19,12 @@ static const float *token_row(const pool_job *j, int64_t t, int thread)
     return row;
 }
 
-static bool kept(const vp_pool_op *op, int64_t t) { return !op->keep || op->keep[t]; }
+static bool kept(const vp_pool_op *op, int64_t t) {
+    return !op->keep || op->keep[t];
+}
 
 /* sum of w_i x_i / sum of w_i over the kept tokens; w_i = 1, or i = 1, 2, 3, ... */
-static bool pool_mean(const pool_job *j, int64_t first, int64_t last, float *out, int thread)
-{
+static bool pool_mean(const pool_job *j, int64_t first, int64_t last, float *out, int thread) {
     const vp_pool_op *op = j->op;
     double total = 0.0;
     int64_t count = 0;
@@ -41,8 +41,7 @@ static bool pool_mean(const pool_job *j, int64_t first, int64_t last, float *out
 }
 
 /* the first or the last kept token; EOS is the last one, where tokenising has put it */
-static bool pool_one(const pool_job *j, int64_t first, int64_t last, float *out, int thread)
-{
+static bool pool_one(const pool_job *j, int64_t first, int64_t last, float *out, int thread) {
     const vp_pool_op *op = j->op;
     int64_t step = op->kind == VP_POOL_FIRST ? 1 : -1;
     for (int64_t t = step > 0 ? first : last - 1; t >= first && t < last; t += step)
@@ -53,8 +52,7 @@ static bool pool_one(const pool_job *j, int64_t first, int64_t last, float *out,
     return false;
 }
 
-static void pool_item(void *ctx, int64_t b, int thread)
-{
+static void pool_item(void *ctx, int64_t b, int thread) {
     pool_job *j = ctx;
     const vp_pool_op *op = j->op;
     float *out = vp_row(&op->out, b);
@@ -63,8 +61,7 @@ static void pool_item(void *ctx, int64_t b, int thread)
     if (!(mean ? pool_mean : pool_one)(j, op->cu[b], op->cu[b + 1], out, thread)) atomic_fetch_add(&j->empty, 1);
 }
 
-static int pool_check(vp_queue *q, const vp_pool_op *op)
-{
+static int pool_check(vp_queue *q, const vp_pool_op *op) {
     if (op->x.dtype != VP_F32 && op->x.dtype != VP_BF16)
         return vp_queue_fail(q, VP_BUG, "pool.x: is %s", vp_dtype_name(op->x.dtype));
     VP_TRY(vp_check_mat(q, "pool.x", &op->x, op->x.dtype, op->x.rows, op->out.cols));
@@ -79,13 +76,11 @@ static int pool_check(vp_queue *q, const vp_pool_op *op)
     return VP_OK;
 }
 
-int vp_cpu_pool(vp_queue *q, const vp_pool_op *op)
-{
+int vp_cpu_pool(vp_queue *q, const vp_pool_op *op) {
     VP_TRY(pool_check(q, op));
     pool_job j = {.op = op, .simd = q->device->simd};
     size_t mark = vp_arena_mark(q);
-    if (op->x.dtype == VP_BF16 &&
-        !(j.row = vp_queue_floats(q, "pool", op->x.cols * vp_pool_threads(q->device->pool))))
+    if (op->x.dtype == VP_BF16 && !(j.row = vp_queue_floats(q, "pool", op->x.cols * vp_pool_threads(q->device->pool))))
         return VP_MEMORY;
     vp_pool_run(q->device->pool, op->B, pool_item, &j);
     vp_arena_release(q, mark);
@@ -94,8 +89,7 @@ int vp_cpu_pool(vp_queue *q, const vp_pool_op *op)
 }
 
 /* ---- pick: out[m] = x[index[m]] ---- */
-static void pick_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void pick_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const vp_pick_op *op = ctx;
     size_t size = vp_dtype_size(op->x.dtype);
@@ -104,8 +98,7 @@ static void pick_rows(void *ctx, int64_t first, int64_t last, int thread)
                (const char *)op->x.ptr + (size_t)(op->index[m] * op->x.ld) * size, (size_t)op->x.cols * size);
 }
 
-int vp_cpu_pick(vp_queue *q, const vp_pick_op *op)
-{
+int vp_cpu_pick(vp_queue *q, const vp_pick_op *op) {
     VP_TRY(vp_check_mat(q, "pick.x", &op->x, op->x.dtype, op->x.rows, op->out.cols));
     VP_TRY(vp_check_mat(q, "pick.out", &op->out, op->x.dtype, op->M, op->x.cols));
     if (op->M > 0 && !op->index) return vp_queue_fail(q, VP_BUG, "pick: no index");

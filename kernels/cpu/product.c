@@ -1,5 +1,5 @@
-/* Products by oneDNN (2.x and 3.x), and nothing else of it anywhere: one thread, fixed tiles, weights packed once in the
- * layout that the primitive asks for. Each shape is certified before its first use. */
+/* Products by oneDNN (2.x and 3.x), and nothing else of it anywhere: one thread, fixed tiles, weights packed once in
+ * the layout that the primitive asks for. Each shape is certified before its first use. */
 #include "kernels/cpu/product.h"
 #include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
@@ -35,34 +35,35 @@ struct vp_product {
 #if DNNL_VERSION_MAJOR >= 3
 typedef const_dnnl_memory_desc_t md_ref;
 typedef dnnl_memory_desc_t md_own;
-static dnnl_status_t md_init(md_own *md, int64_t rows, int64_t cols, dnnl_format_tag_t tag)
-{
+static dnnl_status_t md_init(md_own *md, int64_t rows, int64_t cols, dnnl_format_tag_t tag) {
     dnnl_dims_t dims = {rows, cols};
     return dnnl_memory_desc_create_with_tag(md, 2, dims, dnnl_f32, tag);
 }
-static md_ref md_of(const md_own *md) { return *md; }
-static void md_free(md_own *md)
-{
+static md_ref md_of(const md_own *md) {
+    return *md;
+}
+static void md_free(md_own *md) {
     if (*md) dnnl_memory_desc_destroy(*md);
 }
 static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine, md_ref x, md_ref w, md_ref out,
-                              dnnl_primitive_attr_t attr)
-{
+                              dnnl_primitive_attr_t attr) {
     return dnnl_matmul_primitive_desc_create(desc, engine, x, w, NULL, out, attr);
 }
 #else
 typedef const dnnl_memory_desc_t *md_ref;
 typedef dnnl_memory_desc_t md_own;
-static dnnl_status_t md_init(md_own *md, int64_t rows, int64_t cols, dnnl_format_tag_t tag)
-{
+static dnnl_status_t md_init(md_own *md, int64_t rows, int64_t cols, dnnl_format_tag_t tag) {
     dnnl_dims_t dims = {rows, cols};
     return dnnl_memory_desc_init_by_tag(md, 2, dims, dnnl_f32, tag);
 }
-static md_ref md_of(const md_own *md) { return md; }
-static void md_free(md_own *md) { (void)md; }
+static md_ref md_of(const md_own *md) {
+    return md;
+}
+static void md_free(md_own *md) {
+    (void)md;
+}
 static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine, md_ref x, md_ref w, md_ref out,
-                              dnnl_primitive_attr_t attr)
-{
+                              dnnl_primitive_attr_t attr) {
     dnnl_matmul_desc_t matmul;
     dnnl_status_t status = dnnl_matmul_desc_init(&matmul, x, w, NULL, out);
     if (status != dnnl_success) return status;
@@ -72,8 +73,7 @@ static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine,
 
 /* ---- a primitive for one tile height ---- */
 static dnnl_status_t primitive_make(tile_primitive *t, dnnl_engine_t engine, int rows, int64_t k, int64_t n,
-                                    md_ref weights)
-{
+                                    md_ref weights) {
     md_own x = {0}, out = {0};
     dnnl_primitive_attr_t attr = NULL;
     t->rows = rows;
@@ -89,17 +89,17 @@ static dnnl_status_t primitive_make(tile_primitive *t, dnnl_engine_t engine, int
     return s;
 }
 
-static void primitive_free(tile_primitive *t)
-{
+static void primitive_free(tile_primitive *t) {
     if (t->run) dnnl_primitive_destroy(t->run);
     if (t->desc) dnnl_primitive_desc_destroy(t->desc);
 }
 
-static md_ref desc_of(const tile_primitive *t, dnnl_query_t what) { return dnnl_primitive_desc_query_md(t->desc, what, 0); }
+static md_ref desc_of(const tile_primitive *t, dnnl_query_t what) {
+    return dnnl_primitive_desc_query_md(t->desc, what, 0);
+}
 
 /* Both tiles read the same packed weights: the tall one chooses the layout. */
-static dnnl_status_t shape_make(vp_product_shape *s, dnnl_engine_t engine)
-{
+static dnnl_status_t shape_make(vp_product_shape *s, dnnl_engine_t engine) {
     md_own any = {0};
     dnnl_status_t status = md_init(&any, s->k, s->n, dnnl_format_tag_any);
     if (status == dnnl_success) status = primitive_make(&s->tall, engine, VP_TILE, s->k, s->n, md_of(&any));
@@ -115,8 +115,12 @@ static dnnl_status_t shape_make(vp_product_shape *s, dnnl_engine_t engine)
     return dnnl_success;
 }
 
-size_t vp_product_packed_bytes(const vp_product_shape *s) { return s->packed_bytes; }
-size_t vp_product_scratch_bytes(const vp_product_shape *s) { return s->scratch_bytes; }
+size_t vp_product_packed_bytes(const vp_product_shape *s) {
+    return s->packed_bytes;
+}
+size_t vp_product_scratch_bytes(const vp_product_shape *s) {
+    return s->scratch_bytes;
+}
 
 /* Run a primitive on plain pointers, alone on this thread. */
 typedef struct argument {
@@ -124,8 +128,7 @@ typedef struct argument {
     md_ref desc;
     void *data;
 } argument;
-static dnnl_status_t execute(const vp_product *p, int thread, dnnl_primitive_t run, const argument *arg, int n)
-{
+static dnnl_status_t execute(const vp_product *p, int thread, dnnl_primitive_t run, const argument *arg, int n) {
     dnnl_exec_arg_t args[4];
     int made = 0;
     dnnl_status_t s = dnnl_success;
@@ -143,8 +146,7 @@ static dnnl_status_t execute(const vp_product *p, int thread, dnnl_primitive_t r
 }
 
 int vp_product_run(const vp_product_shape *s, int thread, int rows, const float *x, const float *packed, float *out,
-                   void *scratch)
-{
+                   void *scratch) {
     const tile_primitive *t = rows == VP_TILE ? &s->tall : &s->low;
     argument arg[] = {{DNNL_ARG_SRC, desc_of(t, dnnl_query_src_md), (void *)(uintptr_t)x},
                       {DNNL_ARG_WEIGHTS, desc_of(t, dnnl_query_weights_md), (void *)(uintptr_t)packed},
@@ -153,8 +155,7 @@ int vp_product_run(const vp_product_shape *s, int thread, int rows, const float 
     return execute(s->product, thread, t->run, arg, 4) == dnnl_success ? VP_OK : VP_MEMORY;
 }
 
-int vp_product_pack(const vp_product_shape *s, int thread, float *w, float *packed)
-{
+int vp_product_pack(const vp_product_shape *s, int thread, float *w, float *packed) {
     md_own plain = {0};
     dnnl_primitive_desc_t desc = NULL;
     dnnl_primitive_t run = NULL;
@@ -176,19 +177,17 @@ int vp_product_pack(const vp_product_shape *s, int thread, float *w, float *pack
 
 /* ---- certification ---- */
 /* Numbers in (-1, 1) whose sums round differently in every order. */
-static void fill_random(float *p, int64_t n, uint32_t seed)
-{
+static void fill_random(float *p, int64_t n, uint32_t seed) {
     for (int64_t i = 0; i < n; i++) {
         seed = seed * 1664525U + 1013904223U;
         p[i] = ((float)(seed >> 8) + 0.5f) / 8388608.0f - 1.0f;
     }
 }
 
-/* Row r of the reference stands at row (r * step + shift) mod 64 of a permuted input: 16-row tiles at every position, and
- * one 64-row tile, must give its bytes; the last short tile keeps one row only, among zeros. */
+/* Row r of the reference stands at row (r * step + shift) mod 64 of a permuted input: 16-row tiles at every position,
+ * and one 64-row tile, must give its bytes; the last short tile keeps one row only, among zeros. */
 static bool same_everywhere(const vp_product_shape *s, const float *x, const float *packed, const float *reference,
-                            float *moved, float *out, void *scratch, int step, int shift)
-{
+                            float *moved, float *out, void *scratch, int step, int shift) {
     int64_t k = s->k, n = s->n;
     for (int r = 0; r < VP_TILE; r++)
         memcpy(moved + (r * step + shift) % VP_TILE * k, x + r * k, (size_t)k * sizeof *x);
@@ -196,7 +195,8 @@ static bool same_everywhere(const vp_product_shape *s, const float *x, const flo
         for (int r = 0; r < VP_TILE; r += height)
             if (vp_product_run(s, 0, height, moved + r * k, packed, out + r * n, scratch)) return false;
         for (int r = 0; r < VP_TILE; r++)
-            if (memcmp(out + (r * step + shift) % VP_TILE * n, reference + r * n, (size_t)n * sizeof *out)) return false;
+            if (memcmp(out + (r * step + shift) % VP_TILE * n, reference + r * n, (size_t)n * sizeof *out))
+                return false;
     }
     int lone = shift % VP_TILE_SHORT, from = 0;
     memset(moved, 0, (size_t)(VP_TILE_SHORT * k) * sizeof *moved);
@@ -205,8 +205,7 @@ static bool same_everywhere(const vp_product_shape *s, const float *x, const flo
     return memcmp(out + lone * n, reference + from * n, (size_t)n * sizeof *out) == 0;
 }
 
-static bool certify(const vp_product_shape *s)
-{
+static bool certify(const vp_product_shape *s) {
     int64_t k = s->k, n = s->n;
     float *x = vp_calloc((size_t)(VP_TILE * k), sizeof *x), *moved = vp_calloc((size_t)(VP_TILE * k), sizeof *moved);
     float *w = vp_calloc((size_t)(n * k), sizeof *w), *packed = vp_calloc(1, s->packed_bytes);
@@ -226,8 +225,7 @@ static bool certify(const vp_product_shape *s)
 }
 
 /* ---- shapes ---- */
-const vp_product_shape *vp_product_find(vp_product *p, int64_t k, int64_t n)
-{
+const vp_product_shape *vp_product_find(vp_product *p, int64_t k, int64_t n) {
     vp_product_shape *s = p->shapes;
     while (s && (s->k != k || s->n != n)) s = s->next;
     if (s) return s->usable ? s : NULL;
@@ -241,8 +239,7 @@ const vp_product_shape *vp_product_find(vp_product *p, int64_t k, int64_t n)
     return s->usable ? s : NULL;
 }
 
-int vp_product_open(vp_product **out, int threads, vp_error *err)
-{
+int vp_product_open(vp_product **out, int threads, vp_error *err) {
     vp_product *p = vp_calloc(1, sizeof *p);
     if (!p) return vp_fail_memory(err, "products", sizeof *p);
     p->stream = vp_calloc((size_t)threads, sizeof(dnnl_stream_t));
@@ -257,8 +254,7 @@ int vp_product_open(vp_product **out, int threads, vp_error *err)
     return VP_OK;
 }
 
-void vp_product_close(vp_product *p)
-{
+void vp_product_close(vp_product *p) {
     if (!p) return;
     while (p->shapes) {
         vp_product_shape *s = p->shapes;

@@ -1,5 +1,5 @@
-/* Operations that work row by row: embedding, norms, softmax, rotary embedding, activations, sums, conversions. Each checks
- * its shapes and hands rows to the functions of simd_rows.c and simd_acts.c. */
+/* Operations that work row by row: embedding, norms, softmax, rotary embedding, activations, sums, conversions. Each
+ * checks its shapes and hands rows to the functions of simd_rows.c and simd_acts.c. */
 #include "kernels/cpu/cpu.h"
 #include <string.h>
 
@@ -10,16 +10,14 @@ typedef struct row_job {
     vp_failure *failure;
 } row_job;
 
-static int run_rows(vp_queue *q, const void *op, int64_t rows, int64_t work, vp_rows_fn *fn)
-{
+static int run_rows(vp_queue *q, const void *op, int64_t rows, int64_t work, vp_rows_fn *fn) {
     row_job j = {.op = op, .simd = q->device->simd};
     vp_rows(q, rows, vp_grain(work), fn, &j);
     return VP_OK;
 }
 
 /* ---- embed: out[t] = scale table[ids[t]] (+ positions[pos[t]]) (+ types) ---- */
-static int embed_row(const row_job *j, const vp_embed_op *op, int64_t t, vp_error *err)
-{
+static int embed_row(const row_job *j, const vp_embed_op *op, int64_t t, vp_error *err) {
     int64_t id = op->ids[t];
     const vp_weight_part *table = id < op->table.rows ? &op->table : &op->extra;
     if (table == &op->extra) id -= op->table.rows;
@@ -34,8 +32,7 @@ static int embed_row(const row_job *j, const vp_embed_op *op, int64_t t, vp_erro
     return VP_OK;
 }
 
-static void embed_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void embed_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     for (int64_t t = first; t < last; t++) {
@@ -48,8 +45,7 @@ static void embed_rows(void *ctx, int64_t first, int64_t last, int thread)
     }
 }
 
-int vp_cpu_embed(vp_queue *q, const vp_embed_op *op)
-{
+int vp_cpu_embed(vp_queue *q, const vp_embed_op *op) {
     int64_t T = op->batch ? op->batch->T : op->out.rows;
     VP_TRY(vp_check_mat(q, "embed.out", &op->out, VP_F32, T, op->C));
     if (T > 0 && !op->ids) return vp_queue_fail(q, VP_BUG, "embed: no ids");
@@ -64,8 +60,7 @@ int vp_cpu_embed(vp_queue *q, const vp_embed_op *op)
 }
 
 /* ---- norm ---- */
-static void norm_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void norm_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_norm_op *op = j->op;
@@ -79,8 +74,7 @@ static void norm_rows(void *ctx, int64_t first, int64_t last, int thread)
         }
 }
 
-int vp_cpu_norm(vp_queue *q, const vp_norm_op *op)
-{
+int vp_cpu_norm(vp_queue *q, const vp_norm_op *op) {
     int64_t T = op->x.rows, C = op->x.cols;
     VP_TRY(vp_check_mat(q, "norm.x", &op->x, VP_F32, T, C));
     VP_TRY(vp_check_mat(q, "norm.out", &op->out, VP_F32, T, C));
@@ -92,23 +86,20 @@ int vp_cpu_norm(vp_queue *q, const vp_norm_op *op)
 }
 
 /* ---- softmax, l2norm ---- */
-static void softmax_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void softmax_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_softmax_op *op = j->op;
     for (int64_t t = first; t < last; t++) j->simd->rows->softmax(vp_row(&op->x, t), vp_row(&op->out, t), op->x.cols);
 }
 
-int vp_cpu_softmax_rows(vp_queue *q, const vp_softmax_op *op)
-{
+int vp_cpu_softmax_rows(vp_queue *q, const vp_softmax_op *op) {
     VP_TRY(vp_check_mat(q, "softmax.x", &op->x, VP_F32, op->x.rows, op->x.cols));
     VP_TRY(vp_check_mat(q, "softmax.out", &op->out, VP_F32, op->x.rows, op->x.cols));
     return run_rows(q, op, op->x.rows, 8 * op->x.cols, softmax_rows);
 }
 
-static void l2norm_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void l2norm_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_l2norm_op *op = j->op;
@@ -118,16 +109,14 @@ static void l2norm_rows(void *ctx, int64_t first, int64_t last, int thread)
     }
 }
 
-int vp_cpu_l2norm(vp_queue *q, const vp_l2norm_op *op)
-{
+int vp_cpu_l2norm(vp_queue *q, const vp_l2norm_op *op) {
     VP_TRY(vp_check_mat(q, "l2norm.x", &op->x, VP_F32, op->x.rows, op->x.cols));
     VP_TRY(vp_check_mat(q, "l2norm.out", &op->out, VP_F32, op->x.rows, op->x.cols));
     return run_rows(q, op, op->x.rows, op->x.cols, l2norm_rows);
 }
 
 /* ---- rope ---- */
-static void rope_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void rope_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_rope_op *op = j->op;
@@ -139,8 +128,7 @@ static void rope_rows(void *ctx, int64_t first, int64_t last, int thread)
     }
 }
 
-int vp_cpu_rope(vp_queue *q, const vp_rope_op *op)
-{
+int vp_cpu_rope(vp_queue *q, const vp_rope_op *op) {
     if (!op->batch || !op->cos || !op->sin || (op->batch->T > 0 && !op->batch->pos))
         return vp_queue_fail(q, VP_BUG, "rope: no positions or no table");
     if (op->heads < 1 || op->d < 1 || op->rotary < 0 || op->rotary > op->d || op->rotary % 2 != 0)
@@ -151,14 +139,12 @@ int vp_cpu_rope(vp_queue *q, const vp_rope_op *op)
 }
 
 /* ---- activations ---- */
-static int check_act(vp_queue *q, const char *what, vp_act act)
-{
+static int check_act(vp_queue *q, const char *what, vp_act act) {
     return act >= VP_ACT_NONE && act <= VP_ACT_TANH ? VP_OK
                                                     : vp_queue_fail(q, VP_BUG, "%s: no activation %d", what, (int)act);
 }
 
-static void glu_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void glu_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_glu_op *op = j->op;
@@ -166,8 +152,7 @@ static void glu_rows(void *ctx, int64_t first, int64_t last, int thread)
         j->simd->acts->glu(op->act, vp_row(&op->gate, t), vp_row(&op->up, t), vp_row(&op->out, t), op->out.cols);
 }
 
-int vp_cpu_glu(vp_queue *q, const vp_glu_op *op)
-{
+int vp_cpu_glu(vp_queue *q, const vp_glu_op *op) {
     VP_TRY(check_act(q, "glu", op->act));
     VP_TRY(vp_check_mat(q, "glu.gate", &op->gate, VP_F32, op->out.rows, op->out.cols));
     VP_TRY(vp_check_mat(q, "glu.up", &op->up, VP_F32, op->out.rows, op->out.cols));
@@ -175,8 +160,7 @@ int vp_cpu_glu(vp_queue *q, const vp_glu_op *op)
     return run_rows(q, op, op->out.rows, 6 * op->out.cols, glu_rows);
 }
 
-static void act_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void act_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_act_op *op = j->op;
@@ -184,8 +168,7 @@ static void act_rows(void *ctx, int64_t first, int64_t last, int thread)
         j->simd->acts->act(op->act, vp_row(&op->x, t), vp_row(&op->out, t), op->x.cols);
 }
 
-int vp_cpu_act(vp_queue *q, const vp_act_op *op)
-{
+int vp_cpu_act(vp_queue *q, const vp_act_op *op) {
     VP_TRY(check_act(q, "act", op->act));
     VP_TRY(vp_check_mat(q, "act.x", &op->x, VP_F32, op->x.rows, op->x.cols));
     VP_TRY(vp_check_mat(q, "act.out", &op->out, VP_F32, op->x.rows, op->x.cols));
@@ -193,8 +176,7 @@ int vp_cpu_act(vp_queue *q, const vp_act_op *op)
 }
 
 /* ---- element-wise: add (a x + b y), cast (x to out's type), fill (a) ---- */
-static void add_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void add_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_elem_op *op = j->op;
@@ -203,16 +185,14 @@ static void add_rows(void *ctx, int64_t first, int64_t last, int thread)
                              op->out.cols);
 }
 
-int vp_cpu_add(vp_queue *q, const vp_elem_op *op)
-{
+int vp_cpu_add(vp_queue *q, const vp_elem_op *op) {
     VP_TRY(vp_check_mat(q, "add.x", &op->x, VP_F32, op->out.rows, op->out.cols));
     if (op->y.ptr) VP_TRY(vp_check_mat(q, "add.y", &op->y, VP_F32, op->out.rows, op->out.cols));
     VP_TRY(vp_check_mat(q, "add.out", &op->out, VP_F32, op->out.rows, op->out.cols));
     return run_rows(q, op, op->out.rows, op->out.cols, add_rows);
 }
 
-static void cast_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void cast_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_elem_op *op = j->op;
@@ -227,8 +207,7 @@ static void cast_rows(void *ctx, int64_t first, int64_t last, int thread)
     }
 }
 
-int vp_cpu_cast(vp_queue *q, const vp_elem_op *op)
-{
+int vp_cpu_cast(vp_queue *q, const vp_elem_op *op) {
     vp_dtype from = op->x.dtype, to = op->out.dtype;
     if ((from != VP_F32 && from != VP_BF16) || (to != VP_F32 && to != VP_BF16) || (from == VP_BF16 && to == VP_BF16))
         return vp_queue_fail(q, VP_BUG, "cast: the CPU has none from %s to %s", vp_dtype_name(from), vp_dtype_name(to));
@@ -237,8 +216,7 @@ int vp_cpu_cast(vp_queue *q, const vp_elem_op *op)
     return run_rows(q, op, op->out.rows, op->out.cols, cast_rows);
 }
 
-static void fill_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void fill_rows(void *ctx, int64_t first, int64_t last, int thread) {
     (void)thread;
     const row_job *j = ctx;
     const vp_elem_op *op = j->op;
@@ -246,8 +224,7 @@ static void fill_rows(void *ctx, int64_t first, int64_t last, int thread)
         for (int64_t i = 0; i < op->out.cols; i++) vp_row(&op->out, t)[i] = op->a;
 }
 
-int vp_cpu_fill(vp_queue *q, const vp_elem_op *op)
-{
+int vp_cpu_fill(vp_queue *q, const vp_elem_op *op) {
     VP_TRY(vp_check_mat(q, "fill.out", &op->out, VP_F32, op->out.rows, op->out.cols));
     return run_rows(q, op, op->out.rows, op->out.cols, fill_rows);
 }

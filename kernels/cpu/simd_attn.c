@@ -4,8 +4,8 @@
 #include "kernels/cpu/simd_tables.h"
 
 /* visible scores, scaled and capped; the others -inf */
-static inline vec visible(const float *s, int64_t j, int64_t lo, int64_t hi, const float *hide, vec scale, float softcap)
-{
+static inline vec visible(const float *s, int64_t j, int64_t lo, int64_t hi, const float *hide, vec scale,
+                          float softcap) {
     vec a = v_mul(v_load_upto(s + j, hi - j), scale);
     if (softcap > 0.0f) a = v_mul(v_set1(softcap), v_tanh(v_div(a, v_set1(softcap))));
     if (hide) a = v_add(a, v_load_upto(hide + j, hi - j));
@@ -14,11 +14,12 @@ static inline vec visible(const float *s, int64_t j, int64_t lo, int64_t hi, con
     return a;
 }
 
-static inline int64_t whole(int64_t j) { return j - j % VW; }
+static inline int64_t whole(int64_t j) {
+    return j - j % VW;
+}
 
 static float softmax_block(float *s, int64_t n, int64_t lo, int64_t hi, const float *hide, float scale, float softcap,
-                           float *m, float *sum)
-{
+                           float *m, float *sum) {
     lo = lo < 0 ? 0 : lo;
     hi = hi > n ? n : hi;
     if (lo >= hi) {
@@ -56,20 +57,17 @@ static float softmax_block(float *s, int64_t n, int64_t lo, int64_t hi, const fl
     return factor[0];
 }
 
-static void scale_row(float *x, float a, int64_t n)
-{
+static void scale_row(float *x, float a, int64_t n) {
     vec by = v_set1(a);
     for (int64_t i = 0; i < n; i += VW) v_store_upto(x + i, v_mul(v_load_upto(x + i, n - i), by), n - i);
 }
 
-static float finish(const float *x, const float *lanes, float *out, int64_t n)
-{
+static void finish(const float *x, const float *lanes, float *out, int64_t n) {
     float sum = v_sum(v_load(lanes));
     vec by = v_set1(sum > 0.0f ? 1.0f / sum : 0.0f);
     /* + 0 turns -0, which a skipped block would not have left, into 0 */
     for (int64_t i = 0; i < n; i += VW)
         v_store_upto(out + i, v_add(v_mul(v_load_upto(x + i, n - i), by), v_zero()), n - i);
-    return sum;
 }
 
 const vp_simd_attn VP_ISA_NAME(vp_simd_attn) = {.softmax_block = softmax_block, .scale = scale_row, .finish = finish};

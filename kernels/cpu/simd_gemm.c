@@ -13,8 +13,7 @@ enum { MR = 3, NV = 4 };
 #endif
 enum { NR = NV * VW };
 
-static void pack(const float *b, int64_t ldb, bool transposed, int64_t k, int64_t n, float *packed)
-{
+static void pack(const float *b, int64_t ldb, bool transposed, int64_t k, int64_t n, float *packed) {
     for (int64_t j = 0; j < n; j += NR) {
         int64_t width = n - j < NR ? n - j : NR;
         float *p = packed + j * k; /* (j / NR) * K * NR */
@@ -31,8 +30,7 @@ static void pack(const float *b, int64_t ldb, bool transposed, int64_t k, int64_
  * written. */
 static inline __attribute__((always_inline)) void block(int mr, int nv, const float *x, int64_t ldx, const float *p,
                                                         float *out, int64_t ldo, int64_t m, int64_t k, int64_t width,
-                                                        bool add)
-{
+                                                        bool add) {
     const float *row[MR];
     vec acc[MR][NV];
 #pragma GCC unroll 12
@@ -72,20 +70,17 @@ static inline __attribute__((always_inline)) void block(int mr, int nv, const fl
     } while (0)
 
 static void wide(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
-                 int64_t width, bool add)
-{
+                 int64_t width, bool add) {
     ROWS_LEFT(NV);
 }
 
 static void narrow(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
-                   int64_t width, bool add)
-{
+                   int64_t width, bool add) {
     ROWS_LEFT(1);
 }
 
 static void product(const float *x, int64_t ldx, const float *packed, int64_t kp, float *out, int64_t ldo, int64_t m,
-                    int64_t k, int64_t n, bool add)
-{
+                    int64_t k, int64_t n, bool add) {
     for (int64_t j = 0; j < n; j += NR) {
         const float *p = packed + j * kp;
         for (int64_t i = 0; i < m; i += MR)

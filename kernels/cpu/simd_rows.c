@@ -2,15 +2,13 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/simd_tables.h"
 
-static void add_into(float *x, const float *d, int64_t n)
-{
+static void add_into(float *x, const float *d, int64_t n) {
     for (int64_t i = 0; i < n; i += VW)
         v_store_upto(x + i, v_add(v_load_upto(x + i, n - i), v_load_upto(d + i, n - i)), n - i);
 }
 
 /* sum of (x - mean)^2: four chains, so that it is not bound by the latency of one */
-static float sum_squares(const float *x, float mean, int64_t n)
-{
+static float sum_squares(const float *x, float mean, int64_t n) {
     vec m = v_set1(mean), s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
     int64_t i = 0;
     for (; i + 4 * VW <= n; i += 4 * VW)
@@ -26,8 +24,7 @@ static float sum_squares(const float *x, float mean, int64_t n)
     return v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
 }
 
-static float sum_row(const float *x, int64_t n)
-{
+static float sum_row(const float *x, int64_t n) {
     vec s[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
     int64_t i = 0;
     for (; i + 4 * VW <= n; i += 4 * VW)
@@ -37,8 +34,7 @@ static float sum_row(const float *x, int64_t n)
 }
 
 static float norm_row(vp_norm_kind kind, float *x, const float *d, float *out, const float *weight, const float *bias,
-                      float eps, int64_t n)
-{
+                      float eps, int64_t n) {
     if (d) add_into(x, d, n);
     float mean = kind == VP_NORM_LAYER ? sum_row(x, n) / (float)n : 0.0f;
     float rstd = 1.0f / sqrtf(sum_squares(x, mean, n) / (float)n + eps);
@@ -52,10 +48,10 @@ static float norm_row(vp_norm_kind kind, float *x, const float *d, float *out, c
     return rstd;
 }
 
-static void softmax_row(const float *x, float *out, int64_t n)
-{
+static void softmax_row(const float *x, float *out, int64_t n) {
     vec lowest = v_set1(-INFINITY), m = lowest, sum = v_zero();
-    for (int64_t i = 0; i < n; i += VW) m = v_max(m, v_keep_n(v_load_upto(x + i, n - i), n - i < VW ? n - i : VW, lowest));
+    for (int64_t i = 0; i < n; i += VW)
+        m = v_max(m, v_keep_n(v_load_upto(x + i, n - i), n - i < VW ? n - i : VW, lowest));
     vec top = v_set1(v_max_all(m));
     for (int64_t i = 0; i < n; i += VW) {
         vec e = v_exp(v_sub(v_load_upto(x + i, n - i), top));
@@ -68,8 +64,7 @@ static void softmax_row(const float *x, float *out, int64_t n)
 }
 
 /* (a, b) -> (a c - b s, b c + a s) */
-static void rotate_halves(float *x, int32_t half, const float *c, const float *s, float sign)
-{
+static void rotate_halves(float *x, int32_t half, const float *c, const float *s, float sign) {
     vec g = v_set1(sign);
     for (int32_t i = 0; i < half; i += VW) {
         int64_t left = half - i;
@@ -80,8 +75,7 @@ static void rotate_halves(float *x, int32_t half, const float *c, const float *s
     }
 }
 
-static void rotate_pairs(float *x, int32_t half, const float *c, const float *s, float sign)
-{
+static void rotate_pairs(float *x, int32_t half, const float *c, const float *s, float sign) {
     for (int32_t i = 0; i < half; i++) {
         float a = x[2 * i], b = x[2 * i + 1], t = sign * s[i];
         x[2 * i] = a * c[i] - b * t;
@@ -90,8 +84,7 @@ static void rotate_pairs(float *x, int32_t half, const float *c, const float *s,
 }
 
 static void rope_row(float *x, int32_t heads, int32_t d, int32_t rotary, bool interleaved, const float *c,
-                     const float *s, float sign)
-{
+                     const float *s, float sign) {
     for (int32_t h = 0; h < heads; h++, x += d) {
         if (interleaved)
             rotate_pairs(x, rotary / 2, c, s, sign);
@@ -100,8 +93,7 @@ static void rope_row(float *x, int32_t heads, int32_t d, int32_t rotary, bool in
     }
 }
 
-static void axpby_row(float a, const float *x, float b, const float *y, float *out, int64_t n)
-{
+static void axpby_row(float a, const float *x, float b, const float *y, float *out, int64_t n) {
     vec av = v_set1(a), bv = v_set1(b);
     for (int64_t i = 0; i < n; i += VW) {
         vec r = v_mul(av, v_load_upto(x + i, n - i));
@@ -110,8 +102,7 @@ static void axpby_row(float a, const float *x, float b, const float *y, float *o
     }
 }
 
-static float l2norm_row(const float *x, float *out, int64_t n)
-{
+static float l2norm_row(const float *x, float *out, int64_t n) {
     float norm = sqrtf(sum_squares(x, 0.0f, n));
     norm = norm < 1e-12f ? 1e-12f : norm;
     vec nv = v_set1(norm);
@@ -119,8 +110,7 @@ static float l2norm_row(const float *x, float *out, int64_t n)
     return norm;
 }
 
-static void to_bf16_row(const float *x, uint16_t *out, int64_t n)
-{
+static void to_bf16_row(const float *x, uint16_t *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, x + i, sizeof bits);
@@ -130,8 +120,7 @@ static void to_bf16_row(const float *x, uint16_t *out, int64_t n)
     }
 }
 
-static void from_bf16_row(const uint16_t *x, float *out, int64_t n)
-{
+static void from_bf16_row(const uint16_t *x, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits = (uint32_t)x[i] << 16;
         memcpy(out + i, &bits, sizeof bits);

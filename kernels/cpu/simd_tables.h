@@ -1,5 +1,5 @@
-/* What the files simd_*.c export: one table of functions each, once an instruction set. A row's result depends on nothing
- * but the row: not on its address, its neighbours, or how many there are. Arrays need no alignment. */
+/* What the files simd_*.c export: one table of functions each, once an instruction set. A row's result depends on
+ * nothing but the row: not on its address, its neighbours, or how many there are. Arrays need no alignment. */
 #ifndef VP_CPU_SIMD_TABLES_H
 #define VP_CPU_SIMD_TABLES_H
 #include "kernels/ops.h"
@@ -14,7 +14,7 @@ typedef struct vp_simd_rows {
     void (*rope)(float *x, int32_t heads, int32_t d, int32_t rotary, bool interleaved, const float *c, const float *s,
                  float sign);
     void (*axpby)(float a, const float *x, float b, const float *y, float *out, int64_t n); /* y NULL: a x */
-    float (*l2norm)(const float *x, float *out, int64_t n); /* returns max(norm, 1e-12) */
+    float (*l2norm)(const float *x, float *out, int64_t n);    /* returns max(norm, 1e-12) */
     void (*to_bf16)(const float *x, uint16_t *out, int64_t n); /* nearest, ties to even */
     void (*from_bf16)(const uint16_t *x, float *out, int64_t n);
 } vp_simd_rows;
@@ -45,13 +45,13 @@ typedef struct vp_simd_gemm {
 /* ---- simd_attn.c: the online softmax of one block of scores ---- */
 typedef struct vp_simd_attn {
     /* scores s [n] of one query, visible where j in [lo, hi) and, unless hide is NULL, hide[j] = 0 (hidden: -inf).
-     * s <- exp(cap(scale s) - m), hidden ones 0. m: running maximum, sum: running lane sums [16]; they start as -inf and
-     * zeros. Returns exp(m_old - m_new), the factor that what was accumulated before must take. */
+     * s <- exp(cap(scale s) - m), hidden ones 0. m: running maximum, sum: running lane sums [16]; they start as -inf
+     * and zeros. Returns exp(m_old - m_new), the factor that what was accumulated before must take. */
     float (*softmax_block)(float *s, int64_t n, int64_t lo, int64_t hi, const float *hide, float scale, float softcap,
                            float *m, float *sum);
     void (*scale)(float *x, float a, int64_t n);
-    /* out = x / sum of the lanes, or 0 if that is 0; returns the sum. x [n] */
-    float (*finish)(const float *x, const float *lanes, float *out, int64_t n);
+    /* out = x / sum of the lanes, or 0 if that is 0. x [n] */
+    void (*finish)(const float *x, const float *lanes, float *out, int64_t n);
 } vp_simd_attn;
 
 /* ---- simd_topk.c: inner products accumulated in an order that depends on D alone ---- */
@@ -80,7 +80,8 @@ typedef struct vp_simd { /* everything of one instruction set */
 VP_ISAS(X)
 #undef X
 
-/* The variant called `name` ("auto": the best that this machine has); VP_USAGE if the machine has not, or no such name. */
+/* The variant called `name` ("auto": the best that this machine has); VP_USAGE if the machine has not, or no such name.
+ */
 int vp_simd_choose(const char *name, const vp_simd **simd, vp_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* Inner products of queries with index rows. A pair is one chain of vector multiply-adds along D and one fixed tree over
- * its lanes: a score has the same bytes with one query or many, wherever the row lies. */
+/* Inner products of queries with index rows. A pair is one chain of vector multiply-adds along D and one fixed tree
+ * over its lanes: a score has the same bytes with one query or many, wherever the row lies. */
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/simd_tables.h"
 
@@ -10,8 +10,7 @@ enum { QT = 2, RT = 4 };
 #endif
 
 /* n >= VW: all; elements past n are 0 */
-static inline vec load_row(const uint8_t *p, int64_t i, int64_t n, vp_dtype dtype)
-{
+static inline vec load_row(const uint8_t *p, int64_t i, int64_t n, vp_dtype dtype) {
     if (dtype == VP_F32) return v_load_upto((const float *)(const void *)p + i, n);
     size_t size = dtype == VP_BF16 ? 2 : 1;
     uint8_t tail[2 * VW] = {0};
@@ -23,8 +22,7 @@ static inline vec load_row(const uint8_t *p, int64_t i, int64_t n, vp_dtype dtyp
 /* nq queries (a constant) x up to RT rows; rows past nr read the last one again and are not written */
 static inline __attribute__((always_inline)) void tile(const float *q, int64_t ldq, int nq, const uint8_t *rows,
                                                        int64_t stride, int64_t nr, vp_dtype dtype, int64_t dim,
-                                                       float *out, int64_t ldo)
-{
+                                                       float *out, int64_t ldo) {
     const uint8_t *row[RT];
     vec acc[QT][RT];
 #pragma GCC unroll 4
@@ -61,8 +59,7 @@ static inline __attribute__((always_inline)) void tile(const float *q, int64_t l
 
 #define SCORES(name, dtype)                                                                                            \
     static void name(const float *queries, int64_t ldq, int64_t nq, const uint8_t *rows, int64_t stride, int64_t nr,   \
-                     int64_t dim, float *out, int64_t ldo)                                                             \
-    {                                                                                                                  \
+                     int64_t dim, float *out, int64_t ldo) {                                                           \
         int64_t i = 0;                                                                                                 \
         for (; i + QT <= nq; i += QT)                                                                                  \
             for (int64_t r = 0; r < nr; r += RT)                                                                       \
@@ -78,8 +75,7 @@ SCORES(scores_bf16, VP_BF16)
 SCORES(scores_i8, VP_I8)
 
 static void scores(const float *queries, int64_t ldq, int64_t nq, const uint8_t *rows, int64_t stride, int64_t nr,
-                   vp_dtype dtype, int64_t dim, float *out, int64_t ldo)
-{
+                   vp_dtype dtype, int64_t dim, float *out, int64_t ldo) {
     if (dtype == VP_F32)
         scores_f32(queries, ldq, nq, rows, stride, nr, dim, out, ldo);
     else if (dtype == VP_BF16)

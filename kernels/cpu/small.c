@@ -13,16 +13,14 @@ typedef struct lora_job {
 } lora_job;
 
 /* The end of the run of rows from `first` that this part applies to, or not. */
-static int64_t same_adapter(const int32_t *adapter_row, int32_t adapter, int64_t first, int64_t last)
-{
+static int64_t same_adapter(const int32_t *adapter_row, int32_t adapter, int64_t first, int64_t last) {
     if (!adapter_row) return last;
     int64_t end = first + 1;
     while (end < last && (adapter_row[end] == adapter) == (adapter_row[first] == adapter)) end++;
     return end;
 }
 
-static void lora_rows(void *ctx, int64_t first, int64_t last, int thread)
-{
+static void lora_rows(void *ctx, int64_t first, int64_t last, int thread) {
     const lora_job *j = ctx;
     const vp_lora_op *op = j->op;
     const int32_t *adapter_row = op->batch ? op->batch->adapter_row : NULL;
@@ -42,8 +40,7 @@ static void lora_rows(void *ctx, int64_t first, int64_t last, int thread)
     }
 }
 
-static void lora_pack(void *ctx, int64_t item, int thread)
-{
+static void lora_pack(void *ctx, int64_t item, int thread) {
     (void)thread;
     const lora_job *j = ctx;
     const vp_lora_part *p = &j->op->part[item];
@@ -51,8 +48,7 @@ static void lora_pack(void *ctx, int64_t item, int thread)
     j->simd->gemm->pack(p->b, p->rank, true, p->rank, p->n, j->b[item]);
 }
 
-static int lora_check(vp_queue *q, const vp_lora_op *op)
-{
+static int lora_check(vp_queue *q, const vp_lora_op *op) {
     VP_TRY(vp_check_mat(q, "lora.x", &op->x, VP_F32, op->out.rows, op->x.cols));
     VP_TRY(vp_check_mat(q, "lora.out", &op->out, VP_F32, op->x.rows, op->out.cols));
     if (op->drop.p > 0.0f) return vp_queue_fail(q, VP_BUG, "lora: the CPU has no dropout");
@@ -65,8 +61,7 @@ static int lora_check(vp_queue *q, const vp_lora_op *op)
     return VP_OK;
 }
 
-static int lora_run(vp_queue *q, lora_job *j)
-{
+static int lora_run(vp_queue *q, lora_job *j) {
     const vp_lora_op *op = j->op;
     int64_t rank = 1;
     size_t pointers = (size_t)op->nparts * sizeof(float *);
@@ -87,8 +82,7 @@ static int lora_run(vp_queue *q, lora_job *j)
     return VP_OK;
 }
 
-int vp_cpu_lora(vp_queue *q, const vp_lora_op *op)
-{
+int vp_cpu_lora(vp_queue *q, const vp_lora_op *op) {
     VP_TRY(lora_check(q, op));
     if (op->nparts == 0 || op->x.rows == 0) return VP_OK;
     lora_job j = {.op = op, .simd = q->device->simd};
@@ -106,8 +100,7 @@ typedef struct bmm_job {
     int64_t each, blocks;
 } bmm_job;
 
-static void bmm_pack(void *ctx, int64_t item, int thread)
-{
+static void bmm_pack(void *ctx, int64_t item, int thread) {
     (void)thread;
     const bmm_job *j = ctx;
     const vp_bmm_op *op = j->op;
@@ -115,8 +108,7 @@ static void bmm_pack(void *ctx, int64_t item, int thread)
                         op->out.cols, j->packed + item * j->each);
 }
 
-static void bmm_item(void *ctx, int64_t item, int thread)
-{
+static void bmm_item(void *ctx, int64_t item, int thread) {
     (void)thread;
     const bmm_job *j = ctx;
     const vp_bmm_op *op = j->op;
@@ -129,8 +121,7 @@ static void bmm_item(void *ctx, int64_t item, int thread)
         j->simd->rows->axpby(op->alpha, out + r * op->out.ld, 0.0f, NULL, out + r * op->out.ld, op->out.cols);
 }
 
-int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op)
-{
+int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op) {
     int64_t m = op->a.rows, k = op->a.cols, n = op->transpose_b ? op->b.rows : op->b.cols;
     VP_TRY(vp_check_mat(q, "bmm.a", &op->a, VP_F32, m, k));
     VP_TRY(vp_check_mat(q, "bmm.b", &op->b, VP_F32, op->transpose_b ? n : k, op->transpose_b ? k : n));

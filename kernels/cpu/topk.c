@@ -1,5 +1,6 @@
-/* topk: exact search over one block of rows. Chunks of rows are scored against all queries; every thread keeps its own best
- * lists, which are merged at the end. The order (score, then lower row) is total, so who scored what cannot be seen. */
+/* topk: exact search over one block of rows. Chunks of rows are scored against all queries; every thread keeps its own
+ * best lists, which are merged at the end. The order (score, then lower row) is total, so who scored what cannot be
+ * seen. */
 #include "kernels/cpu/cpu.h"
 #include <math.h>
 #include <string.h>
@@ -9,20 +10,18 @@ enum { CHUNK_ROWS = 128, QUERY_GROUP = 32 };
 typedef struct topk_job {
     const vp_topk_op *op;
     const vp_simd *simd;
-    vp_hit *best;    /* [threads, Q, k] */
-    int32_t *found;  /* [threads, Q] */
-    float *scores;   /* [threads, QUERY_GROUP, CHUNK_ROWS] */
+    vp_hit *best;   /* [threads, Q, k] */
+    int32_t *found; /* [threads, Q] */
+    float *scores;  /* [threads, QUERY_GROUP, CHUNK_ROWS] */
     int threads;
 } topk_job;
 
-static bool better(float score, int64_t row, const vp_hit *h)
-{
+static bool better(float score, int64_t row, const vp_hit *h) {
     return score > h->score || (score == h->score && row < h->row);
 }
 
 /* Insert into a sorted list of at most k; a NaN is never a hit. */
-static void insert(vp_hit *best, int32_t *found, int32_t k, float score, int64_t row)
-{
+static void insert(vp_hit *best, int32_t *found, int32_t k, float score, int64_t row) {
     if (!(score == score)) return;
     int32_t n = *found;
     if (n == k && !better(score, row, &best[k - 1])) return;
@@ -39,10 +38,11 @@ static void insert(vp_hit *best, int32_t *found, int32_t k, float score, int64_t
     best[low] = (vp_hit){.score = score, .row = row};
 }
 
-static bool is_live(const uint8_t *live, int64_t i) { return !live || (live[i >> 3] >> (i & 7) & 1); }
+static bool is_live(const uint8_t *live, int64_t i) {
+    return !live || (live[i >> 3] >> (i & 7) & 1);
+}
 
-static void keep_best(const topk_job *j, int64_t query, int thread, const float *scores, int64_t first, int64_t n)
-{
+static void keep_best(const topk_job *j, int64_t query, int thread, const float *scores, int64_t first, int64_t n) {
     const vp_topk_op *op = j->op;
     int64_t list = thread * op->queries.rows + query;
     vp_hit *best = j->best + list * op->k;
@@ -60,8 +60,7 @@ static void keep_best(const topk_job *j, int64_t query, int thread, const float 
     }
 }
 
-static void topk_chunk(void *ctx, int64_t item, int thread)
-{
+static void topk_chunk(void *ctx, int64_t item, int thread) {
     const topk_job *j = ctx;
     const vp_topk_op *op = j->op;
     int64_t first = item * CHUNK_ROWS, n = op->rows.rows - first;
@@ -77,8 +76,7 @@ static void topk_chunk(void *ctx, int64_t item, int thread)
     }
 }
 
-static void merge_query(void *ctx, int64_t query, int thread)
-{
+static void merge_query(void *ctx, int64_t query, int thread) {
     (void)thread;
     const topk_job *j = ctx;
     const vp_topk_op *op = j->op;
@@ -91,8 +89,7 @@ static void merge_query(void *ctx, int64_t query, int thread)
     }
 }
 
-static int topk_check(vp_queue *q, const vp_topk_op *op)
-{
+static int topk_check(vp_queue *q, const vp_topk_op *op) {
     vp_dtype type = op->rows.dtype;
     if (type != VP_F32 && type != VP_BF16 && type != VP_I8)
         return vp_queue_fail(q, VP_BUG, "topk.rows: is %s", vp_dtype_name(type));
@@ -107,8 +104,7 @@ static int topk_check(vp_queue *q, const vp_topk_op *op)
     return VP_OK;
 }
 
-static int topk_run(vp_queue *q, topk_job *j)
-{
+static int topk_run(vp_queue *q, topk_job *j) {
     const vp_topk_op *op = j->op;
     size_t lists = (size_t)j->threads * (size_t)op->queries.rows, bytes;
     if (__builtin_mul_overflow(lists * sizeof(vp_hit), (size_t)op->k, &bytes)) bytes = SIZE_MAX;
@@ -123,8 +119,7 @@ static int topk_run(vp_queue *q, topk_job *j)
     return VP_OK;
 }
 
-int vp_cpu_topk(vp_queue *q, const vp_topk_op *op)
-{
+int vp_cpu_topk(vp_queue *q, const vp_topk_op *op) {
     VP_TRY(topk_check(q, op));
     if (op->queries.rows == 0 || op->rows.rows == 0) return VP_OK;
     topk_job j = {.op = op, .simd = q->device->simd, .threads = vp_pool_threads(q->device->pool)};

@@ -1,20 +1,18 @@
-/* Weights of linear: cut into column panels, each packed once for the product that multiplies it. Where a panel is cut and
- * which product takes it depends on K, N and the machine, never on how many rows will come. */
+/* Weights of linear: cut into column panels, each packed once for the product that multiplies it. Where a panel is cut
+ * and which product takes it depends on K, N and the machine, never on how many rows will come. */
 #include "kernels/cpu/cpu.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL_BYTES = 448 << 10, PANEL_STEP = 48, PANEL_MAX = 384 };
+enum { PANEL_BYTES = 448 << 10, PANEL_STEP = 64, PANEL_MAX = 384 };
 
 /* Columns a panel: as many as leave room in a 1 MiB second-level cache for the tile beside them. */
-static int64_t panel_columns(int64_t k)
-{
+static int64_t panel_columns(int64_t k) {
     int64_t n = PANEL_BYTES / (int64_t)sizeof(float) / k / PANEL_STEP * PANEL_STEP;
     return n < PANEL_STEP ? PANEL_STEP : n > PANEL_MAX ? PANEL_MAX : n;
 }
 
-static int check_desc(const vp_weight_desc *desc, vp_error *err)
-{
+static int check_desc(const vp_weight_desc *desc, vp_error *err) {
     const int64_t most = INT64_C(1) << 31;
     const char *name = desc->name ? desc->name : "weight";
     if (desc->compute != VP_F32)
@@ -30,8 +28,7 @@ static int check_desc(const vp_weight_desc *desc, vp_error *err)
     return VP_OK;
 }
 
-static size_t packed_floats(const vp_device *d, const vp_panel *p, int64_t k)
-{
+static size_t packed_floats(const vp_device *d, const vp_panel *p, int64_t k) {
     if (p->shape) return (vp_product_packed_bytes(p->shape) + sizeof(float) - 1) / sizeof(float);
     return (size_t)vp_packed_floats(d->simd, k, p->n);
 }
@@ -45,35 +42,32 @@ typedef struct packing {
     vp_failure failure;
 } packing;
 
-static int read_row(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err)
-{
+static int read_row(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err) {
     const vp_weight_part *part = desc->part;
     for (; row >= part->rows; part++) row -= part->rows;
     return part->read_row(part->ctx, row, out, err);
 }
 
-static int pack_panel(packing *pk, const vp_panel *p, int thread, vp_error *err)
-{
+static int pack_panel(packing *pk, const vp_panel *p, int thread, vp_error *err) {
     int64_t k = pk->weight->in;
     float *rows = pk->rows + (int64_t)thread * pk->weight->widest * k;
     for (int64_t i = 0; i < p->n; i++) VP_TRY(read_row(pk->desc, p->first + i, rows + i * k, err));
     if (!p->shape)
         pk->device->simd->gemm->pack(rows, k, true, k, p->n, p->packed);
     else if (vp_product_pack(p->shape, thread, rows, p->packed))
-        return vp_fail(err, VP_MEMORY, "%s: oneDNN failed to pack a weight", pk->desc->name ? pk->desc->name : "weight");
+        return vp_fail(err, VP_MEMORY, "%s: oneDNN failed to pack a weight",
+                       pk->desc->name ? pk->desc->name : "weight");
     return VP_OK;
 }
 
-static void pack_item(void *ctx, int64_t item, int thread)
-{
+static void pack_item(void *ctx, int64_t item, int thread) {
     packing *pk = ctx;
     vp_error err = {0};
     if (vp_failure_before(&pk->failure, item)) return;
     if (pack_panel(pk, &pk->weight->panel[item], thread, &err)) vp_failure_set(&pk->failure, item, &err);
 }
 
-static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err)
-{
+static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
     packing pk = {.device = d, .desc = desc, .weight = w};
     size_t floats = (size_t)vp_pool_threads(d->pool) * (size_t)w->widest * (size_t)w->in;
     if (!(pk.rows = vp_calloc(floats, sizeof(float)))) return vp_fail_memory(err, "packing a weight", floats * 4);
@@ -83,8 +77,7 @@ static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_e
     return vp_failure_end(&pk.failure, err);
 }
 
-static int cut_panels(vp_device *d, vp_weight *w, vp_error *err)
-{
+static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
     int64_t columns = panel_columns(w->in);
     w->panels = (w->out + columns - 1) / columns;
     w->widest = w->out < columns ? w->out : columns;
@@ -94,7 +87,7 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err)
         vp_panel *p = &w->panel[i];
         p->first = i * columns;
         p->n = w->out - p->first < columns ? w->out - p->first : columns;
-        p->shape = vp_product_find(d->product, w->in, p->n);
+        p->shape = d->product ? vp_product_find(d->product, w->in, p->n) : NULL;
         size_t scratch = p->shape ? vp_product_scratch_bytes(p->shape) : 0;
         if (scratch > w->scratch) w->scratch = scratch;
         size_t floats = packed_floats(d, p, w->in);
@@ -103,8 +96,7 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err)
     return VP_OK;
 }
 
-int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp_error *err)
-{
+int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp_error *err) {
     VP_TRY(check_desc(desc, err));
     vp_weight *w = vp_calloc(1, sizeof *w);
     if (!w) return vp_fail_memory(err, "weight", sizeof *w);
@@ -130,8 +122,7 @@ int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **
     return VP_OK;
 }
 
-void vp_cpu_weight_free(vp_device *d, vp_weight *w)
-{
+void vp_cpu_weight_free(vp_device *d, vp_weight *w) {
     (void)d;
     if (!w) return;
     for (int64_t i = 0; i < w->panels && w->panel; i++) free(w->panel[i].packed);

@@ -77,8 +77,9 @@ int vp_write_all(int fd, const void *data, size_t n, const char *name, vp_error 
 int vp_sync_folder_of(const char *path, vp_error *err);
 
 /* A file that appears under its name whole or not at all: written as a temporary beside it, synced, renamed, the folder
- * synced. vp_publish_abort (also after a failure) removes the temporary. Temporaries of killed programs are unlinked by
- * the next vp_publish_open of the same name when no process holds them locked. */
+ * synced. A name that is a device, pipe or folder is refused (VP_IO). vp_publish_abort (also after a failure) removes the
+ * temporary. Temporaries of killed programs are unlinked by the next vp_publish_open of the same name when no process
+ * holds them locked. */
 typedef struct vp_publish {
     int fd;
     char *path, *temporary;

@@ -100,7 +100,10 @@ static void sweep_temporaries(const char *path) {
 }
 
 int vp_publish_open(vp_publish *p, const char *path, vp_error *err) {
+    struct stat st;
     *p = (vp_publish){.fd = -1};
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* never rename over /dev/null */
+        return vp_fail(err, VP_IO, "cannot write '%s': not a regular file", path);
     sweep_temporaries(path);
     p->path = vp_strndup(path, strlen(path));
     p->temporary = malloc(strlen(path) + 16);

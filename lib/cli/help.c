@@ -6,26 +6,35 @@
 
 enum { HELP_COLUMN = 29, HELP_WIDTH = 79 };
 
-/* Words of `text` from column `at`, continued at HELP_COLUMN; ends the line. */
-static void print_wrapped(const char *text, int at) {
-    while (*text) {
-        int n = (int)strcspn(text, " ");
-        if (at > HELP_COLUMN && at + 1 + n > HELP_WIDTH) {
+/* Words of the line `text` [n] from column `at`, continued at column `indent`; ends the line. Blanks within are kept.
+ */
+static void print_wrapped(const char *text, size_t n, int at, int indent) {
+    bool fresh = true; /* nothing of the text stands on this line yet */
+    for (const char *end = text + n; text < end; fresh = false) {
+        size_t blanks = strspn(text, " \n"), letters = strcspn(text + blanks, " \n");
+        int gap = (int)blanks, word = (int)letters;
+        if (!fresh && at + gap + word > HELP_WIDTH) {
             putchar('\n');
-            at = 0;
+            at = gap = 0;
         }
-        if (at < HELP_COLUMN) {
-            printf("%*s", HELP_COLUMN - at, "");
-            at = HELP_COLUMN;
-        } else {
-            putchar(' ');
-            at++;
-        }
-        printf("%.*s", n, text);
-        at += n;
-        text += n + (text[n] == ' ');
+        if (at < indent) gap = indent - at;
+        printf("%*s%.*s", gap, "", word, text + blanks);
+        at += gap + word;
+        text += blanks + letters;
     }
     putchar('\n');
+}
+
+/* Lines as they are; one that is too wide is filled up together with those that follow, to the next that is not. */
+static void print_notes(const char *notes) {
+    putchar('\n');
+    while (*notes) {
+        size_t n = strcspn(notes, "\n");
+        for (size_t line = n; line > HELP_WIDTH && notes[n] && notes[n + 1]; n += 1 + line)
+            line = strcspn(notes + n + 1, "\n");
+        print_wrapped(notes, n, 0, 0);
+        notes += n + (notes[n] == '\n');
+    }
 }
 
 /* " [default]" with the value that the target holds now; nothing for what is empty or off. */
@@ -76,7 +85,7 @@ static void print_option(const vp_option *o) {
         putchar('\n');
         at = 0;
     }
-    print_wrapped(text, at);
+    print_wrapped(text, strlen(text), at, HELP_COLUMN);
 }
 
 void vp_cli_print_help(const vp_program *p) {
@@ -90,5 +99,5 @@ void vp_cli_print_help(const vp_program *p) {
     if (p->options && p->options[0].kind != VP_OPT_GROUP && p->options[0].name) printf("\nOptions:\n");
     for (const vp_option *o = p->options; o && (o->name || o->kind == VP_OPT_GROUP); o++) print_option(o);
     for (const vp_option *o = vp_cli_common; o->name || o->kind == VP_OPT_GROUP; o++) print_option(o);
-    if (p->notes) printf("\n%s%s", p->notes, p->notes[strlen(p->notes) - 1] == '\n' ? "" : "\n");
+    if (p->notes) print_notes(p->notes);
 }

@@ -23,28 +23,6 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Of the programs of a pipe only the last one draws: the others' lines would land on the same line of the terminal. */
-static bool may_draw(void) {
-    struct stat out;
-    bool piped = fstat(STDOUT_FILENO, &out) == 0 && (S_ISFIFO(out.st_mode) || S_ISSOCK(out.st_mode));
-    return !piped && !vp_cli_quiet() && isatty(STDERR_FILENO);
-}
-
-/* $VP_TOTAL: how many rows are to come, from who knows it; -1 otherwise. */
-static int64_t announced_total(void) {
-    const char *text = getenv("VP_TOTAL");
-    if (!text || !*text || strlen(text) > 15 || text[strspn(text, "0123456789")]) return -1;
-    return strtoll(text, NULL, 10);
-}
-
-vp_progress *vp_progress_start(const char *unit, int64_t total) {
-    vp_progress *p = vp_calloc(1, sizeof *p);
-    if (!p) return NULL;
-    *p = (vp_progress){.unit = unit, .total = total < 0 ? announced_total() : total, .started = now()};
-    p->shown = may_draw();
-    return p;
-}
-
 /* 1234567 as "1,234,567"; text holds 32 bytes */
 static const char *grouped(int64_t n, char *text) {
     char digits[24];
@@ -90,6 +68,29 @@ static void draw(vp_progress *p, double at) {
     if (strlen(line) >= columns) line[columns - 1] = '\0'; /* a wrapped line could not be erased */
     vp_cli_status_line(line);
     p->drawn = at;
+}
+
+/* Of the programs of a pipe only the last one draws: the others' lines would land on the same line of the terminal. */
+static bool may_draw(void) {
+    struct stat out;
+    bool piped = fstat(STDOUT_FILENO, &out) == 0 && (S_ISFIFO(out.st_mode) || S_ISSOCK(out.st_mode));
+    return !piped && !vp_cli_quiet() && isatty(STDERR_FILENO);
+}
+
+/* $VP_TOTAL: how many rows are to come, from who knows it; -1 otherwise. */
+static int64_t announced_total(void) {
+    const char *text = getenv("VP_TOTAL");
+    if (!text || !*text || strlen(text) > 15 || text[strspn(text, "0123456789")]) return -1;
+    return strtoll(text, NULL, 10);
+}
+
+vp_progress *vp_progress_start(const char *unit, int64_t total) {
+    vp_progress *p = vp_calloc(1, sizeof *p);
+    if (!p) return NULL;
+    *p = (vp_progress){.unit = unit, .total = total < 0 ? announced_total() : total, .started = now()};
+    p->shown = may_draw();
+    if (p->shown) draw(p, p->started);
+    return p;
 }
 
 void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens) {

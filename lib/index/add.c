@@ -169,7 +169,8 @@ static int take_row(vp_index_adder *a, const vp_frame *f, const columns *c, int6
 static bool is_due(const vp_index_adder *a) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return a->vectors.len + a->strings.len >= COMMIT_BYTES || now.tv_sec - a->since.tv_sec >= COMMIT_SECONDS;
+    return a->vectors.len + a->strings.len + a->n * sizeof *a->row >= COMMIT_BYTES ||
+           now.tv_sec - a->since.tv_sec >= COMMIT_SECONDS;
 }
 
 int vp_index_add_frame(vp_index_adder *a, const vp_frame *f, vp_error *err) {

@@ -1,5 +1,6 @@
 /* The live rows of one snapshot, as JSONL or as NumPy's matrix. */
 #include "lib/index/store.h"
+#include "lib/base/half.h"
 #include "lib/stream/json.h"
 #include <stdio.h>
 #include <string.h>
@@ -24,15 +25,13 @@ static int flush(exporter *e, size_t limit, vp_error *err) {
 
 static float element(const exporter *e, const uint8_t *row, int64_t i) {
     if (e->x->dtype == VP_I8) return e->scale * (float)(int8_t)row[i];
-    uint32_t bits = 0;
+    uint16_t brain;
     float f;
     if (e->x->dtype == VP_BF16) {
-        uint16_t half;
-        memcpy(&half, row + 2 * i, 2);
-        bits = (uint32_t)half << 16;
-    } else
-        memcpy(&bits, row + 4 * i, 4);
-    memcpy(&f, &bits, 4);
+        memcpy(&brain, row + 2 * i, sizeof brain);
+        return vp_bf16_float(brain);
+    }
+    memcpy(&f, row + 4 * i, sizeof f);
     return f;
 }
 

@@ -75,12 +75,15 @@ static int print_json(const vp_index_stats *s, vp_buf *out, vp_error *err) {
     return status ? status : vp_buf_add(out, "\n", 1, err);
 }
 
-static int print_text(const char *label, const vp_map *m, const char *key, vp_buf *out, vp_error *err) {
-    const char *s = m ? vp_map_str(m, key) : NULL;
-    char shown[1000];
-    if (!s) return VP_OK;
-    vp_escape(shown, sizeof shown, s, strlen(s));
-    return vp_buf_printf(out, err, "%-12s %s\n", label, shown);
+static int print_value(const char *label, const vp_map *m, const char *key, vp_buf *out, vp_error *err) {
+    char shown[2000];
+    vp_buf text = {0};
+    if (!m || !vp_map_has(m, key)) return VP_OK;
+    int status = vp_store_value_text(m, key, &text, err);
+    if (!status) vp_escape(shown, sizeof shown, text.data, strlen(text.data));
+    if (!status) status = vp_buf_printf(out, err, "%-12s %s\n", label, shown);
+    vp_buf_free(&text);
+    return status;
 }
 
 static int print_table(const vp_index_stats *s, vp_buf *out, vp_error *err) {
@@ -94,9 +97,9 @@ static int print_table(const vp_index_stats *s, vp_buf *out, vp_error *err) {
     VP_TRY(vp_buf_printf(out, err, "%-12s %.1f MiB, segments: %lld\n", "vectors", (double)s->vector_bytes / 1048576,
                          (long long)s->segments));
     VP_TRY(vp_buf_printf(out, err, "%-12s %.1f MiB\n", "database", (double)s->database_bytes / 1048576));
-    VP_TRY(print_text("model", s->model, "path", out, err));
-    VP_TRY(print_text("space", s->encoder, "space", out, err));
-    VP_TRY(print_text("input", s->encoder, "input", out, err));
+    VP_TRY(print_value("model", s->model, "path", out, err));
+    VP_TRY(print_value("space", s->encoder, "space", out, err));
+    VP_TRY(print_value("input", s->encoder, "input", out, err));
     return vp_buf_printf(out, err, "%-12s %lld\n%-12s %s\n", "generation", (long long)s->generation, "index", s->uuid);
 }
 

@@ -195,8 +195,7 @@ static int dtype_of_settings(vp_index *x, int64_t dims, vp_error *err) {
     return VP_OK;
 }
 
-int vp_store_settings(vp_index *x, vp_error *err) {
-    if (x->dims) return VP_OK;
+static int read_settings(vp_index *x, vp_error *err) {
     const char *uuid;
     size_t n;
     VP_TRY(setting_text(x, "uuid", &uuid, &n, err));
@@ -215,6 +214,14 @@ int vp_store_settings(vp_index *x, vp_error *err) {
     return VP_OK;
 }
 
+int vp_store_settings(vp_index *x, vp_error *err) {
+    if (x->dims) return VP_OK;
+    int status = read_settings(x, err);
+    /* a statement left open would hold its snapshot, and a later change would begin from an old state */
+    if (x->statement[VP_SQL_SETTING]) sqlite3_reset(x->statement[VP_SQL_SETTING]);
+    return status;
+}
+
 int vp_index_describe(const char *path, vp_map **model, vp_map **encoder, vp_error *err) {
     *model = *encoder = NULL;
     vp_index *x;
@@ -226,32 +233,40 @@ int vp_index_describe(const char *path, vp_map **model, vp_map **encoder, vp_err
     return VP_OK;
 }
 
-static bool equal_values(const vp_map *a, const vp_map *b, const char *key) {
-    const char *s = a ? vp_map_str(a, key) : NULL, *t = b ? vp_map_str(b, key) : NULL;
-    const uint8_t *p = NULL, *q = NULL;
-    size_t n = 0, m = 0;
-    if (s && t) return strcmp(s, t) == 0;
-    if (a) vp_map_raw(a, key, &p, &n);
-    if (b) vp_map_raw(b, key, &q, &m);
-    return n == m && (n == 0 || memcmp(p, q, n) == 0);
+int vp_store_value_text(const vp_map *m, const char *key, vp_buf *out, vp_error *err) {
+    const uint8_t *raw;
+    size_t n;
+    if (!m || !vp_map_raw(m, key, &raw, &n)) return vp_buf_printf(out, err, "(none)");
+    if (vp_map_str(m, key)) return vp_buf_printf(out, err, "%s", vp_map_str(m, key));
+    vp_map *sub = vp_map_sub(m, key);
+    int status = VP_OK;
+    if (sub)
+        status = vp_map_json(sub, out, err);
+    else
+        for (size_t i = 0; i < n && !status; i++) status = vp_buf_printf(out, err, "%02x", raw[i]);
+    vp_map_free(sub);
+    return status ? status : vp_buf_printf(out, err, "%s", "");
 }
 
-static const char *shown(const vp_map *m, const char *key) {
-    const char *s = m ? vp_map_str(m, key) : NULL;
-    return s ? s : m && vp_map_has(m, key) ? "(not a string)" : "(none)";
+/* The encoder of the index and that of a stream must have the same value. `what`: what it means if they do not. */
+static int match_value(const vp_index *x, const vp_map *encoder, const char *key, const char *what, vp_error *err) {
+    vp_buf mine = {0}, theirs = {0};
+    int status = vp_store_value_text(x->encoder, key, &mine, err);
+    if (!status) status = vp_store_value_text(encoder, key, &theirs, err);
+    if (!status && strcmp(mine.data, theirs.data) != 0)
+        status = vp_fail(err, VP_DATA, "'%s': %s: encoder.%s %s, the stream's is %s", x->path, what, key, mine.data,
+                         theirs.data);
+    vp_buf_free(&mine);
+    vp_buf_free(&theirs);
+    return status;
 }
 
 int vp_store_match(vp_index *x, const vp_map *header, bool documents, vp_error *err) {
     VP_TRY(vp_store_settings(x, err));
     if (!x->dims) return VP_OK;
     vp_map *encoder = vp_map_sub(header, "encoder");
-    int status = VP_OK;
-    if (!equal_values(encoder, x->encoder, "space"))
-        status = vp_fail(err, VP_DATA, "'%s': holds vectors of another encoder: space %s, the stream's is %s", x->path,
-                         shown(x->encoder, "space"), shown(encoder, "space"));
-    else if (documents && !equal_values(encoder, x->encoder, "input"))
-        status = vp_fail(err, VP_DATA, "'%s': its texts were prepared otherwise: encoder.input %s, the stream's is %s",
-                         x->path, shown(x->encoder, "input"), shown(encoder, "input"));
+    int status = match_value(x, encoder, "space", "holds vectors of another encoder", err);
+    if (!status && documents) status = match_value(x, encoder, "input", "its texts were prepared otherwise", err);
     vp_map_free(encoder);
     return status;
 }

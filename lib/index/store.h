@@ -158,6 +158,9 @@ void vp_idset_free(vp_idset *s);
 int vp_json_object(vp_buf *out, const char *s, size_t n, vp_error *err);
 bool vp_json_is_object(const char *s, size_t n);
 
+/* Append a value as text that does not depend on the order of keys (the index keeps maps as JSON): a string as it is, a
+ * map as sorted JSON, anything else as its msgpack in hex, "(none)" if there is none; terminated. */
+int vp_store_value_text(const vp_map *m, const char *key, vp_buf *out, vp_error *err);
 /* VP_DATA naming both unless the header's encoder.space, and with `documents` encoder.input, are the index's. */
 int vp_store_match(vp_index *x, const vp_map *header, bool documents, vp_error *err);
 

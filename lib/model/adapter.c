@@ -1,5 +1,5 @@
-/* LoRA adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors, keys with or without the inner model's
- * prefix. Everything that would change the result and is not applied is refused by name. */
+/* LoRA adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors, keys with or without the inner
+ * model's prefix. Everything that would change the result and is not applied is refused by name. */
 #include "lib/model/private.h"
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <math.h>
@@ -17,10 +17,14 @@ typedef struct lora_config {
 
 static int refuse_unsupported(const vp_json *j, vp_error *err) {
     static const char *const off[] = {
-        "use_dora",       "lora_bias",           "modules_to_save",    "fan_in_fan_out",
-        "use_qalora",     "use_bdlora",          "layer_replication",  "alora_invocation_tokens",
-        "arrow_config",   "trainable_token_indices", "target_parameters", "kasa_config",
-        "velora_config",  "monteclora_config",   "megatron_config",
+        "use_dora",          "lora_bias",
+        "modules_to_save",   "fan_in_fan_out",
+        "use_qalora",        "use_bdlora",
+        "layer_replication", "alora_invocation_tokens",
+        "arrow_config",      "trainable_token_indices",
+        "target_parameters", "kasa_config",
+        "velora_config",     "monteclora_config",
+        "megatron_config",
     };
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
         if (vp_json_says(j->root, off[i])) return vp_fail(err, VP_DATA, "%s: %s is not supported", j->path, off[i]);
@@ -43,7 +47,8 @@ static int pattern_matches(const char *pattern, const char *module, const char *
     int length = snprintf(full, sizeof full, "^(?:.*\\.)?(?:%s)$", pattern), error = 0;
     PCRE2_SIZE at = 0;
     if (length < 0 || (size_t)length >= sizeof full) return vp_fail(err, VP_DATA, "%s: a pattern is too long", path);
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)full, PCRE2_ZERO_TERMINATED, PCRE2_NEVER_BACKSLASH_C, &error, &at, NULL);
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)full, PCRE2_ZERO_TERMINATED, PCRE2_NEVER_BACKSLASH_C, &error, &at, NULL);
     if (!code) return vp_fail(err, VP_DATA, "%s: \"%s\" is not a regular expression", path, pattern);
     pcre2_match_data *match = pcre2_match_data_create(1, NULL);
     pcre2_match_context *limits = pcre2_match_context_create(NULL);
@@ -107,7 +112,8 @@ static const vp_weight_entry *weight_of(const vp_model *m, const char *module) {
 }
 
 /* One lora_A key becomes a target with its lora_B. */
-static int add_target(vp_adapter *a, const vp_model *m, const lora_config *c, const vp_tensor_info *info, vp_error *err) {
+static int add_target(vp_adapter *a, const vp_model *m, const lora_config *c, const vp_tensor_info *info,
+                      vp_error *err) {
     char module[160], other[220];
     bool is_b = false;
     const vp_weight_entry *weight = NULL;

@@ -1,5 +1,5 @@
-/* The table of architectures. Defaults are those of transformers' configuration classes, so that a config which leaves a
- * key out means the same here. */
+/* The table of architectures. Defaults are those of transformers' configuration classes, so that a config which leaves
+ * a key out means the same here. */
 #include "lib/model/arch.h"
 #include <stdio.h>
 #include <string.h>
@@ -28,15 +28,9 @@ static vp_names decoder_names = {
 };
 
 static vp_names gptj_names = {
-    [VP_W_EMBED] = "wte",
-    [VP_W_FINAL_NORM] = "ln_f",
-    [VP_W_HEAD] = "lm_head",
-    [VP_W_ATTN_NORM] = "h.#.ln_1",
-    [VP_W_Q] = "h.#.attn.q_proj",
-    [VP_W_K] = "h.#.attn.k_proj",
-    [VP_W_V] = "h.#.attn.v_proj",
-    [VP_W_O] = "h.#.attn.out_proj",
-    [VP_W_UP] = "h.#.mlp.fc_in",
+    [VP_W_EMBED] = "wte",           [VP_W_FINAL_NORM] = "ln_f",     [VP_W_HEAD] = "lm_head",
+    [VP_W_ATTN_NORM] = "h.#.ln_1",  [VP_W_Q] = "h.#.attn.q_proj",   [VP_W_K] = "h.#.attn.k_proj",
+    [VP_W_V] = "h.#.attn.v_proj",   [VP_W_O] = "h.#.attn.out_proj", [VP_W_UP] = "h.#.mlp.fc_in",
     [VP_W_DOWN] = "h.#.mlp.fc_out",
 };
 
@@ -103,8 +97,8 @@ static const vp_arch archs[] = {
         .gguf_interleaved = true,
         .bias_keys = true,
         .act_key = "hidden_act",
-        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 32000, .width = 4096, .ffn = 11008, .layers = 32, .heads = 32, .positions = 2048,
-                 .eos = 2},
+        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 32000, .width = 4096, .ffn = 11008, .layers = 32,
+                 .heads = 32, .positions = 2048, .eos = 2},
     },
     {
         .name = "mistral",
@@ -115,8 +109,8 @@ static const vp_arch archs[] = {
         .rope = VP_ROPE_HALF,
         .window_rule = VP_WINDOW_ALWAYS,
         .act_key = "hidden_act",
-        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 32000, .width = 4096, .ffn = 14336, .layers = 32, .heads = 32, .groups = 8,
-                 .positions = 131072, .window = 4096, .eos = 2},
+        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 32000, .width = 4096, .ffn = 14336, .layers = 32,
+                 .heads = 32, .groups = 8, .positions = 131072, .window = 4096, .eos = 2},
     },
     {
         .name = "qwen2",
@@ -129,8 +123,9 @@ static const vp_arch archs[] = {
         .rope = VP_ROPE_HALF,
         .window_rule = VP_WINDOW_SWITCHED,
         .act_key = "hidden_act",
-        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 151936, .width = 4096, .ffn = 22016, .layers = 32, .heads = 32, .groups = 32,
-                 .positions = 32768, .window = 4096, .window_first = 28, .qkv_bias = true, .eos = -1},
+        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 151936, .width = 4096, .ffn = 22016, .layers = 32,
+                 .heads = 32, .groups = 32, .positions = 32768, .window = 4096, .window_first = 28, .qkv_bias = true,
+                 .eos = -1},
     },
     {
         .name = "qwen3",
@@ -145,8 +140,9 @@ static const vp_arch archs[] = {
         .bias_keys = true,
         .window_rule = VP_WINDOW_SWITCHED,
         .act_key = "hidden_act",
-        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 151936, .width = 4096, .ffn = 22016, .layers = 32, .heads = 32, .groups = 32,
-                 .head_dim = 128, .positions = 32768, .window = 4096, .window_first = 28, .eos = -1},
+        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 151936, .width = 4096, .ffn = 22016, .layers = 32,
+                 .heads = 32, .groups = 32, .head_dim = 128, .positions = 32768, .window = 4096, .window_first = 28,
+                 .eos = -1},
     },
     {
         .name = "gemma",
@@ -159,8 +155,8 @@ static const vp_arch archs[] = {
         .bias_keys = true,
         .gelu_is_tanh = true,
         .act_key = "hidden_act",
-        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_GELU_TANH, .vocab = 256000, .width = 3072, .ffn = 24576, .layers = 28,
-                 .heads = 16, .groups = 16, .head_dim = 256, .positions = 8192, .tied = true, .eos = 1},
+        .base = {DECODER, .eps = 1e-6, .act = VP_ACT_GELU_TANH, .vocab = 256000, .width = 3072, .ffn = 24576,
+                 .layers = 28, .heads = 16, .groups = 16, .head_dim = 256, .positions = 8192, .tied = true, .eos = 1},
     },
     {
         .name = "gptj",
@@ -183,9 +179,21 @@ static const vp_arch archs[] = {
         .post_norm = true,
         .rope = VP_ROPE_NONE,
         .act_key = "hidden_act",
-        .base = {.vocab = 30522, .width = 768, .ffn = 3072, .layers = 12, .heads = 12, .positions = 512, .types = 2,
-                 .eps = 1e-12, .act = VP_ACT_GELU, .qkv_bias = true, .out_bias = true, .mlp_bias = true,
-                 .norm_bias = true, .tied = true, .eos = -1},
+        .base = {.vocab = 30522,
+                 .width = 768,
+                 .ffn = 3072,
+                 .layers = 12,
+                 .heads = 12,
+                 .positions = 512,
+                 .types = 2,
+                 .eps = 1e-12,
+                 .act = VP_ACT_GELU,
+                 .qkv_bias = true,
+                 .out_bias = true,
+                 .mlp_bias = true,
+                 .norm_bias = true,
+                 .tied = true,
+                 .eos = -1},
     },
 };
 enum { NARCHS = sizeof archs / sizeof *archs };
@@ -202,10 +210,12 @@ const vp_arch *vp_arch_find_gguf(const char *name, size_t n) {
     return NULL;
 }
 
-const char *vp_arch_list(char *out, size_t cap) {
+const char *vp_arch_list(bool gguf, char *out, size_t cap) {
     size_t at = 0;
     for (int i = 0; i < NARCHS && at < cap; i++) {
-        int n = snprintf(out + at, cap - at, "%s%s", i ? ", " : "", archs[i].name);
+        const char *name = gguf ? archs[i].gguf : archs[i].name;
+        if (!name) continue;
+        int n = snprintf(out + at, cap - at, "%s%s", at ? ", " : "", name);
         at += n > 0 ? (size_t)n : 0;
     }
     return out;
@@ -213,15 +223,24 @@ const char *vp_arch_list(char *out, size_t cap) {
 
 int64_t vp_config_size(const vp_config *c, char symbol) {
     switch (symbol) {
-    case 'V': return c->vocab;
-    case 'C': return c->width;
-    case 'P': return c->positions;
-    case 'Y': return c->types;
-    case 'Q': return c->heads * c->head_dim;
-    case 'K': return c->groups * c->head_dim;
-    case 'D': return c->head_dim;
-    case 'F': return c->ffn;
-    default: return 1;
+    case 'V':
+        return c->vocab;
+    case 'C':
+        return c->width;
+    case 'P':
+        return c->positions;
+    case 'Y':
+        return c->types;
+    case 'Q':
+        return c->heads * c->head_dim;
+    case 'K':
+        return c->groups * c->head_dim;
+    case 'D':
+        return c->head_dim;
+    case 'F':
+        return c->ffn;
+    default:
+        return 1;
     }
 }
 
@@ -240,10 +259,13 @@ bool vp_arch_name(vp_names *names, vp_role role, int64_t layer, char *out, size_
 bool vp_config_has(const vp_config *c, vp_role role) {
     const vp_arch *a = c->arch;
     switch (role) {
-    case VP_W_GATE: return a->gated;
+    case VP_W_GATE:
+        return a->gated;
     case VP_W_Q_NORM:
-    case VP_W_K_NORM: return a->qk_norm;
-    default: return (*a->names)[role] != NULL;
+    case VP_W_K_NORM:
+        return a->qk_norm;
+    default:
+        return (*a->names)[role] != NULL;
     }
 }
 
@@ -251,15 +273,20 @@ bool vp_config_has_bias(const vp_config *c, vp_role role) {
     switch (role) {
     case VP_W_Q:
     case VP_W_K:
-    case VP_W_V: return c->qkv_bias;
-    case VP_W_O: return c->out_bias;
+    case VP_W_V:
+        return c->qkv_bias;
+    case VP_W_O:
+        return c->out_bias;
     case VP_W_GATE:
     case VP_W_UP:
-    case VP_W_DOWN: return c->mlp_bias;
+    case VP_W_DOWN:
+        return c->mlp_bias;
     case VP_W_EMBED_NORM:
     case VP_W_FINAL_NORM:
     case VP_W_ATTN_NORM:
-    case VP_W_MLP_NORM: return c->norm_bias;
-    default: return false;
+    case VP_W_MLP_NORM:
+        return c->norm_bias;
+    default:
+        return false;
     }
 }

@@ -35,7 +35,8 @@ typedef enum vp_role {
         VP_NROLES
 } vp_role;
 
-/* Names of the weights by role, without ".weight" / ".bias"; '#' stands for the layer. NULL: the family has no such weight. */
+/* Names of the weights by role, without ".weight" / ".bias"; '#' stands for the layer. NULL: the family has no such
+ * weight. */
 typedef const char *const vp_names[VP_NROLES];
 
 typedef enum vp_rope_scaling { VP_ROPE_PLAIN, VP_ROPE_LINEAR, VP_ROPE_LLAMA3 } vp_rope_scaling;
@@ -58,31 +59,31 @@ typedef struct vp_config {
     int64_t original;         /* positions before VP_ROPE_LLAMA3 scaling */
     vp_act act;
     bool qkv_bias, out_bias, mlp_bias, norm_bias;
-    bool tied;   /* the output head is the embedding */
-    bool causal; /* what a token sees unless told otherwise */
-    int32_t window, window_first;     /* |i - j| < window; 0: none */
-    uint8_t windowed[VP_MAX_LAYERS];  /* layers that `window` applies to */
-    int64_t eos;                      /* -1: none */
+    bool tied;                       /* the output head is the embedding */
+    bool causal;                     /* what a token sees unless told otherwise */
+    int32_t window, window_first;    /* |i - j| < window; 0: none */
+    uint8_t windowed[VP_MAX_LAYERS]; /* layers that `window` applies to */
+    int64_t eos;                     /* -1: none */
 } vp_config;
 
 typedef struct vp_arch {
-    const char *name;                  /* Hugging Face's model_type, and `model.arch` in a stream */
-    const char *gguf;                  /* GGUF's general.architecture, or NULL */
-    const char *prefix;                /* of tensor names in a model with a head; inner models lack it */
+    const char *name;   /* Hugging Face's model_type, and `model.arch` in a stream */
+    const char *gguf;   /* GGUF's general.architecture, or NULL */
+    const char *prefix; /* of tensor names in a model with a head; inner models lack it */
     vp_names *names, *gguf_names;
     vp_norm_kind norm;
-    bool post_norm;                    /* x = norm(x + f(x)); else x = x + f(norm(x)) */
-    bool parallel;                     /* attention and MLP read the same norm and are added together */
-    bool gated;                        /* down(act(gate x) * up x); else down(act(up x)) */
-    bool qk_norm;                      /* RMS norm of every query and key head */
+    bool post_norm; /* x = norm(x + f(x)); else x = x + f(norm(x)) */
+    bool parallel;  /* attention and MLP read the same norm and are added together */
+    bool gated;     /* down(act(gate x) * up x); else down(act(up x)) */
+    bool qk_norm;   /* RMS norm of every query and key head */
     vp_rope_style rope;
-    bool gguf_interleaved;             /* GGUF permutes the rows of q and k into interleaved pairs */
-    bool scale_embedding;              /* by sqrt(C) */
-    bool bias_keys;                    /* `attention_bias` and `mlp_bias` are obeyed */
-    bool gelu_is_tanh;                 /* "gelu" in old configs means the tanh form */
+    bool gguf_interleaved; /* GGUF permutes the rows of q and k into interleaved pairs */
+    bool scale_embedding;  /* by sqrt(C) */
+    bool bias_keys;        /* `attention_bias` and `mlp_bias` are obeyed */
+    bool gelu_is_tanh;     /* "gelu" in old configs means the tanh form */
     vp_window_rule window_rule;
-    const char *act_key;               /* config key of the activation */
-    vp_config base;                    /* what a missing key means (the reference's defaults) */
+    const char *act_key; /* config key of the activation */
+    vp_config base;      /* what a missing key means (the reference's defaults) */
 } vp_arch;
 
 typedef struct vp_role_info {
@@ -95,8 +96,8 @@ extern const vp_role_info vp_roles[VP_NROLES];
 /* By model_type / general.architecture (n bytes); NULL: unknown. */
 const vp_arch *vp_arch_find(const char *model_type);
 const vp_arch *vp_arch_find_gguf(const char *name, size_t n);
-/* "llama, mistral, ..." for messages. */
-const char *vp_arch_list(char *out, size_t cap);
+/* "llama, mistral, ..." for messages: model types, or GGUF's architectures. */
+const char *vp_arch_list(bool gguf, char *out, size_t cap);
 /* The size behind a symbol of VP_ROLES ('1' gives 1). */
 int64_t vp_config_size(const vp_config *c, char symbol);
 /* A role's name in `names` with the layer put in; out is always terminated. False: the family has no such weight. */

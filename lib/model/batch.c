@@ -26,11 +26,11 @@ static int check_sequence(vp_sequences *s, const vp_config *c, const vp_frame *f
     for (int32_t t = s->cu[b]; t < s->cu[b + 1]; t++) {
         if (own) s->pos[t] = t - s->cu[b];
         if (s->ids[t] < 0 || s->ids[t] >= c->vocab)
-            return vp_fail(err, VP_DATA, "%s: row %lld has token %d, the model has %lld", vp_frame_where(f),
-                           (long long)ordinal(f, b), (int)s->ids[t], (long long)c->vocab);
+            return vp_fail(err, VP_DATA, "%s: row %lld has token %d, the model has tokens below %lld",
+                           vp_frame_where(f), (long long)ordinal(f, b), (int)s->ids[t], (long long)c->vocab);
         if (s->pos[t] < 0 || s->pos[t] >= c->positions)
-            return vp_fail(err, VP_DATA, "%s: row %lld has position %d, the model has %lld", vp_frame_where(f),
-                           (long long)ordinal(f, b), (int)s->pos[t], (long long)c->positions);
+            return vp_fail(err, VP_DATA, "%s: row %lld has position %d, the model has positions below %lld",
+                           vp_frame_where(f), (long long)ordinal(f, b), (int)s->pos[t], (long long)c->positions);
         if (s->pos[t] > s->top) s->top = s->pos[t];
     }
     if (s->prefix && (s->prefix[b] < 0 || s->prefix[b] > n))
@@ -43,7 +43,8 @@ static int check_offsets(const vp_sequences *s, int64_t offsets, const vp_frame 
     bool good = s->cu && s->cu[0] == 0 && offsets == s->B + 1;
     for (int64_t b = 0; good && b < s->B; b++) good = s->cu[b] <= s->cu[b + 1];
     if (good && s->cu[s->B] == s->T) return VP_OK;
-    return vp_fail(err, VP_DATA, "%s: cu does not divide the %lld tokens into rows", vp_frame_where(f), (long long)s->T);
+    return vp_fail(err, VP_DATA, "%s: cu does not divide the %lld tokens into rows", vp_frame_where(f),
+                   (long long)s->T);
 }
 
 static int read_seg(vp_sequences *s, const vp_frame *f, bool required, vp_error *err) {

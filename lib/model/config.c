@@ -3,7 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#define FIELD(member, most, ...) {__VA_ARGS__, offsetof(vp_config, member), most}
+#define FIELD(member, most, ...)                                                                                       \
+    { __VA_ARGS__, offsetof(vp_config, member), most }
 const vp_config_field vp_config_fields[VP_CONFIG_FIELDS] = {
     FIELD(vocab, 1 << 24, "vocab_size", NULL, NULL),
     FIELD(width, 1 << 16, "hidden_size", "n_embd", "embedding_length"),
@@ -214,7 +215,7 @@ int vp_config_from_json(vp_config *c, const vp_json *j, vp_error *err) {
     char list[200];
     if (!arch)
         return vp_fail(err, VP_DATA, "%s: model_type \"%s\" is not supported (%s are)", j->path, type,
-                       vp_arch_list(list, sizeof list));
+                       vp_arch_list(false, list, sizeof list));
     *c = arch->base;
     c->arch = arch;
     VP_TRY(refuse_unsupported(c, j, err));

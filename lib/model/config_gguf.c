@@ -50,7 +50,8 @@ static int refuse_unsupported(const reader *r, const vp_config *c, vp_error *err
         if (real(r, zero[i], 0) != 0)
             return vp_fail(err, VP_DATA, "%s: %s.%s is not supported", vp_gguf_path(r->gguf), r->arch->gguf, zero[i]);
     if (real(r, "attention.value_length", (double)c->head_dim) != (double)c->head_dim)
-        return vp_fail(err, VP_DATA, "%s: keys and values of different widths are not supported", vp_gguf_path(r->gguf));
+        return vp_fail(err, VP_DATA, "%s: keys and values of different widths are not supported",
+                       vp_gguf_path(r->gguf));
     return VP_OK;
 }
 
@@ -63,15 +64,17 @@ int vp_config_from_gguf(vp_config *c, const vp_source *s, vp_error *err) {
     r.arch = vp_arch_find_gguf(name, n);
     char list[200], scratch[96];
     if (!r.arch)
-        return vp_fail(err, VP_DATA, "%s: architecture \"%.*s\" is not supported in GGUF (models: %s)", path,
-                       n > 40 ? 40 : (int)n, name, vp_arch_list(list, sizeof list));
+        return vp_fail(err, VP_DATA, "%s: architecture \"%.*s\" is not supported (%s are)", path, n > 40 ? 40 : (int)n,
+                       name, vp_arch_list(true, list, sizeof list));
     *c = r.arch->base;
     c->arch = r.arch;
     c->groups = c->head_dim = c->rotary = 0;
     for (int i = 0; i < VP_CONFIG_FIELDS; i++) {
         const vp_config_field *f = &vp_config_fields[i];
         int64_t *value = (int64_t *)((char *)c + f->offset);
-        if (f->gguf) *value = vp_gguf_int(r.gguf, key(&r, f->gguf, scratch), f->offset < offsetof(vp_config, groups) ? 0 : *value);
+        if (f->gguf)
+            *value =
+                vp_gguf_int(r.gguf, key(&r, f->gguf, scratch), f->offset < offsetof(vp_config, groups) ? 0 : *value);
     }
     const vp_tensor_info *embed = tensor(&r, VP_W_EMBED, "weight"), *types = tensor(&r, VP_W_TYPES, "weight");
     if (!embed) return vp_fail(err, VP_DATA, "%s: no tensor token_embd.weight", path);

@@ -1,4 +1,5 @@
-/* The public side of encoding: options, the device, the header's `encoder` map, and a frame as a run of micro-batches. */
+/* The public side of encoding: options, the device, the header's `encoder` map, and a frame as a run of micro-batches.
+ */
 #include "lib/model/encoder.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,15 +38,15 @@ static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
 static int check_operations(const vp_encoder *e, vp_error *err) {
     const vp_backend *b = e->ops;
     const vp_config *c = &e->model->config;
-    const char *lacks = !b->embed                      ? "embed"
-                        : !b->norm                     ? "norm"
-                        : !b->linear                   ? "linear"
-                        : !b->attn                     ? "attention"
+    const char *lacks = !b->embed                         ? "embed"
+                        : !b->norm                        ? "norm"
+                        : !b->linear                      ? "linear"
+                        : !b->attn                        ? "attention"
                         : e->model->nadapters && !b->lora ? "lora"
-                        : c->rotary && !b->rope        ? "rope"
-                        : c->arch->gated && !b->glu    ? "glu"
-                        : !c->arch->gated && !b->act   ? "act"
-                                                       : NULL;
+                        : c->rotary && !b->rope           ? "rope"
+                        : c->arch->gated && !b->glu       ? "glu"
+                        : !c->arch->gated && !b->act      ? "act"
+                                                          : NULL;
     if (!lacks) return VP_OK;
     return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation %s", b->name, lacks);
 }

@@ -1,5 +1,5 @@
-/* Private to lib/model: the encoder's parts. prepare.c makes the weights ready, batch.c turns a frame into micro-batches,
- * forward.c runs one, encoder.c is the public side. */
+/* Private to lib/model: the encoder's parts. prepare.c makes the weights ready, batch.c turns a frame into
+ * micro-batches, forward.c runs one, encoder.c is the public side. */
 #ifndef VP_MODEL_ENCODER_H
 #define VP_MODEL_ENCODER_H
 #include "kernels/ops.h"
@@ -18,10 +18,10 @@ typedef struct vp_norm_weight {
 } vp_norm_weight;
 
 typedef struct vp_layer {
-    vp_linear qkv;    /* [(H + 2 G) d, C]: q, k and v of one input are one product */
-    vp_linear out;    /* [C, H d] */
-    vp_linear up;     /* [2 F, C] gate and up when gated, else [F, C] */
-    vp_linear down;   /* [C, F] */
+    vp_linear qkv;                                      /* [(H + 2 G) d, C]: q, k and v of one input are one product */
+    vp_linear out;                                      /* [C, H d] */
+    vp_linear up;                                       /* [2 F, C] gate and up when gated, else [F, C] */
+    vp_linear down;                                     /* [C, F] */
     vp_norm_weight attn_norm, mlp_norm, q_norm, k_norm; /* mlp_norm: none when attention and MLP are parallel */
 } vp_layer;
 

@@ -1,8 +1,8 @@
 /* The transformer, written once over kernels/ops.h; what differs between models is in the architecture's row.
  *
  * Legend: T tokens, C width, H query heads, G key/value heads, d head width, F feed-forward width. x [T, C] is the
- * residual stream, f32; h [T, C] its norm; y [T, C] what a block adds to x. Adding is left to the next norm, which reads x
- * anyway. Pre-norm:  h = norm(x); y = attention(h); h = norm(x += y); y = mlp(h); ... hidden = norm(x += y).
+ * residual stream, f32; h [T, C] its norm; y [T, C] what a block adds to x. Adding is left to the next norm, which
+ * reads x anyway. Pre-norm:  h = norm(x); y = attention(h); h = norm(x += y); y = mlp(h); ... hidden = norm(x += y).
  * Post-norm (BERT):  y = attention(x); x = norm(x + y); y = mlp(x); x = norm(x + y); hidden = x. */
 #include "lib/model/encoder.h"
 #include <math.h>
@@ -47,7 +47,11 @@ static int allocate_all(pass *p, vp_error *err) {
 
 /* x += y (unless y is NULL); out = norm(x). */
 static int norm(pass *p, const vp_norm_weight *w, const vp_mat *y, const vp_mat *out, vp_error *err) {
-    vp_norm_op op = {.kind = p->c->arch->norm, .x = p->x, .out = *out, .weight = w->weight, .bias = w->bias,
+    vp_norm_op op = {.kind = p->c->arch->norm,
+                     .x = p->x,
+                     .out = *out,
+                     .weight = w->weight,
+                     .bias = w->bias,
                      .eps = (float)p->c->eps};
     if (y) op.d = *y;
     return vp_encoder_check(p->e, p->e->ops->norm(p->e->queue, &op), err);
@@ -69,14 +73,24 @@ static int position_heads(pass *p, const vp_mat *x, int64_t heads, const vp_norm
     const vp_config *c = p->c;
     vp_encoder *e = p->e;
     if (w->weight) {
-        vp_norm_op op = {.kind = c->arch->norm, .x = *x, .out = *x, .weight = w->weight, .eps = (float)c->eps,
+        vp_norm_op op = {.kind = c->arch->norm,
+                         .x = *x,
+                         .out = *x,
+                         .weight = w->weight,
+                         .eps = (float)c->eps,
                          .heads = (int32_t)heads};
         VP_TRY(vp_encoder_check(e, e->ops->norm(e->queue, &op), err));
     }
     if (!c->rotary) return VP_OK;
-    vp_rope_op op = {.batch = p->batch, .x = *x, .heads = (int32_t)heads, .d = (int32_t)c->head_dim,
-                     .rotary = (int32_t)c->rotary, .interleaved = c->arch->rope == VP_ROPE_INTERLEAVED, .sign = 1,
-                     .cos = e->cosines, .sin = e->sines};
+    vp_rope_op op = {.batch = p->batch,
+                     .x = *x,
+                     .heads = (int32_t)heads,
+                     .d = (int32_t)c->head_dim,
+                     .rotary = (int32_t)c->rotary,
+                     .interleaved = c->arch->rope == VP_ROPE_INTERLEAVED,
+                     .sign = 1,
+                     .cos = e->cosines,
+                     .sin = e->sines};
     return vp_encoder_check(e, e->ops->rope(e->queue, &op), err);
 }
 
@@ -88,9 +102,17 @@ static int attention(pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
     VP_TRY(linear(p, &l->qkv, &p->h, &p->qkv, NULL, err));
     VP_TRY(position_heads(p, &q, c->heads, &l->q_norm, err));
     VP_TRY(position_heads(p, &k, c->groups, &l->k_norm, err));
-    vp_attn_op op = {.batch = p->batch, .mode = p->e->mode, .window = c->windowed[layer] ? c->window : 0,
-                     .heads = (int32_t)c->heads, .groups = (int32_t)c->groups, .d = (int32_t)d,
-                     .scale = (float)(1 / sqrt((double)d)), .q = q, .k = k, .v = v, .out = p->mixed};
+    vp_attn_op op = {.batch = p->batch,
+                     .mode = p->e->mode,
+                     .window = c->windowed[layer] ? c->window : 0,
+                     .heads = (int32_t)c->heads,
+                     .groups = (int32_t)c->groups,
+                     .d = (int32_t)d,
+                     .scale = (float)(1 / sqrt((double)d)),
+                     .q = q,
+                     .k = k,
+                     .v = v,
+                     .out = p->mixed};
     VP_TRY(vp_encoder_check(p->e, p->e->ops->attn(p->e->queue, &op), err));
     return linear(p, &l->out, &p->mixed, &p->y, NULL, err);
 }
@@ -101,8 +123,8 @@ static int mlp(pass *p, const vp_layer *l, vp_error *err) {
     vp_encoder *e = p->e;
     VP_TRY(linear(p, &l->up, &p->h, &p->up, NULL, err));
     if (c->arch->gated) {
-        vp_glu_op op = {.act = c->act, .gate = columns(&p->up, 0, c->ffn), .up = columns(&p->up, c->ffn, c->ffn),
-                        .out = p->mid};
+        vp_glu_op op = {
+            .act = c->act, .gate = columns(&p->up, 0, c->ffn), .up = columns(&p->up, c->ffn, c->ffn), .out = p->mid};
         VP_TRY(vp_encoder_check(e, e->ops->glu(e->queue, &op), err));
     } else {
         vp_act_op op = {.act = c->act, .x = p->up, .out = p->mid};
@@ -114,7 +136,11 @@ static int mlp(pass *p, const vp_layer *l, vp_error *err) {
 static int embed(pass *p, const int32_t *ids, vp_error *err) {
     vp_encoder *e = p->e;
     const vp_weight_entry *table = vp_weights_find(&e->model->weights, VP_W_EMBED, -1);
-    vp_embed_op op = {.batch = p->batch, .ids = ids, .C = p->c->width, .positions = e->positions, .types = e->types,
+    vp_embed_op op = {.batch = p->batch,
+                      .ids = ids,
+                      .C = p->c->width,
+                      .positions = e->positions,
+                      .types = e->types,
                       .out = p->x,
                       .table = {.rows = table->rows, .read_row = vp_weight_read_row, .ctx = table},
                       .scale = p->c->arch->scale_embedding ? (float)sqrt((double)p->c->width) : 1};

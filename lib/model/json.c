@@ -1,7 +1,5 @@
 /* Bounded reading of JSON files and strict access to their members. */
 #include "lib/model/json.h"
-#include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,28 +7,34 @@
 
 enum { LIMIT = 64 << 20 }; /* a large vocabulary's tokenizer.json has 35 MiB */
 
-static char *join(const char *folder, const char *name) {
+int vp_path_join(char **out, const char *folder, const char *name, vp_error *err) {
     size_t n = strlen(folder) + strlen(name) + 2;
-    char *path = malloc(n);
-    if (path) snprintf(path, n, "%s/%s", folder, name);
-    return path;
+    *out = malloc(n);
+    if (!*out) return vp_fail_memory(err, "a path", n);
+    snprintf(*out, n, *name ? "%s/%s" : "%s%s", folder, name);
+    return VP_OK;
+}
+
+bool vp_path_exists(const char *folder, const char *name) {
+    vp_error err = {0};
+    char *path = NULL;
+    bool found = !vp_path_join(&path, folder, name, &err) && access(path, F_OK) == 0;
+    free(path);
+    return found;
 }
 
 /* Integers are read as reals: tokenizers write lengths like 1e30 in full, which Jansson's integers cannot hold. */
 static int parse(vp_json *j, const vp_buf *text, json_type type, vp_error *err) {
     json_error_t why;
     j->root = json_loadb(text->data, text->len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
-    /* tokenizer_config.json says "no limit" by an integer of 31 digits */
-    if (!j->root && json_error_code(&why) == json_error_numeric_overflow)
-        j->root = json_loadb(text->data, text->len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
     if (!j->root) return vp_fail(err, VP_DATA, "%s: line %d: %s", j->path, why.line, why.text);
     if (json_typeof(j->root) == type) return VP_OK;
     return vp_fail(err, VP_DATA, "%s: not a JSON %s", j->path, type == JSON_ARRAY ? "array" : "object");
 }
 
 int vp_json_open(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err) {
-    *j = (vp_json){.path = join(folder, name)};
-    if (!j->path) return vp_fail_memory(err, "a path", strlen(folder));
+    *j = (vp_json){0};
+    VP_TRY(vp_path_join(&j->path, folder, name, err));
     vp_buf text = {0};
     int status = vp_read_file(j->path, LIMIT, &text, err);
     if (!status) status = parse(j, &text, root, err);
@@ -41,11 +45,7 @@ int vp_json_open(vp_json *j, const char *folder, const char *name, json_type roo
 
 int vp_json_open_optional(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err) {
     *j = (vp_json){0};
-    char *path = join(folder, name);
-    if (!path) return vp_fail_memory(err, "a path", strlen(folder));
-    bool absent = access(path, F_OK) != 0 && errno == ENOENT;
-    free(path);
-    return absent ? VP_OK : vp_json_open(j, folder, name, root, err);
+    return vp_path_exists(folder, name) ? vp_json_open(j, folder, name, root, err) : VP_OK;
 }
 
 void vp_json_close(vp_json *j) {
@@ -66,13 +66,9 @@ static const json_t *member(const json_t *o, const char *key) {
 int vp_json_int(const vp_json *j, const json_t *o, const char *key, int64_t *value, vp_error *err) {
     const json_t *v = member(o, key);
     if (!v) return VP_OK;
-    double real = json_is_real(v) ? json_real_value(v) : 0.5;
-    if (json_is_integer(v))
-        *value = json_integer_value(v);
-    else if (real >= -0x1p53 && real <= 0x1p53 && real == (double)(int64_t)real)
-        *value = (int64_t)real;
-    else
-        return wrong(j, key, "an integer", err);
+    const double x = json_is_number(v) ? json_number_value(v) : 0.5;
+    if (!(x >= -0x1p53 && x <= 0x1p53) || x != (double)(int64_t)x) return wrong(j, key, "an integer", err);
+    *value = (int64_t)x;
     return VP_OK;
 }
 

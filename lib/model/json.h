@@ -9,6 +9,11 @@ typedef struct vp_json {
     char *path;   /* for messages */
 } vp_json;
 
+/* folder/name, or folder when name is empty; caller frees. */
+int vp_path_join(char **out, const char *folder, const char *name, vp_error *err);
+/* Whether folder/name exists, of whatever kind. */
+bool vp_path_exists(const char *folder, const char *name);
+
 /* The file folder/name, at most 64 MiB. A file that cannot be read is VP_IO, one that is not JSON or whose root is of
  * another type VP_DATA with the line. vp_json_close accepts a {0}. */
 int vp_json_open(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err);
@@ -16,8 +21,8 @@ int vp_json_open(vp_json *j, const char *folder, const char *name, json_type roo
 int vp_json_open_optional(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err);
 void vp_json_close(vp_json *j);
 
-/* Members of an object. An absent or null member leaves *value as it is; one of another type is VP_DATA naming the file and
- * the key. */
+/* Members of an object. An absent or null member leaves *value as it is; one of another type is VP_DATA naming the file
+ * and the key. */
 int vp_json_int(const vp_json *j, const json_t *o, const char *key, int64_t *value, vp_error *err);
 int vp_json_real(const vp_json *j, const json_t *o, const char *key, double *value, vp_error *err);
 int vp_json_bool(const vp_json *j, const json_t *o, const char *key, bool *value, vp_error *err);

@@ -2,25 +2,13 @@
 #include "lib/index/index.h"
 #include "lib/model/private.h"
 #include "lib/model/settings.h"
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 int vp_path_absolute(const char *path, char **out, vp_error *err) {
     *out = realpath(path, NULL);
     return *out ? VP_OK : vp_fail_errno(err, "%s", path);
-}
-
-static bool has_file(const char *folder, const char *name) {
-    size_t n = strlen(folder) + strlen(name) + 2;
-    char *path = malloc(n);
-    if (path) snprintf(path, n, "%s/%s", folder, name);
-    bool found = path && access(path, F_OK) == 0;
-    free(path);
-    return found;
 }
 
 static int fingerprint(vp_model *m, vp_error *err) {
@@ -35,8 +23,7 @@ static int fingerprint(vp_model *m, vp_error *err) {
 
 static int open_gguf(vp_model *m, const char *path, vp_error *err) {
     VP_TRY(vp_source_open(&m->source, path, err));
-    if (!vp_source_gguf(m->source))
-        return vp_fail(err, VP_DATA, "%s: neither a model folder nor a .gguf file", path);
+    if (!vp_source_gguf(m->source)) return vp_fail(err, VP_DATA, "%s: neither a model folder nor a .gguf file", path);
     VP_TRY(vp_config_from_gguf(&m->config, m->source, err));
     VP_TRY(vp_weights_open(&m->weights, &m->config, m->source, path, err));
     VP_TRY(vp_settings_default(&m->settings, &m->config, err));
@@ -44,7 +31,7 @@ static int open_gguf(vp_model *m, const char *path, vp_error *err) {
 }
 
 static int open_transformer(vp_model *m, const char *folder, vp_error *err) {
-    if (!has_file(folder, "config.json") && has_file(folder, "adapter_config.json"))
+    if (!vp_path_exists(folder, "config.json") && vp_path_exists(folder, "adapter_config.json"))
         return vp_fail(err, VP_DATA, "%s: an adapter without its model: give the model with -m and this with --adapter",
                        folder);
     vp_json j;
@@ -58,9 +45,8 @@ static int open_transformer(vp_model *m, const char *folder, vp_error *err) {
 static int open_folder(vp_model *m, const char *folder, vp_error *err) {
     char *transformer;
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
-    int status = open_transformer(m, transformer, err);
-    free(transformer);
-    if (status) return status;
+    m->transformer = transformer;
+    VP_TRY(open_transformer(m, transformer, err));
     VP_TRY(vp_settings_default(&m->settings, &m->config, err));
     return vp_settings_read(&m->settings, folder, &m->config, err);
 }
@@ -73,9 +59,12 @@ static int open_weights(vp_model **out, const char *path, vp_error *err) {
     VP_TRY(vp_path_absolute(path, &m->path, err));
     struct stat st;
     if (stat(m->path, &st)) return vp_fail_errno(err, "%s", path);
-    if (S_ISDIR(st.st_mode)) VP_TRY(open_folder(m, m->path, err));
-    else if (S_ISREG(st.st_mode)) VP_TRY(open_gguf(m, m->path, err));
-    else return vp_fail(err, VP_DATA, "%s: neither a folder nor a file", path);
+    if (S_ISDIR(st.st_mode))
+        VP_TRY(open_folder(m, m->path, err));
+    else if (S_ISREG(st.st_mode))
+        VP_TRY(open_gguf(m, m->path, err));
+    else
+        return vp_fail(err, VP_DATA, "%s: neither a folder nor a file", path);
     return fingerprint(m, err);
 }
 
@@ -86,8 +75,8 @@ static int open_described(vp_model **m, const vp_map *model, const vp_map *encod
         return vp_fail(err, VP_DATA, "%s: no absolute model path with a fingerprint; give the model with -m", where);
     VP_TRY(open_weights(m, path, err));
     if (strcmp(print, (*m)->fingerprint))
-        return vp_fail(err, VP_DATA, "%s: the model at %s has fingerprint %s, not %s: it was changed or replaced", where,
-                       path, (*m)->fingerprint, print);
+        return vp_fail(err, VP_DATA, "%s: the model at %s has fingerprint %s, not %s: it was changed or replaced",
+                       where, path, (*m)->fingerprint, print);
     const char *adapter;
     for (size_t i = 0; (adapter = vp_map_str_at(model, "adapters", i)); i++) {
         VP_TRY(vp_model_add_adapter(*m, adapter, err));
@@ -117,7 +106,7 @@ static int keep_or_close(vp_model **m, int status) {
 
 int vp_model_open(vp_model **m, const char *path, vp_error *err) {
     *m = NULL;
-    bool index = has_file(path, "index.db");
+    bool index = vp_path_exists(path, "index.db");
     return keep_or_close(m, index ? open_index(m, path, err) : open_weights(m, path, err));
 }
 
@@ -169,14 +158,34 @@ void vp_model_close(vp_model *m) {
     vp_source_close(m->source);
     vp_settings_free(&m->settings);
     free(m->path);
+    free(m->transformer);
     free(m);
 }
 
-const vp_settings *vp_model_settings(const vp_model *m) { return &m->settings; }
-const char *vp_model_path(const vp_model *m) { return m->path; }
-const char *vp_model_fingerprint(const vp_model *m) { return m->fingerprint; }
-const char *vp_model_arch(const vp_model *m) { return m->config.arch->name; }
-int64_t vp_model_width(const vp_model *m) { return m->config.width; }
-int64_t vp_model_vocab(const vp_model *m) { return m->config.vocab; }
-int64_t vp_model_context(const vp_model *m) { return m->config.positions; }
-int64_t vp_model_eos(const vp_model *m) { return m->config.eos; }
+const vp_settings *vp_model_settings(const vp_model *m) {
+    return &m->settings;
+}
+const char *vp_model_path(const vp_model *m) {
+    return m->path;
+}
+const char *vp_model_transformer(const vp_model *m) {
+    return m->transformer ? m->transformer : m->path;
+}
+const char *vp_model_fingerprint(const vp_model *m) {
+    return m->fingerprint;
+}
+const char *vp_model_arch(const vp_model *m) {
+    return m->config.arch->name;
+}
+int64_t vp_model_width(const vp_model *m) {
+    return m->config.width;
+}
+int64_t vp_model_vocab(const vp_model *m) {
+    return m->config.vocab;
+}
+int64_t vp_model_context(const vp_model *m) {
+    return m->config.positions;
+}
+int64_t vp_model_eos(const vp_model *m) {
+    return m->config.eos;
+}

@@ -5,55 +5,59 @@
 #include "lib/stream/stream.h"
 
 /* Spellings, for options and checks. */
-#define VP_POOLINGS "mean|weighted_mean|last|eos|bos|cls"
+#define VP_POOLINGS   "mean|weighted_mean|last|eos|bos|cls"
 #define VP_ATTENTIONS "causal|bi|segments"
-#define VP_COMPUTES "auto|f32|bf16|i8"
+#define VP_COMPUTES   "auto|f32|bf16|i8"
 
 /* What a model folder (or option, or index) decides for the pipe; travels in the header's `model` map. */
 typedef struct vp_settings {
-    char *attention;    /* "causal", "bi", "segments" */
-    char *pooling;      /* one of VP_POOLINGS */
-    int normalize;      /* 1, 0 */
-    int64_t dims;       /* 0: all */
-    int64_t max_len;    /* default truncation, specials included */
+    char *attention;                      /* "causal", "bi", "segments" */
+    char *pooling;                        /* one of VP_POOLINGS */
+    int normalize;                        /* 1, 0 */
+    int64_t dims;                         /* 0: all */
+    int64_t max_len;                      /* default truncation, specials included */
     char *query_prefix, *document_prefix; /* prompts: "" when none */
-    int prompt_pooled;  /* 1: prompt tokens are pooled too (sentence-transformers' include_prompt) */
+    int prompt_pooled;                    /* 1: prompt tokens are pooled too (sentence-transformers' include_prompt) */
 } vp_settings;
 
 typedef struct vp_model vp_model;
 
-/* Open PATH: a Hugging Face or sentence-transformers folder, a .gguf file, or an index folder (then its model, adapters and
- * settings, and its fingerprint must match). Reads configuration and tensor table, maps the weights, checks every tensor's
- * shape against the architecture (VP_DATA names the file and tensor); prepares nothing. A plain causal model gets causal
- * attention and weighted mean, a plain bidirectional one the mean, both normalised; folders of sentence-transformers and
- * LLM2Vec decide themselves. Close with vp_model_close (NULL is fine); an open model may be read by any thread. */
+/* Open PATH: a Hugging Face or sentence-transformers folder, a .gguf file, or an index folder (then its model, adapters
+ * and settings, and its fingerprint must match). Reads configuration and tensor table, maps the weights, checks every
+ * tensor's shape against the architecture (VP_DATA names the file and tensor); prepares nothing. A plain causal model
+ * gets causal attention and weighted mean, a plain bidirectional one the mean, both normalised; folders of
+ * sentence-transformers and LLM2Vec decide themselves. Close with vp_model_close (NULL is fine); an open model may be
+ * read by any thread. */
 int vp_model_open(vp_model **m, const char *path, vp_error *err);
 void vp_model_close(vp_model *m);
 const vp_settings *vp_model_settings(const vp_model *m);
-const char *vp_model_path(const vp_model *m);         /* absolute, of the folder or file that was opened */
-const char *vp_model_fingerprint(const vp_model *m);  /* 32 hex digits */
-const char *vp_model_arch(const vp_model *m);         /* "llama", "mistral", "bert" */
-int64_t vp_model_width(const vp_model *m);            /* C */
+const char *vp_model_path(const vp_model *m); /* absolute, of the folder or file that was opened */
+const char *
+vp_model_transformer(const vp_model *m); /* where its config, weights and tokenizer lie: the path, or a folder in it */
+const char *vp_model_fingerprint(const vp_model *m); /* 32 hex digits */
+const char *vp_model_arch(const vp_model *m);        /* "llama", "mistral", "bert" */
+int64_t vp_model_width(const vp_model *m);           /* C */
 int64_t vp_model_vocab(const vp_model *m);
-int64_t vp_model_context(const vp_model *m);          /* positions that it was made for */
-int64_t vp_model_eos(const vp_model *m);              /* -1: none */
+int64_t vp_model_context(const vp_model *m); /* positions that it was made for */
+int64_t vp_model_eos(const vp_model *m);     /* -1: none */
 
-/* A LoRA adapter folder in PEFT's layout (both name depths), applied on the fly after those added before. A key that matches
- * nothing, DoRA and other unsupported kinds are VP_DATA. An llm2vec_config.json in it replaces the model's settings. */
+/* A LoRA adapter folder in PEFT's layout (both name depths), applied on the fly after those added before. A key that
+ * matches nothing, DoRA and other unsupported kinds are VP_DATA. An llm2vec_config.json in it replaces the model's
+ * settings. */
 int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err);
 
-/* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, attention, pooling, normalize,
- * dims, max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */
+/* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, attention, pooling,
+ * normalize, dims, max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */
 int vp_model_describe(const vp_model *m, vp_map *header, vp_error *err);
 /* Compute encoder.space (32 hex digits) from everything that is known (DESIGN.md 2, Identity): model.fingerprint,
- * adapter_fingerprints and tokenizer; encoder.attention, layer, pooling, projection, normalize and dims. Called by tok, fwd
- * and pool after each change; absent members count as empty. */
+ * adapter_fingerprints and tokenizer; encoder.attention, layer, pooling, projection, normalize and dims. Called by tok,
+ * fwd and pool after each change; absent members count as empty. */
 int vp_encoder_space(vp_map *header, vp_error *err);
-/* The model of a header: path from `model.path`, with its adapters and settings. The path must be absolute, a folder or a
- * .gguf file, and its fingerprint that of the header (VP_DATA). */
+/* The model of a header: path from `model.path`, with its adapters and settings. The path must be absolute, a folder or
+ * a .gguf file, and its fingerprint that of the header (VP_DATA). */
 int vp_model_from_header(vp_model **m, const vp_map *header, vp_error *err);
-/* The model that a program should use: `option` (-m, or NULL), else the header's, else $VP_MODEL; VP_USAGE when there is
- * none. `header` may be NULL. A fingerprint in the header that is not the model's is VP_DATA. */
+/* The model that a program should use: `option` (-m, or NULL), else the header's, else $VP_MODEL; VP_USAGE when there
+ * is none. `header` may be NULL. A fingerprint in the header that is not the model's is VP_DATA. */
 int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_error *err);
 
 typedef struct vp_encode_options {
@@ -67,14 +71,15 @@ typedef struct vp_encode_options {
 enum { VP_BATCH_TOKENS = 2048 };
 typedef struct vp_encoder vp_encoder;
 /* The model is borrowed until vp_encoder_close; adapters must be added before. Nothing heavy happens before the first
- * vp_encoder_run: weights are packed then. `header` (NULL: none) is the stream's: its encoder.attention counts. One encoder belongs to one thread (it runs its own). */
+ * vp_encoder_run: weights are packed then. `header` (NULL: none) is the stream's: its encoder.attention counts. One
+ * encoder belongs to one thread (it runs its own). */
 int vp_encoder_open(vp_encoder **e, vp_model *m, const vp_encode_options *o, const vp_map *header, vp_error *err);
 const char *vp_encoder_compute(const vp_encoder *e); /* resolved: "f32" */
 /* Fill a header's `encoder` map {attention, layer, compute} and encoder.space. */
 int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err);
-/* One batch frame: hidden [T, C] f32, caller frees. Uses ids, cu, and pos, seg, prefix if present. A sequence longer than
- * the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does not
- * depend on its neighbours. */
+/* One batch frame: hidden [T, C] f32, caller frees. Uses ids, cu, and pos, seg, prefix if present. A sequence longer
+ * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
+ * not depend on its neighbours. */
 int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err);
 void vp_encoder_close(vp_encoder *e);
 
@@ -84,21 +89,23 @@ typedef struct vp_pool_options {
     int normalize;    /* 1, 0; -1: the header's model.normalize, else 1 */
     int64_t dims;     /* leading dimensions kept, before the normalisation; 0: the header's model.dims, else all */
 } vp_pool_options;
-/* Options as the programs spell them: kind NULL or "auto" is the header's; VP_USAGE: an unknown kind, or both switches. */
+/* Options as the programs spell them: kind NULL or "auto" is the header's; VP_USAGE: an unknown kind, or both switches.
+ */
 int vp_pool_options_set(vp_pool_options *o, const char *kind, bool normalize, bool no_normalize, int64_t dims,
                         vp_error *err);
 typedef struct vp_pooler vp_pooler;
 /* What the options leave open is taken from `header` (NULL: nothing). VP_USAGE: no kind, or an unknown one. */
 int vp_pooler_open(vp_pooler **p, const vp_pool_options *o, const vp_map *header, vp_error *err);
 void vp_pooler_close(vp_pooler *p);
-/* Change a header to what leaves the pooler: encoder.pooling, normalize, dims and space; column `hidden` [T, width] gone, `emb`
- * [B, D] or `picked` [M, width] declared. width 0: not known, in a stream without batches. VP_USAGE: more dims than there are. */
+/* Change a header to what leaves the pooler: encoder.pooling, normalize, dims and space; column `hidden` [T, width]
+ * gone, `emb` [B, D] or `picked` [M, width] declared. width 0: not known, in a stream without batches. VP_USAGE: more
+ * dims than there are. */
 int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err);
-/* Pool one batch frame in place: from `hidden` [T, width] f32 (NULL: the frame's column) to `emb` F32 [B, D], or for "pick"
- * `picked` F32 [M, width], the positions with target >= 0 (keep = 1 when there is no target). hidden leaves the frame, the
- * rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives until the next call or
- * vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the first;
- * weighted_mean weighs kept tokens 1, 2, 3, ... */
+/* Pool one batch frame in place: from `hidden` [T, width] f32 (NULL: the frame's column) to `emb` F32 [B, D], or for
+ * "pick" `picked` F32 [M, width], the positions with target >= 0 (keep = 1 when there is no target). hidden leaves the
+ * frame, the rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives until the next
+ * call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the
+ * first; weighted_mean weighs kept tokens 1, 2, 3, ... */
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err);
 /* Width of the header's declared column `hidden`; 0 if it is not declared as [T, width]. */
 int vp_header_width(const vp_map *header, int64_t *width, vp_error *err);

@@ -1,4 +1,5 @@
-/* Pooling as a step on frames: hidden states to one vector a row, or to the marked rows. The arithmetic is the backend's. */
+/* Pooling as a step on frames: hidden states to one vector a row, or to the marked rows. The arithmetic is the
+ * backend's. */
 #include "kernels/ops.h"
 #include "lib/model/model.h"
 #include <jansson.h>

@@ -88,8 +88,13 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
     linear->in = s.part[0]->cols;
     float *bias = NULL;
     int status = stack_bias(&s, linear->out, &bias, err);
-    vp_weight_desc desc = {.part = part, .nparts = n, .in = linear->in, .out = linear->out, .bias = bias,
-                           .compute = VP_F32, .name = s.part[0]->module};
+    vp_weight_desc desc = {.part = part,
+                           .nparts = n,
+                           .in = linear->in,
+                           .out = linear->out,
+                           .bias = bias,
+                           .compute = VP_F32,
+                           .name = s.part[0]->module};
     if (!status) status = e->ops->weight_prepare(e->device, &desc, &linear->weight, err);
     free(bias);
     return status ? status : prepare_lora(e, &s, linear, err);
@@ -119,7 +124,8 @@ static int prepare_frequencies(vp_encoder *e, vp_error *err) {
     int status = factors && e->inverse ? VP_OK : vp_fail_memory(err, "RoPE frequencies", half * sizeof *factors);
     if (!status && t) status = vp_tensor_row(t, 0, factors, err);
     for (size_t i = 0; !status && t && i < half; i++)
-        if (!(factors[i] > 0)) status = vp_fail(err, VP_DATA, "%s: %s has a factor of %g", t->file, t->name, factors[i]);
+        if (!(factors[i] > 0))
+            status = vp_fail(err, VP_DATA, "%s: %s has a factor of %g", t->file, t->name, factors[i]);
     if (!status) vp_rope_frequencies(c, t ? factors : NULL, e->inverse);
     free(factors);
     return status;

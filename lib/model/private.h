@@ -24,7 +24,8 @@ typedef struct vp_adapter {
 enum { VP_MAX_ADAPTERS = 16 };
 
 struct vp_model {
-    char *path; /* absolute */
+    char *path;        /* absolute, as opened */
+    char *transformer; /* folder of config, weights and tokenizer; NULL: path is a .gguf file */
     char fingerprint[33];
     vp_source *source;
     vp_config config;
@@ -36,7 +37,7 @@ struct vp_model {
 
 int vp_adapter_open(vp_adapter **a, const vp_model *m, const char *folder, vp_error *err);
 void vp_adapter_close(vp_adapter *a);
-/* "folder/name" or folder alone when name is empty, absolute and without links; VP_IO if it does not exist. Caller frees. */
+/* Absolute and without links; VP_IO if it does not exist. Caller frees. */
 int vp_path_absolute(const char *path, char **out, vp_error *err);
 
 #endif

@@ -2,26 +2,8 @@
  * dequantize_row_*). No state: any number of threads may read. The loops have fixed trip counts so that compilers
  * vectorise them. */
 #include "lib/model/source.h"
+#include "lib/base/half.h"
 #include <string.h>
-
-static float from_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* f16 has 5 exponent bits with bias 15, f32 has 8 with bias 127. Subnormals (m * 2^-24) come from 2^-14 (1 + m / 1024)
- * - 2^-14, which is exact and needs no subnormal f32, so the processor's flush-to-zero mode does not matter. */
-static inline float half_to_float(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, magnitude = (uint32_t)(h & 0x7fff) << 13;
-    uint32_t normal = magnitude + (112u << 23);
-    float small = from_bits(magnitude + (113u << 23)) - from_bits(113u << 23);
-    uint32_t bits;
-    memcpy(&bits, &small, sizeof bits);
-    bits = magnitude < (1u << 23) ? bits : normal;
-    bits = magnitude >= (31u << 23) ? magnitude | 0x7f800000u : bits;
-    return from_bits(bits | sign);
-}
 
 static inline uint16_t load16(const uint8_t *p) {
     uint16_t x;
@@ -33,24 +15,40 @@ static void row_f32(const uint8_t *restrict p, float *restrict out, int64_t n) {
     memcpy(out, p, (size_t)n * sizeof *out);
 }
 
+enum { GROUP = 32 }; /* elements at a time: copied to an aligned array first, else compilers do not vectorise */
+
 static void row_f16(const uint8_t *restrict p, float *restrict out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = half_to_float(load16(p + 2 * i));
+    uint16_t h[GROUP];
+    for (; n >= GROUP; n -= GROUP, p += sizeof h, out += GROUP) {
+        memcpy(h, p, sizeof h);
+        for (int i = 0; i < GROUP; i++) out[i] = vp_f16_float(h[i]);
+    }
+    memcpy(h, p, (size_t)n * sizeof *h);
+    for (int64_t i = 0; i < n; i++) out[i] = vp_f16_float(h[i]);
 }
 
 static void row_bf16(const uint8_t *restrict p, float *restrict out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = from_bits((uint32_t)load16(p + 2 * i) << 16);
+    uint16_t h[GROUP];
+    for (; n >= GROUP; n -= GROUP, p += sizeof h, out += GROUP) {
+        memcpy(h, p, sizeof h);
+        for (int i = 0; i < GROUP; i++) out[i] = vp_bf16_float(h[i]);
+    }
+    memcpy(h, p, (size_t)n * sizeof *h);
+    for (int64_t i = 0; i < n; i++) out[i] = vp_bf16_float(h[i]);
 }
 
 static void row_q8_0(const uint8_t *restrict p, float *restrict out, int64_t n) {
+    int8_t q[32];
     for (; n > 0; n -= 32, p += 34, out += 32) {
-        float d = half_to_float(load16(p));
-        for (int i = 0; i < 32; i++) out[i] = d * (float)(int8_t)p[2 + i];
+        float d = vp_f16_float(load16(p));
+        memcpy(q, p + 2, sizeof q);
+        for (int i = 0; i < 32; i++) out[i] = d * (float)q[i];
     }
 }
 
 static void row_q4_0(const uint8_t *restrict p, float *restrict out, int64_t n) {
     for (; n > 0; n -= 32, p += 18, out += 32) {
-        float d = half_to_float(load16(p));
+        float d = vp_f16_float(load16(p));
         for (int i = 0; i < 16; i++) {
             out[i] = d * (float)((p[2 + i] & 15) - 8);
             out[16 + i] = d * (float)((p[2 + i] >> 4) - 8);
@@ -61,7 +59,7 @@ static void row_q4_0(const uint8_t *restrict p, float *restrict out, int64_t n) 
 /* d q is exact in f32 (11 + 4 bits): one rounding, with or without a fused multiply-add. */
 static void row_q4_1(const uint8_t *restrict p, float *restrict out, int64_t n) {
     for (; n > 0; n -= 32, p += 20, out += 32) {
-        float d = half_to_float(load16(p)), m = half_to_float(load16(p + 2));
+        float d = vp_f16_float(load16(p)), m = vp_f16_float(load16(p + 2));
         for (int i = 0; i < 16; i++) {
             out[i] = d * (float)(p[4 + i] & 15) + m;
             out[16 + i] = d * (float)(p[4 + i] >> 4) + m;

@@ -1,5 +1,5 @@
-/* RoPE: inverse frequencies with the scalings of "linear" and "llama3", and the tables of cosines and sines. Every step is
- * f32 where transformers' modeling_rope_utils computes f32 tensors, so that angles at large positions agree. */
+/* RoPE: inverse frequencies with the scalings of "linear" and "llama3", and the tables of cosines and sines. Every step
+ * is f32 where transformers' modeling_rope_utils computes f32 tensors, so that angles at large positions agree. */
 #include "lib/model/config.h"
 #include <math.h>
 

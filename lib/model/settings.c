@@ -14,7 +14,8 @@ static int set(char **field, const char *value, vp_error *err) {
 }
 
 int vp_settings_default(vp_settings *s, const vp_config *c, vp_error *err) {
-    *s = (vp_settings){.normalize = 1, .prompt_pooled = 1, .max_len = c->positions < 512 ? c->positions : 512};
+    /* decoders see the instruction and do not pool it, encoders' prefixes are pooled with the text */
+    *s = (vp_settings){.normalize = 1, .prompt_pooled = !c->causal, .max_len = c->positions < 512 ? c->positions : 512};
     VP_TRY(set(&s->attention, c->causal ? "causal" : "bi", err));
     VP_TRY(set(&s->pooling, c->causal ? "weighted_mean" : "mean", err));
     VP_TRY(set(&s->query_prefix, "", err));
@@ -51,14 +52,6 @@ static int module_of(const vp_json *j, size_t i, module_kind *kind, const char *
     return vp_fail(err, VP_DATA, "%s: module \"%s\" (%s) is not supported", j->path, type, *path);
 }
 
-static int join(char **out, const char *folder, const char *name, vp_error *err) {
-    size_t n = strlen(folder) + strlen(name) + 2;
-    *out = malloc(n);
-    if (!*out) return vp_fail_memory(err, "a path", n);
-    snprintf(*out, n, *name ? "%s/%s" : "%s%s", folder, name);
-    return VP_OK;
-}
-
 int vp_settings_transformer(const char *folder, char **out, vp_error *err) {
     vp_json j;
     VP_TRY(vp_json_open_optional(&j, folder, "modules.json", JSON_ARRAY, err));
@@ -68,16 +61,19 @@ int vp_settings_transformer(const char *folder, char **out, vp_error *err) {
     if (j.root) status = module_of(&j, 0, &kind, &path, err);
     if (!status && kind != MODULE_TRANSFORMER)
         status = vp_fail(err, VP_DATA, "%s: the first module is not a Transformer", j.path);
-    if (!status) status = join(out, folder, path, err);
+    if (!status) status = vp_path_join(out, folder, path, err);
     vp_json_close(&j);
     return status;
 }
 
 static int pooling_mode(const vp_json *j, const char **mode, vp_error *err) {
     static const char *const old[][2] = {
-        {"pooling_mode_cls_token", "cls"},           {"pooling_mode_max_tokens", "max"},
-        {"pooling_mode_mean_tokens", "mean"},        {"pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"},
-        {"pooling_mode_weightedmean_tokens", "weightedmean"}, {"pooling_mode_lasttoken", "lasttoken"},
+        {"pooling_mode_cls_token", "cls"},
+        {"pooling_mode_max_tokens", "max"},
+        {"pooling_mode_mean_tokens", "mean"},
+        {"pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"},
+        {"pooling_mode_weightedmean_tokens", "weightedmean"},
+        {"pooling_mode_lasttoken", "lasttoken"},
     };
     *mode = NULL;
     const json_t *value = json_object_get(j->root, "pooling_mode");
@@ -97,7 +93,7 @@ static int read_pooling(vp_settings *s, const char *folder, const char *path, vp
     static const char *const names[][2] = {
         {"cls", "cls"}, {"mean", "mean"}, {"weightedmean", "weighted_mean"}, {"lasttoken", "last"}};
     char *at;
-    VP_TRY(join(&at, folder, path, err));
+    VP_TRY(vp_path_join(&at, folder, path, err));
     vp_json j;
     int status = vp_json_open(&j, at, "config.json", JSON_OBJECT, err);
     free(at);

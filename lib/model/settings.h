@@ -5,15 +5,16 @@
 #include "lib/model/model.h"
 #include "lib/model/source.h"
 
-/* A plain model: the architecture's attention; weighted mean when that is causal, else mean; normalised (search compares by
- * inner product); min(context, 512) tokens; no prompts. */
+/* A plain model: the architecture's attention; weighted mean when that is causal, else mean; normalised (search
+ * compares by inner product); min(context, 512) tokens; no prompts. */
 int vp_settings_default(vp_settings *s, const vp_config *c, vp_error *err);
 void vp_settings_free(vp_settings *s);
 
-/* The folder in which a sentence-transformers folder keeps its transformer, from modules.json; `folder` itself where there is
- * none. Caller frees. A module that is not supported (Dense, ...) is VP_DATA naming it. */
+/* The folder in which a sentence-transformers folder keeps its transformer, from modules.json; `folder` itself where
+ * there is none. Caller frees. A module that is not supported (Dense, ...) is VP_DATA naming it. */
 int vp_settings_transformer(const char *folder, char **out, vp_error *err);
-/* sentence-transformers' files of `folder`, if it has a modules.json; then llm2vec_config.json. max_len is cut to context. */
+/* sentence-transformers' files of `folder`, if it has a modules.json; then llm2vec_config.json. max_len is cut to
+ * context. */
 int vp_settings_read(vp_settings *s, const char *folder, const vp_config *c, vp_error *err);
 /* llm2vec_config.json of a model or adapter folder, if there is one: bidirectional, its pooling and length; normalised,
  * because LLM2Vec compares by cosine. */

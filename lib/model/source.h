@@ -1,5 +1,5 @@
-/* Tensors and settings as files hold them: Hugging Face folders (sharded safetensors), sentence-transformers folders and
- * GGUF files, mapped, never copied. What the tensors mean is arch.h's business. */
+/* Tensors and settings as files hold them: Hugging Face folders (sharded safetensors), sentence-transformers folders
+ * and GGUF files, mapped, never copied. What the tensors mean is arch.h's business. */
 #ifndef VP_MODEL_SOURCE_H
 #define VP_MODEL_SOURCE_H
 #include "lib/base/base.h"
@@ -18,21 +18,21 @@ typedef struct vp_tensor_info {
     const char *file; /* path of the file that holds it, borrowed from the source */
     const char *type; /* the storage type's name in its format: "F32", "Q4_1", "Q6_K" */
     vp_storage storage;
-    vp_dtype dtype;   /* VP_STORE_PLAIN: F32, F16, BF16 (others are listed but cannot be read as f32) */
+    vp_dtype dtype; /* VP_STORE_PLAIN: F32, F16, BF16 (others are listed but cannot be read as f32) */
     int ndim;
-    int64_t shape[4]; /* row-major, outermost first (GGUF's order is reversed at load) */
+    int64_t shape[4];    /* row-major, outermost first (GGUF's order is reversed at load) */
     const uint8_t *data; /* in the mapping, unaligned */
     size_t bytes;
 } vp_tensor_info;
 
 typedef struct vp_source vp_source;
 /* A safetensors file, a folder with model.safetensors or model.safetensors.index.json (every shard), or a .gguf file.
- * Everything is bounds-checked before use: VP_DATA names the file and tensor; VP_IO: a file that cannot be opened. A file
- * must not shrink while it is open. An open source is read-only: any thread may use it. */
+ * Everything is bounds-checked before use: VP_DATA names the file and tensor; VP_IO: a file that cannot be opened. A
+ * file must not shrink while it is open. An open source is read-only: any thread may use it. */
 int vp_source_open(vp_source **s, const char *path, vp_error *err);
 void vp_source_close(vp_source *s);
 size_t vp_source_count(const vp_source *s);
-const vp_tensor_info *vp_source_at(const vp_source *s, size_t i); /* in file order; NULL past the end */
+const vp_tensor_info *vp_source_at(const vp_source *s, size_t i);           /* in file order; NULL past the end */
 const vp_tensor_info *vp_source_find(const vp_source *s, const char *name); /* NULL: absent */
 /* A tensor is taken as [rows, cols] with cols = product of the inner dims; a vector [n] (and a scalar) is one row. */
 int64_t vp_tensor_rows(const vp_tensor_info *t);
@@ -40,24 +40,35 @@ int64_t vp_tensor_cols(const vp_tensor_info *t);
 /* Row r as cols f32 values, widened or dequantised exactly as the formats define (f32 arithmetic). VP_DATA naming file,
  * tensor and type if the type cannot be read. */
 int vp_tensor_row(const vp_tensor_info *t, int64_t r, float *out, vp_error *err);
-/* XXH3-128 over config text, the tensor table (name, dtype, shape) and fixed 64 KiB samples of every tensor: begin, middle,
- * end; the same for the same weights wherever they lie, whatever the shards. */
+/* XXH3-128 over config text, the tensor table (name, dtype, shape) and fixed 64 KiB samples of every tensor: begin,
+ * middle, end; the same for the same weights wherever they lie, whatever the shards. */
 int vp_source_fingerprint(const vp_source *s, const char *config, size_t n, uint8_t out[16], vp_error *err);
 
 /* ---- GGUF metadata ---- */
 typedef enum vp_gguf_type {
-    VP_GGUF_U8, VP_GGUF_I8, VP_GGUF_U16, VP_GGUF_I16, VP_GGUF_U32, VP_GGUF_I32, VP_GGUF_F32, VP_GGUF_BOOL,
-    VP_GGUF_STRING, VP_GGUF_ARRAY, VP_GGUF_U64, VP_GGUF_I64, VP_GGUF_F64
+    VP_GGUF_U8,
+    VP_GGUF_I8,
+    VP_GGUF_U16,
+    VP_GGUF_I16,
+    VP_GGUF_U32,
+    VP_GGUF_I32,
+    VP_GGUF_F32,
+    VP_GGUF_BOOL,
+    VP_GGUF_STRING,
+    VP_GGUF_ARRAY,
+    VP_GGUF_U64,
+    VP_GGUF_I64,
+    VP_GGUF_F64
 } vp_gguf_type;
 typedef struct vp_gguf vp_gguf;
-/* Metadata and tensor table of a .gguf file, version 2 or 3 (also vocabulary-only files, which have no tensors). Keys are
- * C strings; an absent key, or one of another type, gives false, `otherwise`, or -1. */
+/* Metadata and tensor table of a .gguf file, version 2 or 3 (also vocabulary-only files, which have no tensors). Keys
+ * are C strings; an absent key, or one of another type, gives false, `otherwise`, or -1. */
 int vp_gguf_open(vp_gguf **g, const char *path, vp_error *err);
 void vp_gguf_close(vp_gguf *g);
 const char *vp_gguf_path(const vp_gguf *g);
 bool vp_gguf_str(const vp_gguf *g, const char *key, const char **s, size_t *n); /* borrowed, not terminated */
-int64_t vp_gguf_int(const vp_gguf *g, const char *key, int64_t otherwise); /* any integer type or bool */
-double vp_gguf_real(const vp_gguf *g, const char *key, double otherwise); /* integers count */
+int64_t vp_gguf_int(const vp_gguf *g, const char *key, int64_t otherwise);      /* any integer type or bool */
+double vp_gguf_real(const vp_gguf *g, const char *key, double otherwise);       /* integers count */
 /* Length of an array, -1 if absent; its element type in *type (which may be NULL). */
 int64_t vp_gguf_array(const vp_gguf *g, const char *key, vp_gguf_type *type);
 /* All strings of an array of strings, in O(n): pointers into the mapping, not terminated; caller frees both arrays.

@@ -63,16 +63,15 @@ int vp_tensor_check(const vp_tensor_info *t, int64_t rows, int64_t cols, vp_erro
         snprintf(want, sizeof want, "%lld", (long long)cols);
     else
         snprintf(want, sizeof want, "%lld, %lld", (long long)rows, (long long)cols);
-    return vp_fail(err, VP_DATA, "%s: tensor %s has shape [%s], the configuration asks for [%s]", t->file, t->name,
-                   shape, want);
+    return vp_fail(err, VP_DATA, "%s: tensor %s has shape [%s], not [%s]", t->file, t->name, shape, want);
 }
 
 static size_t index_of(const vp_source *s, const vp_tensor_info *t) {
     return (size_t)(t - vp_source_at(s, 0));
 }
 
-static int take(const spelling *sp, const char *name, bool bias, int64_t rows, int64_t cols,
-                const vp_tensor_info **out, vp_error *err) {
+static int take(const spelling *sp, const char *name, bool bias, int64_t rows, int64_t cols, const vp_tensor_info **out,
+                vp_error *err) {
     const vp_tensor_info *t = find(sp, name, bias);
     if (!t)
         return vp_fail(err, VP_DATA, "%s: tensor %s%s.%s is missing", sp->path, sp->prefix, name,

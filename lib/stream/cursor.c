@@ -177,7 +177,7 @@ static const char *check_pairs(vp_cursor *c, vp_token *key, size_t n, int depth)
 }
 
 static const char *check_map(vp_cursor *c, size_t n, int depth) {
-    if (n > VP_MAX_KEYS) return "a map has more than 65536 keys";
+    if (n > VP_MAX_KEYS) return "a map has more than 4096 keys";
     vp_token few[16], *key = n <= 16 ? few : malloc(n * sizeof *key);
     if (!key) return "out of memory for the keys of a map";
     const char *why = check_pairs(c, key, n, depth);

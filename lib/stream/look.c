@@ -144,8 +144,13 @@ static int numbers_line(const vp_column *c, vp_buf *out, vp_error *err) {
         max = x > max ? x : max;
         sum += x;
     }
-    VP_TRY(vp_buf_printf(out, err, "  %11.6g %11.6g %11.6g ", min, max, sum / (double)n));
-    for (int64_t i = 0; i < n && i < SHOWN_NUMBERS; i++) VP_TRY(vp_buf_printf(out, err, " %.6g", vp_column_real(c, i)));
+    const bool floats = vp_dtype_is_float(c->dtype);
+    VP_TRY(vp_buf_printf(out, err, floats ? "  %11.6g %11.6g %11.6g " : "  %11.0f %11.0f %11.6g ", min, max,
+                         sum / (double)n));
+    for (int64_t i = 0; i < n && i < SHOWN_NUMBERS; i++) {
+        VP_TRY(vp_buf_add(out, " ", 1, err));
+        VP_TRY(floats ? vp_buf_printf(out, err, "%.6g", vp_column_real(c, i)) : vp_look_element(c, i, out, err));
+    }
     return vp_buf_printf(out, err, "%s", n > SHOWN_NUMBERS ? " ..." : "");
 }
 

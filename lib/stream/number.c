@@ -1,24 +1,6 @@
 /* Single elements of tensors of any type: widening, reading, and the search for what is not finite. */
 #include "lib/stream/private.h"
-
-static float from_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-float vp_half_float(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 1023;
-    if (exponent == 0) { /* fraction * 2^-24, exact */
-        const float x = (float)fraction * 0x1p-24f;
-        return sign ? -x : x;
-    }
-    return from_bits(sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13);
-}
-
-float vp_bfloat_float(uint16_t bits) {
-    return from_bits((uint32_t)bits << 16);
-}
+#include "lib/base/half.h"
 
 bool vp_dtype_is_float(vp_dtype d) {
     return d == VP_F32 || d == VP_F16 || d == VP_BF16 || d == VP_F64;
@@ -54,9 +36,9 @@ double vp_column_real(const vp_column *c, int64_t i) {
     case VP_F32:
         return (double)load_f32(c->data, i);
     case VP_F16:
-        return (double)vp_half_float(load_u16(c->data, i));
+        return (double)vp_f16_float(load_u16(c->data, i));
     case VP_BF16:
-        return (double)vp_bfloat_float(load_u16(c->data, i));
+        return (double)vp_bf16_float(load_u16(c->data, i));
     case VP_F64:
         return load_f64(c->data, i);
     case VP_I8:

@@ -10,7 +10,8 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors travel little-endian and are not swapped");
 
 /* ---- cursor.c: msgpack, read within bounds ---- */
-enum { VP_MAX_DEPTH = 8, VP_MAX_KEYS = 65536 };
+/* Maps are searched one key after another: so few that the square of their number is nothing. */
+enum { VP_MAX_DEPTH = 8, VP_MAX_KEYS = 4096 };
 typedef enum vp_kind {
     VP_KIND_NIL,
     VP_KIND_BOOL,
@@ -113,8 +114,6 @@ int vp_frame_parse(vp_frame *f, vp_error *err);
 int vp_frame_check(vp_frame *f, const vp_declared *declared, int64_t vocab, vp_error *err);
 
 /* ---- number.c: elements of any type ---- */
-float vp_half_float(uint16_t half);
-float vp_bfloat_float(uint16_t bits);
 bool vp_dtype_is_float(vp_dtype d);
 int32_t vp_column_i32(const vp_column *c, int64_t i); /* element i of a tensor of that type */
 int64_t vp_column_i64(const vp_column *c, int64_t i);

@@ -23,7 +23,7 @@ const char *vp_map_str(const vp_map *m, const char *key);
 int64_t vp_map_int(const vp_map *m, const char *key, int64_t otherwise);
 double vp_map_real(const vp_map *m, const char *key, double otherwise); /* integers count */
 bool vp_map_bool(const vp_map *m, const char *key, bool otherwise);
-/* A nested map as a fresh copy (free it), or NULL if absent or not a map. */
+/* A nested map as a fresh copy (free it), or NULL if absent or not a map with strings for keys. */
 vp_map *vp_map_sub(const vp_map *m, const char *key);
 /* Element i of an array of strings, NULL past its end (owned by the map). */
 const char *vp_map_str_at(const vp_map *m, const char *key, size_t i);
@@ -116,25 +116,27 @@ const char *vp_frame_where(const vp_frame *f);
 
 /* ---- reading ---- */
 typedef struct vp_reader vp_reader;
-/* `fd` is not closed. name: "standard input" or a path, for messages. zstd is detected and decompressed. */
+/* `fd` is not closed. name: "standard input" or a path, for messages. zstd is detected and decompressed. Refuses a
+ * terminal (VP_USAGE). Reads nothing yet. */
 int vp_reader_open(vp_reader **r, int fd, const char *name, vp_error *err);
-/* The next frame, valid until the next call or vp_reader_close. The first is the header. After the `end` record: *f =
- * NULL at end of input, or the header of a concatenated stream is checked for equality (model, encoder, columns),
- * swallowed, and its batches follow as one stream (the reader merges the counts into one final end). End of input
- * without `end`: VP_UPSTREAM. Batches are checked: cu, ids >= 0 (and < vocabulary if vp_reader_set_vocab was called),
+/* The next frame, valid until the next call or vp_reader_close (the header until close): the header, batches, at the
+ * end of input one end, then *f = NULL. Complete streams that were concatenated are one: a header after an end must
+ * have equal model, encoder and columns and is swallowed, and counts of ends are added. End of input without `end`:
+ * VP_UPSTREAM. Batches are checked: cu, ids >= 0 (and < vocabulary if vp_reader_set_vocab was called),
  * finite floats, first dims that fit, known columns' dtypes and shapes (schemas/columns.def). Never reads past the
  * frame it returns. */
 int vp_reader_next(vp_reader *r, vp_frame **f, vp_error *err);
-void vp_reader_set_vocab(vp_reader *r, int64_t vocab);
-const vp_frame *vp_reader_header(const vp_reader *r); /* valid until close */
+void vp_reader_set_vocab(vp_reader *r, int64_t vocab); /* from the next frame on; 0: not known */
+const vp_frame *vp_reader_header(const vp_reader *r);  /* valid until close */
 void vp_reader_close(vp_reader *r);
 
 /* ---- writing ---- */
 typedef struct vp_writer vp_writer;
-/* `fd` is not closed. Refuses a terminal. */
+/* `fd` is not closed. Refuses a terminal (VP_USAGE). A reader that went away is VP_IO with err->broken_pipe. */
 int vp_writer_open(vp_writer **w, int fd, const char *name, vp_error *err);
 /* Every call writes the whole frame before it returns (writev). Header first: its `columns` are declared by the caller
- * with vp_writer_declare before it, or copied from the input's header; `history` gains this program's command line. */
+ * with vp_header_declare, or copied from the input's header; model, encoder, columns and history are written empty if
+ * they are missing. `history` gains "COMMAND # vecpipe VERSION"; command NULL: nothing. keys NULL: an empty header. */
 int vp_writer_header(vp_writer *w, const vp_map *keys, const char *command, vp_error *err);
 int vp_writer_batch(vp_writer *w, const vp_frame *f, vp_error *err); /* splits by rows over VP_MAX_PAYLOAD */
 /* The end record: batches counted by the writer, the rest from `keys` (rows, tokens, truncated, skipped, empty). */

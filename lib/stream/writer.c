@@ -210,7 +210,7 @@ static int complete_header(vp_map *m, const char *command, vp_error *err) {
     if (!vp_map_has(m, "history")) VP_TRY(vp_map_set_raw(m, "history", &empty_array, 1, err));
     if (!command) return VP_OK;
     vp_buf entry = {0};
-    int status = vp_buf_printf(&entry, err, "vecpipe %s: %s", VP_VERSION, command);
+    int status = vp_buf_printf(&entry, err, "%s # vecpipe %s", command, VP_VERSION);
     if (!status) status = vp_map_append_str(m, "history", entry.data, err);
     vp_buf_free(&entry);
     return status;

@@ -24,7 +24,7 @@ void vp_aligned_view(vp_aligned *t, const vp_aligned *of, size_t start, size_t e
     t->to = of->to + start;
 }
 
-static bool grow(void **p, size_t bytes) {
+bool vp_grow(void **p, size_t bytes) {
     void *grown = realloc(*p, bytes);
     if (grown) *p = grown;
     return grown != NULL;
@@ -36,8 +36,8 @@ int vp_aligned_reserve(vp_aligned *t, size_t n, vp_error *err) {
     if (n > t->cap) {
         size_t cap = t->cap + t->cap / 2;
         if (cap < n) cap = n + 64;
-        if (!grow((void **)&t->own_s, cap) || !grow((void **)&t->own_from, cap * 4) ||
-            !grow((void **)&t->own_to, cap * 4))
+        if (!vp_grow((void **)&t->own_s, cap) || !vp_grow((void **)&t->own_from, cap * 4) ||
+            !vp_grow((void **)&t->own_to, cap * 4))
             return vp_fail_memory(err, "a text", cap * 9);
         t->cap = cap;
     }

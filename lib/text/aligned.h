@@ -4,6 +4,9 @@
 #define VP_TEXT_ALIGNED_H
 #include "lib/text/pattern.h"
 
+/* realloc in place: false, and *p as it was, when out of memory. */
+bool vp_grow(void **p, size_t bytes);
+
 /* from/to: per byte, the span of the character of the given text that it stands for. NULL: the bytes are the given
  * text's own (borrowed), from offset `base` on. */
 typedef struct vp_aligned {

@@ -5,6 +5,11 @@
 
 const char vp_gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+int64_t vp_json_token_id(const json_t *v) {
+    double x = json_is_number(v) ? json_number_value(v) : -1;
+    return x >= 0 && x < VP_MAX_VOCAB && x == (double)(int64_t)x ? (int64_t)x : -1;
+}
+
 int vp_norms_push(vp_norms *list, vp_norm_kind kind, vp_norm **step, vp_error *err) {
     if (list->n == VP_MAX_STEPS) return vp_fail(err, VP_DATA, "more than %d normalisation steps", VP_MAX_STEPS);
     *step = &list->step[list->n++];

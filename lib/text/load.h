@@ -4,6 +4,8 @@
 #include "lib/model/json.h"
 #include "lib/text/tokenizer.h"
 
+/* A token's id: an integer in 0 .. VP_MAX_VOCAB - 1, else -1. */
+int64_t vp_json_token_id(const json_t *v);
 /* One more step of a list; VP_DATA when the list is full. */
 int vp_norms_push(vp_norms *list, vp_norm_kind kind, vp_norm **step, vp_error *err);
 int vp_cuts_push(vp_cuts *list, vp_cut_kind kind, vp_cut **step, vp_error *err);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define MARK "\xe2\x96\x81" /* U+2581, SentencePiece's visible space */
-enum { MARK_BYTES = 3 };
+enum { MARK_BYTES = 3, LONGEST_PIECE = 1024 };
 
 /* Token types of the format. */
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4 };
@@ -246,6 +246,8 @@ static int merges_by_score(const loader *l, const float *score, vp_error *err) {
 
 static int load_llama(const loader *l, vp_error *err) {
     vp_tokenizer *t = l->t;
+    for (int64_t i = 0; i < l->n; i++) /* the search for merges takes the square of a token's length */
+        if (l->len[i] > LONGEST_PIECE) return data(l, err, "a token of more than 1024 bytes: ", l->text[i], l->len[i]);
     t->byte_fallback = t->fuse_unk = true;
     if (vp_gguf_int(l->file, "tokenizer.ggml.add_space_prefix", 1))
         VP_TRY(vp_norms_push_text(&t->norms, VP_NORM_PREPEND, MARK, err));

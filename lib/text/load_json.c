@@ -16,31 +16,33 @@ static int data(const loader *l, vp_error *err, const char *what, const char *wh
 
 /* The id of a token by its text in the file, -1: none. */
 static int64_t id_of(const loader *l, const char *text) {
-    const json_t *id = json_object_get(l->vocab, text), *item;
+    int64_t id = vp_json_token_id(json_object_get(l->vocab, text));
+    const json_t *item;
     size_t i;
-    if (json_is_integer(id)) return json_integer_value(id);
     json_array_foreach((json_t *)(uintptr_t)l->added, i, item) {
+        if (id >= 0) break;
         const char *content = json_string_value(json_object_get(item, "content"));
-        id = json_object_get(item, "id");
-        if (content && strcmp(content, text) == 0 && json_is_integer(id)) return json_integer_value(id);
+        if (content && strcmp(content, text) == 0) id = vp_json_token_id(json_object_get(item, "id"));
     }
-    return -1;
+    return id;
 }
 
+/* The largest id of all, which must all be ids. */
 static int largest_id(const loader *l, int64_t *largest, vp_error *err) {
     const char *text;
-    const json_t *id, *item;
+    const json_t *value, *item;
     size_t i;
     *largest = -1;
-    json_object_foreach((json_t *)(uintptr_t)l->vocab, text, id) {
-        if (!json_is_integer(id)) return data(l, err, "an id that is no integer: token ", text);
-        if (json_integer_value(id) > *largest) *largest = json_integer_value(id);
+    json_object_foreach((json_t *)(uintptr_t)l->vocab, text, value) {
+        int64_t id = vp_json_token_id(value);
+        if (id < 0) return data(l, err, "no id for token ", text);
+        if (id > *largest) *largest = id;
     }
     json_array_foreach((json_t *)(uintptr_t)l->added, i, item) {
-        id = json_object_get(item, "id");
-        if (!json_is_integer(id) || !json_is_string(json_object_get(item, "content")))
+        int64_t id = vp_json_token_id(json_object_get(item, "id"));
+        if (id < 0 || !json_is_string(json_object_get(item, "content")))
             return data(l, err, "an added token without id or content", "");
-        if (json_integer_value(id) > *largest) *largest = json_integer_value(id);
+        if (id > *largest) *largest = id;
     }
     return VP_OK;
 }
@@ -50,10 +52,9 @@ static int load_vocab(const loader *l, vp_error *err) {
     const char *text;
     const json_t *id;
     VP_TRY(largest_id(l, &largest, err));
-    if (largest >= VP_MAX_VOCAB) return data(l, err, "a token's id is too large", "");
     VP_TRY(vp_vocab_begin(&l->t->vocab, largest + 1, err));
     json_object_foreach((json_t *)(uintptr_t)l->vocab, text, id)
-        VP_TRY(vp_tokenizer_set_token(l->t, json_integer_value(id), text, strlen(text), err));
+        VP_TRY(vp_tokenizer_set_token(l->t, vp_json_token_id(id), text, strlen(text), err));
     return VP_OK;
 }
 
@@ -72,11 +73,11 @@ static int normalized_content(const vp_tokenizer *t, const char *s, vp_buf *out,
 static int load_added_token(const loader *l, const json_t *item, vp_buf *scratch, vp_error *err) {
     vp_tokenizer *t = l->t;
     const char *content = json_string_value(json_object_get(item, "content"));
-    int64_t id = json_integer_value(json_object_get(item, "id"));
+    int64_t id = vp_json_token_id(json_object_get(item, "id"));
     const json_t *known = json_object_get(l->vocab, content);
-    if (known && json_integer_value(known) != id)
+    if (known && vp_json_token_id(known) != id)
         return vp_fail(err, VP_DATA, "%s: added token '%s' has id %lld, and %lld in the vocabulary", l->file.path,
-                       content, (long long)id, (long long)json_integer_value(known));
+                       content, (long long)id, (long long)vp_json_token_id(known));
     if (!known) VP_TRY(vp_vocab_set(&t->vocab, id, content, strlen(content), err));
     vp_added_token token = {.id = (int32_t)id};
     bool special = false, normalized;
@@ -114,7 +115,7 @@ static int load_unknown(const loader *l, const char *fallback, vp_error *err) {
     VP_TRY(vp_json_str(&l->file, l->model, "unk_token", &unk, err));
     if (!unk) return VP_OK;
     int64_t id = id_of(l, unk);
-    if (id < 0 || id >= VP_MAX_VOCAB) return data(l, err, "the unknown token is not in the vocabulary: ", unk);
+    if (id < 0) return data(l, err, "the unknown token is not in the vocabulary: ", unk);
     l->t->unk = (int32_t)id;
     return VP_OK;
 }

@@ -215,8 +215,8 @@ static int put_special(const vp_json *j, const json_t *specials, const json_t *i
     if (!json_array_size(ids)) return vp_fail(err, VP_DATA, "%s: a template's special token without ids", j->path);
     size_t i;
     json_array_foreach((json_t *)(uintptr_t)ids, i, id) {
-        int64_t value = json_is_integer(id) ? json_integer_value(id) : -1;
-        if (value < 0 || value >= VP_MAX_VOCAB) return vp_fail(err, VP_DATA, "%s: a template's id is no id", j->path);
+        int64_t value = vp_json_token_id(id);
+        if (value < 0) return vp_fail(err, VP_DATA, "%s: a template's id is no id", j->path);
         VP_TRY(vp_template_put(out, before, value, err));
     }
     return VP_OK;
@@ -242,10 +242,9 @@ static int load_template(const vp_json *j, const json_t *o, vp_template *out, vp
 /* BertProcessing and RobertaProcessing: "cls": [text, id], "sep": [text, id]. */
 static int load_cls_sep(const vp_json *j, const json_t *o, vp_template *out, vp_error *err) {
     for (int i = 0; i < 2; i++) {
-        const json_t *id = json_array_get(json_object_get(o, i ? "sep" : "cls"), 1);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= VP_MAX_VOCAB)
-            return vp_fail(err, VP_DATA, "%s: a post_processor without '%s'", j->path, i ? "sep" : "cls");
-        VP_TRY(vp_template_put(out, i == 0, json_integer_value(id), err));
+        int64_t id = vp_json_token_id(json_array_get(json_object_get(o, i ? "sep" : "cls"), 1));
+        if (id < 0) return vp_fail(err, VP_DATA, "%s: a post_processor without '%s'", j->path, i ? "sep" : "cls");
+        VP_TRY(vp_template_put(out, i == 0, id, err));
     }
     return VP_OK;
 }

@@ -16,6 +16,7 @@ enum { ID, TEXT, META, PARENT, STRINGS };
 typedef struct held {
     span s[STRINGS];
     int64_t row;
+    int32_t chunks;
     uint8_t hash[16];
     size_t at, n; /* tokens */
 } held;
@@ -28,21 +29,21 @@ struct vp_packer {
     vp_buf strings; /* bytes */
     vp_buf ids, keep;
     /* of the frame that is being written */
-    vp_buf frame_ids, frame_cu, frame_keep, frame_row, frame_hash, text_at, text_len;
+    vp_buf frame_ids, frame_cu, frame_keep, frame_row, frame_chunks, frame_hash, text_at, text_len;
 };
 
 static const struct {
     const char *name;
     int string; /* index of the string, -1: a tensor */
-} columns[] = {{"id", ID},   {"row", -1},    {"hash", -1},   {"ids", -1},       {"cu", -1},
-               {"keep", -1}, {"text", TEXT}, {"meta", META}, {"parent", PARENT}};
+} columns[] = {{"id", ID},   {"row", -1},    {"hash", -1},   {"ids", -1},        {"cu", -1},
+               {"keep", -1}, {"text", TEXT}, {"meta", META}, {"parent", PARENT}, {"chunks", -1}};
 enum { NCOLUMNS = sizeof columns / sizeof *columns };
 
 static bool wanted(const vp_pack_options *o, const char *name) {
     if (strcmp(name, "keep") == 0) return o->keep;
     if (strcmp(name, "text") == 0) return o->text;
     if (strcmp(name, "meta") == 0) return o->meta;
-    if (strcmp(name, "parent") == 0) return o->parent;
+    if (strcmp(name, "parent") == 0 || strcmp(name, "chunks") == 0) return o->parent;
     return true;
 }
 
@@ -66,8 +67,9 @@ int vp_packer_open(vp_packer **out, vp_writer *w, const vp_pack_options *o, vp_e
 
 void vp_packer_close(vp_packer *p) {
     if (!p) return;
-    vp_buf *const all[] = {&p->rows,       &p->strings,   &p->ids,        &p->keep,    &p->frame_ids, &p->frame_cu,
-                           &p->frame_keep, &p->frame_row, &p->frame_hash, &p->text_at, &p->text_len};
+    vp_buf *const all[] = {&p->rows,         &p->strings,    &p->ids,        &p->keep,
+                           &p->frame_ids,    &p->frame_cu,   &p->frame_keep, &p->frame_row,
+                           &p->frame_chunks, &p->frame_hash, &p->text_at,    &p->text_len};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) vp_buf_free(all[i]);
     vp_map_free(p->source);
     free(p);
@@ -89,7 +91,7 @@ static int hold_string(vp_packer *p, span *out, const char *s, size_t n, vp_erro
 }
 
 int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err) {
-    held h = {.row = row->row, .at = p->ids.len / sizeof(int32_t), .n = row->n};
+    held h = {.row = row->row, .chunks = row->chunks, .at = p->ids.len / sizeof(int32_t), .n = row->n};
     memcpy(h.hash, row->hash, sizeof h.hash);
     VP_TRY(hold_string(p, &h.s[ID], row->id, row->id_len, err));
     VP_TRY(hold_string(p, &h.s[TEXT], p->o.text ? row->text : NULL, row->text_len, err));
@@ -116,12 +118,14 @@ static int gather_row(vp_packer *p, const held *h, vp_error *err) {
     VP_TRY(vp_buf_add(&p->frame_cu, &end, sizeof end, err));
     if (p->o.keep) VP_TRY(vp_buf_add(&p->frame_keep, p->keep.data + h->at, h->n, err));
     VP_TRY(vp_buf_add(&p->frame_row, &h->row, sizeof h->row, err));
+    if (p->o.parent) VP_TRY(vp_buf_add(&p->frame_chunks, &h->chunks, sizeof h->chunks, err));
     return vp_buf_add(&p->frame_hash, h->hash, sizeof h->hash, err);
 }
 
 static int gather(vp_packer *p, const held *rows, size_t n, vp_error *err) {
     const int32_t zero = 0;
-    p->frame_ids.len = p->frame_cu.len = p->frame_keep.len = p->frame_row.len = p->frame_hash.len = 0;
+    p->frame_ids.len = p->frame_cu.len = p->frame_keep.len = p->frame_row.len = p->frame_chunks.len =
+        p->frame_hash.len = 0;
     VP_TRY(vp_buf_add(&p->frame_cu, &zero, sizeof zero, err));
     for (size_t i = 0; i < n; i++) VP_TRY(gather_row(p, &rows[i], err));
     return VP_OK;
@@ -146,6 +150,7 @@ static int put_columns(vp_packer *p, vp_frame *f, const held *rows, size_t n, vp
         if (columns[i].string >= 0 && wanted(&p->o, columns[i].name))
             VP_TRY(put_strings(p, f, columns[i].name, columns[i].string, rows, n, err));
     VP_TRY(vp_frame_put(f, "row", VP_I64, 1, &B, p->frame_row.data, err));
+    if (p->o.parent) VP_TRY(vp_frame_put(f, "chunks", VP_I32, 1, &B, p->frame_chunks.data, err));
     VP_TRY(vp_frame_put(f, "hash", VP_U8, 2, hash, p->frame_hash.data, err));
     VP_TRY(vp_frame_put(f, "ids", VP_I32, 1, &T, p->frame_ids.data, err));
     VP_TRY(vp_frame_put(f, "cu", VP_I32, 1, &B1, p->frame_cu.data, err));

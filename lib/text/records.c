@@ -160,7 +160,8 @@ static int take_name(const vp_records *r, vp_json_text line, const char *key, co
 }
 
 static int take_id(const vp_records *r, vp_json_text line, vp_record *record, vp_error *err) {
-    const char *key = json_object_get(r->object, "id") ? "id" : "_id";
+    const json_t *id = json_object_get(r->object, "id");
+    const char *key = id && !json_is_null(id) ? "id" : "_id";
     return take_name(r, line, key, &record->id, &record->id_len, err);
 }
 
@@ -244,7 +245,7 @@ const char *vp_records_name(const vp_records *r) {
 int vp_records_field(const vp_records *r, const char *key, const char **s, size_t *n, vp_error *err) {
     VP_TRY(take_name(r, r->line, key, s, n, err));
     if (*s) return VP_OK;
-    return vp_fail(err, VP_DATA, "%s:%lld: no '%s'", r->name, (long long)r->number, key);
+    return vp_fail(err, VP_DATA, "%s:%lld: no '%s' to identify the record", r->name, (long long)r->number, key);
 }
 
 int vp_record_hash(const vp_record *record, uint8_t out[16], vp_error *err) {

@@ -5,10 +5,10 @@
 #include "lib/stream/stream.h"
 
 /* ---- records: one JSON object or one line of text each ---- */
+/* Strings are UTF-8, not terminated; NULL: absent. */
 typedef struct vp_record {
-    const char *id, *title, *text,
-        *meta; /* UTF-8, not terminated; NULL: absent. meta: every other field (title included,
-                  id, _id and text not) as compact JSON with sorted keys, or NULL if there is none */
+    const char *id, *title, *text;
+    const char *meta; /* every other field (the title too; not id, _id, text) as compact JSON with sorted keys */
     size_t id_len, title_len, text_len, meta_len;
     const char *line; /* the input line itself, without its newline (what `knn missing` passes on) */
     size_t line_len;
@@ -19,9 +19,8 @@ typedef enum vp_record_format { VP_RECORDS_JSONL, VP_RECORDS_LINES } vp_record_f
 typedef struct vp_records vp_records;
 /* `fd` is not closed. skip_bad: malformed JSON or UTF-8 is counted instead of failing with name:line. zstd input is
  * detected. A leading {"_vp":{"jsonl":1,...}} is available from vp_records_head after the first vp_records_next; if it
- * came, a missing
- * {"_vp":{"end":true,"rows":n}} or a wrong n makes vp_records_next return VP_UPSTREAM. Lines are bounded (64 MiB).
- * Reads what is there and hands a line out as soon as it is complete: usable on slow pipes. */
+ * came, a missing {"_vp":{"end":true,"rows":n}} or a wrong n makes vp_records_next return VP_UPSTREAM. Lines are
+ * bounded (64 MiB). Reads what is there and hands a line out as soon as it is complete: usable on slow pipes. */
 int vp_records_open(vp_records **r, int fd, const char *name, vp_record_format format, bool skip_bad, vp_error *err);
 /* *got = false at the end. The record is valid until the next call. A record without usable text: VP_DATA. A JSON
  * number as id keeps its spelling; `_id` counts when there is no `id`. */
@@ -49,8 +48,8 @@ typedef struct vp_tokens {
 void vp_tokens_free(vp_tokens *t);
 
 typedef struct vp_tokenizer vp_tokenizer;
-/* From a model folder (tokenizer.json, with tokenizer_config.json), a tokenizer.json, or a .gguf: byte-level BPE and
- * WordPiece. Anything in the file that is not supported is VP_DATA naming it, never skipped. */
+/* From a model folder (tokenizer.json, with tokenizer_config.json), a tokenizer.json, or a .gguf: byte-level BPE,
+ * WordPiece, SentencePiece's BPE. Anything in the file that is not supported is VP_DATA naming it, never skipped. */
 int vp_tokenizer_open(vp_tokenizer **t, const char *path, vp_error *err);
 void vp_tokenizer_close(vp_tokenizer *t);
 /* Append the tokens of text to `out`. Special and added tokens in the text are recognised as in the reference. With
@@ -108,13 +107,14 @@ int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err);
 typedef struct vp_pack_options {
     int64_t batch_tokens;          /* tokens of a frame; a longer row is a frame of its own */
     int64_t window;                /* rows among which those of like length are brought together */
-    bool keep, text, meta, parent; /* columns to write */
+    bool keep, text, meta, parent; /* columns to write; parent: with chunks */
 } vp_pack_options;
 
 typedef struct vp_pack_row {
     const char *id, *text, *meta, *parent; /* NULL: nil; copied */
     size_t id_len, text_len, meta_len, parent_len;
     int64_t row;
+    int32_t chunks; /* how many rows the record was cut into; 0: not cut */
     uint8_t hash[16];
     const int32_t *ids;
     const uint8_t *keep;

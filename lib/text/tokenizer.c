@@ -58,16 +58,11 @@ static void give_scratch(vp_tokenizer *t, vp_scratch *s) {
 }
 
 /* ---- tokens ---- */
-static bool grow(void **p, size_t bytes) {
-    void *grown = realloc(*p, bytes);
-    if (grown) *p = grown;
-    return grown != NULL;
-}
-
 int vp_word_add(vp_word *w, int32_t id, size_t start, size_t end, vp_error *err) {
     if (w->n == w->cap) {
         size_t cap = w->cap ? w->cap * 2 : 64;
-        if (!grow((void **)&w->id, cap * 4) || !grow((void **)&w->start, cap * 4) || !grow((void **)&w->end, cap * 4))
+        if (!vp_grow((void **)&w->id, cap * 4) || !vp_grow((void **)&w->start, cap * 4) ||
+            !vp_grow((void **)&w->end, cap * 4))
             return vp_fail_memory(err, "tokens", cap * 12);
         w->cap = cap;
     }
@@ -87,7 +82,8 @@ void vp_tokens_free(vp_tokens *t) {
 int vp_tokens_add(vp_tokens *t, int32_t id, uint32_t start, uint32_t end, vp_error *err) {
     if (t->n == t->cap) {
         size_t cap = t->cap ? t->cap * 2 : 256;
-        if (!grow((void **)&t->id, cap * 4) || !grow((void **)&t->start, cap * 4) || !grow((void **)&t->end, cap * 4))
+        if (!vp_grow((void **)&t->id, cap * 4) || !vp_grow((void **)&t->start, cap * 4) ||
+            !vp_grow((void **)&t->end, cap * 4))
             return vp_fail_memory(err, "tokens", cap * 12);
         t->cap = cap;
     }
@@ -230,10 +226,12 @@ int vp_tokenizer_open(vp_tokenizer **out, const char *path, vp_error *err) {
     pthread_mutex_init(&t->lock, NULL);
     t->bos = t->eos = t->unk = -1;
     memset(t->byte_id, 0xFF, sizeof t->byte_id);
-    int status = load(t, path, err);
-    if (status) {
+    vp_error why = {0};
+    int status = load(t, path, &why);
+    if (status) { /* errors of the tables do not know the file */
         vp_tokenizer_close(t);
-        return status;
+        return strstr(why.text, path) ? vp_fail(err, status, "%s", why.text)
+                                      : vp_fail(err, status, "'%s': %s", path, why.text);
     }
     *out = t;
     return VP_OK;

@@ -8,7 +8,7 @@ enum { VP_MAX_VOCAB = 1 << 24 };
 /* Texts of the ids 0..n-1; an id without a token has no text. */
 typedef struct vp_vocab {
     vp_buf bytes;
-    uint32_t *at, *len; /* at[id] + 1 .. : at 0 means that the id has no token */
+    uint32_t *at, *len; /* in bytes; at 0: no token */
     int32_t n;
 } vp_vocab;
 int vp_vocab_begin(vp_vocab *v, int64_t n, vp_error *err);

@@ -55,7 +55,16 @@ examples_of() {
         diff in-help in-page || { echo "$program: < only in --help, > only in the page"; false; }
     done
 }
-knn_commands() { grep '^\.It Cm' "$REPO/man/knn.1" | cut -d ' ' -f 3; }
+knn_commands() { knn --help | sed -n 's/^knn \([a-z]*\) INDEX.*/\1/p'; }
+
+@test "knn(1) names every command" {
+    diff <(knn_commands) <(grep '^\.It Cm' "$REPO/man/knn.1" | cut -d ' ' -f 3)
+}
+
+@test "the columns of vecpipe(5) are those of the table" {
+    awk '/^\.\\" columns: / { on = 1; next } /^\.\\" end of columns/ { on = 0 } on' "$REPO/man/vecpipe.5" >in-page
+    "$REPO/schemas/table.sh" | diff - in-page
+}
 
 @test "summaries of vp, of --help and of the pages are the same" {
     while IFS='|' read -r name summary; do

@@ -10,7 +10,7 @@ typedef struct fuzz_rng { /* counter-based: nothing but (key, counter) decides t
 uint64_t fuzz_next(fuzz_rng *r);
 uint64_t fuzz_below(fuzz_rng *r, uint64_t n); /* 0..n-1; 0 for n = 0 */
 
-enum { FUZZ_MAX_SEEDS = 16, FUZZ_MAX_INPUT = 1 << 16 };
+enum { FUZZ_MAX_SEEDS = 16, FUZZ_MAX_INPUT = 1 << 18 };
 typedef struct fuzz_seeds {
     vp_buf item[FUZZ_MAX_SEEDS]; /* small valid inputs */
     int n;

@@ -13,5 +13,7 @@ const fuzz_target fuzz_targets[] = {
     {"settings", 2, settings_seeds, NULL, settings_run},
     {"adapter", 2, adapter_seeds, NULL, adapter_run},
     {"gguf_model", 2, gguf_model_seeds, NULL, gguf_model_run},
+    {"index_bytes", 20, index_bytes_seeds, NULL, index_bytes_run},
+    {"index_values", 20, index_values_seeds, NULL, index_values_run},
     {0},
 };

@@ -47,4 +47,10 @@ int adapter_run(const vp_buf *input, vp_error *err);
 void gguf_model_seeds(fuzz_seeds *s);
 int gguf_model_run(const vp_buf *input, vp_error *err);
 
+/* targets_index.c */
+void index_bytes_seeds(fuzz_seeds *s);
+int index_bytes_run(const vp_buf *input, vp_error *err);
+void index_values_seeds(fuzz_seeds *s);
+int index_values_run(const vp_buf *input, vp_error *err);
+
 #endif

@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void case_fail(op_case *c, const char *format, ...)
-{
+void case_fail(op_case *c, const char *format, ...) {
     if (c->failure[0]) return;
     va_list args;
     va_start(args, format);
@@ -17,31 +16,29 @@ void case_fail(op_case *c, const char *format, ...)
 }
 
 /* SplitMix64 */
-static uint64_t next(op_case *c)
-{
+static uint64_t next(op_case *c) {
     uint64_t z = c->state += 0x9e3779b97f4a7c15U;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9U;
     z = (z ^ z >> 27) * 0x94d049bb133111ebU;
     return z ^ z >> 31;
 }
 
-int64_t case_int(op_case *c, int64_t low, int64_t high)
-{
+int64_t case_int(op_case *c, int64_t low, int64_t high) {
     return low + (int64_t)(next(c) % (uint64_t)(high - low + 1));
 }
 
-float case_float(op_case *c) { return ((float)(next(c) >> 40) + 0.5f) / 8388608.0f - 1.0f; }
+float case_float(op_case *c) {
+    return ((float)(next(c) >> 40) + 0.5f) / 8388608.0f - 1.0f;
+}
 
-int64_t case_size(op_case *c, int64_t most)
-{
+int64_t case_size(op_case *c, int64_t most) {
     static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 63, 64, 65, 96, 127, 129, 200};
-    int64_t n = case_int(c, 0, 3) ? sizes[case_int(c, 0, (int64_t)(sizeof sizes / sizeof *sizes) - 1)]
-                                  : case_int(c, 1, most);
+    int64_t n =
+        case_int(c, 0, 3) ? sizes[case_int(c, 0, (int64_t)(sizeof sizes / sizeof *sizes) - 1)] : case_int(c, 1, most);
     return n < most ? n : most;
 }
 
-void *case_alloc(op_case *c, size_t bytes)
-{
+void *case_alloc(op_case *c, size_t bytes) {
     void *p = vp_calloc(1, bytes ? bytes : 1);
     void **owned = realloc(c->owned, (c->nowned + 1) * sizeof *owned);
     if (!p || !owned) {
@@ -53,15 +50,13 @@ void *case_alloc(op_case *c, size_t bytes)
     return p;
 }
 
-float *case_floats(op_case *c, int64_t n)
-{
+float *case_floats(op_case *c, int64_t n) {
     float *p = case_alloc(c, (size_t)n * sizeof *p);
     for (int64_t i = 0; i < n; i++) p[i] = case_float(c);
     return p;
 }
 
-vp_mat case_mat(op_case *c, int64_t rows, int64_t cols)
-{
+vp_mat case_mat(op_case *c, int64_t rows, int64_t cols) {
     int64_t ld = cols + case_int(c, 0, 5);
     float *p = case_alloc(c, (size_t)(rows * ld) * sizeof *p);
     for (int64_t i = 0; i < rows; i++)
@@ -69,8 +64,7 @@ vp_mat case_mat(op_case *c, int64_t rows, int64_t cols)
     return (vp_mat){.ptr = p, .dtype = VP_F32, .rows = rows, .cols = cols, .ld = ld};
 }
 
-vp_mat case_copy(op_case *c, const vp_mat *m)
-{
+vp_mat case_copy(op_case *c, const vp_mat *m) {
     vp_mat copy = *m;
     size_t bytes = (size_t)(m->rows * m->ld) * vp_dtype_size(m->dtype);
     copy.ptr = case_alloc(c, bytes);
@@ -78,23 +72,21 @@ vp_mat case_copy(op_case *c, const vp_mat *m)
     return copy;
 }
 
-vp_mat case_cut(const vp_mat *m, int64_t first, int64_t rows)
-{
+vp_mat case_cut(const vp_mat *m, int64_t first, int64_t rows) {
     vp_mat cut = *m;
     cut.ptr = (char *)m->ptr + (size_t)(first * m->ld) * vp_dtype_size(m->dtype);
     cut.rows = rows;
     return cut;
 }
 
-void case_guards(op_case *c, const char *what, const vp_mat *m)
-{
+void case_guards(op_case *c, const char *what, const vp_mat *m) {
     for (int64_t i = 0; i < m->rows; i++)
         for (int64_t j = m->cols; j < m->ld; j++)
             if (!isnan(mat_row(m, i)[j])) case_fail(c, "%s: written past the end of row %lld", what, (long long)i);
 }
 
-void case_near(op_case *c, const char *what, const vp_mat *got, const double *want, const double *bounds, double bound)
-{
+void case_near(op_case *c, const char *what, const vp_mat *got, const double *want, const double *bounds,
+               double bound) {
     case_guards(c, what, got);
     for (int64_t i = 0; i < got->rows; i++)
         for (int64_t j = 0; j < got->cols; j++) {
@@ -106,8 +98,7 @@ void case_near(op_case *c, const char *what, const vp_mat *got, const double *wa
         }
 }
 
-void case_same_bytes(op_case *c, const char *what, const vp_mat *a, const vp_mat *b)
-{
+void case_same_bytes(op_case *c, const char *what, const vp_mat *a, const vp_mat *b) {
     if (a->rows != b->rows || a->cols != b->cols) case_fail(c, "%s: shapes differ", what);
     size_t bytes = (size_t)a->cols * sizeof(float);
     for (int64_t i = 0; i < a->rows; i++)
@@ -115,8 +106,7 @@ void case_same_bytes(op_case *c, const char *what, const vp_mat *a, const vp_mat
             case_fail(c, "%s: the bytes of row %lld differ", what, (long long)i);
 }
 
-int32_t *case_offsets(op_case *c, int64_t B, int64_t longest)
-{
+int32_t *case_offsets(op_case *c, int64_t B, int64_t longest) {
     int32_t *cu = case_alloc(c, (size_t)(B + 1) * sizeof *cu);
     for (int64_t b = 0; b < B; b++) {
         int32_t n = case_int(c, 0, 9) ? (int32_t)case_size(c, longest) : 0;
@@ -125,8 +115,7 @@ int32_t *case_offsets(op_case *c, int64_t B, int64_t longest)
     return cu;
 }
 
-vp_batch case_batch(op_case *c, const int32_t *cu, int64_t B)
-{
+vp_batch case_batch(op_case *c, const int32_t *cu, int64_t B) {
     int64_t T = cu[B], n = 0;
     vp_tile *tiles = case_alloc(c, (size_t)(T + 1) * sizeof *tiles);
     int32_t *pos = case_alloc(c, (size_t)(T + 1) * sizeof *pos), longest = 0;
@@ -138,18 +127,17 @@ vp_batch case_batch(op_case *c, const int32_t *cu, int64_t B)
         for (int32_t at = 0; at < length; at += height)
             tiles[n++] = (vp_tile){(int32_t)b, at, length - at < height ? length - at : height};
     }
-    return (vp_batch){.T = T, .B = B, .cu_q = cu, .cu_k = cu, .pos = pos, .longest = longest, .tiles = tiles, .ntiles = n};
+    return (vp_batch){
+        .T = T, .B = B, .cu_q = cu, .cu_k = cu, .pos = pos, .longest = longest, .tiles = tiles, .ntiles = n};
 }
 
 /* ---- running ---- */
-static bool open_device(op_case *c, int threads, vp_device **d, vp_queue **q, vp_error *err)
-{
+static bool open_device(op_case *c, int threads, vp_device **d, vp_queue **q, vp_error *err) {
     vp_device_options options = {.threads = threads, .isa = c->isa};
     return !c->be->open(d, &options, err) && !c->be->queue_open(q, *d, err);
 }
 
-static void close_devices(op_case *c)
-{
+static void close_devices(op_case *c) {
     c->be->queue_close(c->one);
     c->be->queue_close(c->three);
     c->be->close(c->device_one);
@@ -158,8 +146,7 @@ static void close_devices(op_case *c)
     c->device_one = c->device_three = NULL;
 }
 
-static void run_seed(op_case *c, const op_test *t, uint64_t seed)
-{
+static void run_seed(op_case *c, const op_test *t, uint64_t seed) {
     c->seed = c->state = seed;
     for (const char *p = t->name; *p; p++) c->state = c->state * 131 + (unsigned char)*p;
     c->failure[0] = '\0';
@@ -170,8 +157,7 @@ static void run_seed(op_case *c, const op_test *t, uint64_t seed)
     c->nowned = 0;
 }
 
-static void run_test(op_case *c, const op_test *t, uint64_t first, uint64_t last)
-{
+static void run_test(op_case *c, const op_test *t, uint64_t first, uint64_t last) {
     int failures = 0;
     char rerun[500] = "";
     for (uint64_t seed = first; seed <= last; seed++) {
@@ -190,8 +176,7 @@ typedef struct selection {
     uint64_t seed;
 } selection;
 
-static bool parse_selection(selection *s, const char *text)
-{
+static bool parse_selection(selection *s, const char *text) {
     size_t n = strcspn(text, ":");
     if (n >= sizeof s->name) return false;
     memcpy(s->name, text, n);
@@ -208,8 +193,7 @@ static bool parse_selection(selection *s, const char *text)
     return true;
 }
 
-int op_main(int argc, char **argv, const op_test *tests, size_t n)
-{
+int op_main(int argc, char **argv, const op_test *tests, size_t n) {
     static const char *const isas[] = {"avx512", "avx2", "scalar"};
     selection s = {0};
     if (argc > 2 || (argc == 2 && !parse_selection(&s, argv[1]))) {

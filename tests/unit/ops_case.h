@@ -22,8 +22,8 @@ typedef struct op_test {
     int seeds; /* cases an instruction set */
 } op_test;
 
-/* Runs every test for seeds 1..seeds on every instruction set of this machine, or the one case named in argv[1]; prints TAP
- * and returns main's status. */
+/* Runs every test for seeds 1..seeds on every instruction set of this machine, or the one case named in argv[1]; prints
+ * TAP and returns main's status. */
 int op_main(int argc, char **argv, const op_test *tests, size_t n);
 
 /* A failure, told once a case. */
@@ -52,6 +52,8 @@ int32_t *case_offsets(op_case *c, int64_t B, int64_t longest);
 /* A batch of these sequences with tiles of random heights, positions from 0 in each sequence. */
 vp_batch case_batch(op_case *c, const int32_t *cu, int64_t B);
 
-static inline float *mat_row(const vp_mat *m, int64_t i) { return (float *)m->ptr + i * m->ld; }
+static inline float *mat_row(const vp_mat *m, int64_t i) {
+    return (float *)m->ptr + i * m->ld;
+}
 
 #endif

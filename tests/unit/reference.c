@@ -4,23 +4,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-static double at(const vp_mat *m, int64_t i, int64_t j) { return (double)((const float *)m->ptr)[i * m->ld + j]; }
+static double at(const vp_mat *m, int64_t i, int64_t j) {
+    return (double)((const float *)m->ptr)[i * m->ld + j];
+}
 
-double ref_act(vp_act act, double x)
-{
+double ref_act(vp_act act, double x) {
     switch (act) {
-    case VP_ACT_NONE: return x;
-    case VP_ACT_SILU: return x / (1.0 + exp(-x));
-    case VP_ACT_GELU: return 0.5 * x * erfc(-x / sqrt(2.0));
-    case VP_ACT_GELU_TANH: return 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
-    case VP_ACT_RELU: return x > 0.0 ? x : 0.0;
-    case VP_ACT_TANH: return tanh(x);
+    case VP_ACT_NONE:
+        return x;
+    case VP_ACT_SILU:
+        return x / (1.0 + exp(-x));
+    case VP_ACT_GELU:
+        return 0.5 * x * erfc(-x / sqrt(2.0));
+    case VP_ACT_GELU_TANH:
+        return 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    case VP_ACT_RELU:
+        return x > 0.0 ? x : 0.0;
+    case VP_ACT_TANH:
+        return tanh(x);
     }
     return NAN;
 }
 
-void ref_product(const vp_mat *x, const float *w, int64_t n, double *out, double *size)
-{
+void ref_product(const vp_mat *x, const float *w, int64_t n, double *out, double *size) {
     for (int64_t i = 0; i < x->rows; i++)
         for (int64_t j = 0; j < n; j++) {
             double sum = 0.0, absolute = 0.0;
@@ -34,8 +40,7 @@ void ref_product(const vp_mat *x, const float *w, int64_t n, double *out, double
         }
 }
 
-void ref_norm(const vp_norm_op *op, double *out)
-{
+void ref_norm(const vp_norm_op *op, double *out) {
     int64_t heads = op->heads > 0 ? op->heads : 1, n = op->x.cols / heads;
     for (int64_t i = 0; i < op->x.rows * heads; i++) {
         int64_t t = i / heads, from = i % heads * n;
@@ -50,8 +55,7 @@ void ref_norm(const vp_norm_op *op, double *out)
     }
 }
 
-void ref_softmax(const vp_mat *x, double *out)
-{
+void ref_softmax(const vp_mat *x, double *out) {
     for (int64_t i = 0; i < x->rows; i++) {
         double top = -INFINITY, sum = 0.0;
         for (int64_t j = 0; j < x->cols; j++) top = fmax(top, at(x, i, j));
@@ -60,8 +64,7 @@ void ref_softmax(const vp_mat *x, double *out)
     }
 }
 
-void ref_rope(const vp_rope_op *op, double *out)
-{
+void ref_rope(const vp_rope_op *op, double *out) {
     int32_t half = op->rotary / 2;
     for (int64_t t = 0; t < op->x.rows; t++)
         for (int32_t h = 0; h < op->heads; h++) {
@@ -78,8 +81,7 @@ void ref_rope(const vp_rope_op *op, double *out)
         }
 }
 
-static bool allowed(const vp_attn_op *op, int64_t b, int64_t i, int64_t j)
-{
+static bool allowed(const vp_attn_op *op, int64_t b, int64_t i, int64_t j) {
     const vp_batch *batch = op->batch;
     int64_t base = batch->cu_q[b];
     bool order = op->mode == VP_ATTN_BI || j <= i || (batch->prefix && j < batch->prefix[b]);
@@ -88,8 +90,7 @@ static bool allowed(const vp_attn_op *op, int64_t b, int64_t i, int64_t j)
     return order && segment && (op->window == 0 || distance < op->window);
 }
 
-static void attend(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double *p, double *out)
-{
+static void attend(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double *p, double *out) {
     int64_t base = op->batch->cu_q[b], n = op->batch->cu_q[b + 1] - base, d = op->d;
     int64_t g = h / (op->heads / op->groups);
     double top = -INFINITY, sum = 0.0;
@@ -108,8 +109,7 @@ static void attend(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double
     }
 }
 
-void ref_attn(const vp_attn_op *op, double *out)
-{
+void ref_attn(const vp_attn_op *op, double *out) {
     double *p = vp_calloc((size_t)op->batch->T + 1, sizeof *p);
     for (int64_t b = 0; b < op->batch->B && p; b++)
         for (int64_t i = 0; i < op->batch->cu_q[b + 1] - op->batch->cu_q[b]; i++)
@@ -118,8 +118,7 @@ void ref_attn(const vp_attn_op *op, double *out)
     free(p);
 }
 
-int64_t ref_pool(const vp_pool_op *op, double *out)
-{
+int64_t ref_pool(const vp_pool_op *op, double *out) {
     int64_t empty = 0, C = op->x.cols;
     memset(out, 0, (size_t)(op->B * C) * sizeof *out);
     for (int64_t b = 0; b < op->B; b++) {

@@ -1,5 +1,5 @@
-/* Row-wise operations against double precision, and to the byte with 1 and 3 threads and row by row; the bounds of our own
- * exp, tanh and erf over their whole range. */
+/* Row-wise operations against double precision, and to the byte with 1 and 3 threads and row by row; the bounds of our
+ * own exp, tanh and erf over their whole range. */
 #include "kernels/cpu/simd_tables.h"
 #include "tests/unit/ops_case.h"
 #include "tests/unit/reference.h"
@@ -8,7 +8,9 @@
 
 static const double EPS = 1.0 / 16777216.0; /* half a unit in the last place of 1 */
 
-static double *doubles(op_case *c, int64_t n) { return case_alloc(c, (size_t)(n + 1) * sizeof(double)); }
+static double *doubles(op_case *c, int64_t n) {
+    return case_alloc(c, (size_t)(n + 1) * sizeof(double));
+}
 
 /* ---- functions ---- */
 typedef struct function {
@@ -19,8 +21,7 @@ typedef struct function {
     double relative, absolute;
 } function;
 
-static void check_function(op_case *c, const function *f)
-{
+static void check_function(op_case *c, const function *f) {
     enum { N = 200003 };
     float *x = case_alloc(c, N * sizeof *x), *y = case_alloc(c, N * sizeof *y);
     for (int i = 0; i < N; i++) x[i] = f->from + (f->to - f->from) * ((float)i / (float)(N - 1));
@@ -32,8 +33,7 @@ static void check_function(op_case *c, const function *f)
     }
 }
 
-static void test_functions(op_case *c)
-{
+static void test_functions(op_case *c) {
     const vp_simd *simd = NULL;
     vp_error err = {0};
     if (vp_simd_choose(c->isa, &simd, &err)) {
@@ -65,16 +65,14 @@ typedef struct table {
     int64_t broken; /* reading this row fails */
 } table;
 
-static int read_row(const void *ctx, int64_t row, float *out, vp_error *err)
-{
+static int read_row(const void *ctx, int64_t row, float *out, vp_error *err) {
     const table *t = ctx;
     if (row == t->broken) return vp_fail(err, VP_DATA, "row %lld: damaged", (long long)row);
     memcpy(out, mat_row(t->m, row), (size_t)t->m->cols * sizeof *out);
     return VP_OK;
 }
 
-static void check_embed_failures(op_case *c, vp_embed_op *op, table *t, int32_t *ids)
-{
+static void check_embed_failures(op_case *c, vp_embed_op *op, table *t, int32_t *ids) {
     t->broken = ids[op->batch->T - 1];
     int64_t first = 0;
     while (ids[first] != t->broken) first++;
@@ -84,8 +82,7 @@ static void check_embed_failures(op_case *c, vp_embed_op *op, table *t, int32_t 
     if (c->be->embed(c->three, op) != VP_BUG) case_fail(c, "an id past the end was taken");
 }
 
-static void test_embed(op_case *c)
-{
+static void test_embed(op_case *c) {
     int64_t T = case_size(c, 500), V = case_size(c, 90), C = case_size(c, 200), extra = case_int(c, 0, 3);
     vp_mat rows = case_mat(c, V, C), more = case_mat(c, extra, C);
     table first = {&rows, -1}, second = {&more, -1};
@@ -112,8 +109,20 @@ static void test_embed(op_case *c)
 }
 
 /* ---- norm ---- */
-static void test_norm(op_case *c)
-{
+/* rstd[t * heads + h] is 1 / deviation: out = (x - mean) rstd weight. */
+static void check_rstd(op_case *c, const vp_norm_op *op) {
+    int64_t heads = op->heads > 0 ? op->heads : 1, n = op->x.cols / heads;
+    for (int64_t i = 0; i < op->x.rows * heads; i++) {
+        const float *x = mat_row(&op->x, i / heads) + i % heads * n;
+        double mean = 0.0, square = 0.0;
+        for (int64_t j = 0; j < n && op->kind == VP_NORM_LAYER; j++) mean += (double)x[j] / (double)n;
+        for (int64_t j = 0; j < n; j++) square += pow((double)x[j] - mean, 2.0) / (double)n;
+        double want = 1.0 / sqrt(square + (double)op->eps);
+        if (!(fabs((double)op->rstd[i] - want) <= 100.0 * EPS * want)) case_fail(c, "rstd %lld", (long long)i);
+    }
+}
+
+static void test_norm(op_case *c) {
     int64_t T = case_size(c, 70), heads = case_int(c, 0, 3), n = case_size(c, 700), C = n * (heads ? heads : 1);
     vp_norm_op op = {.kind = (vp_norm_kind)case_int(c, VP_NORM_RMS, VP_NORM_LAYER), .x = case_mat(c, T, C)};
     op.out = case_mat(c, T, C);
@@ -122,7 +131,9 @@ static void test_norm(op_case *c)
     op.bias = op.kind == VP_NORM_LAYER ? case_floats(c, n) : NULL;
     op.eps = 1e-5f;
     if (case_int(c, 0, 1)) op.d = case_mat(c, T, C);
+    op.rstd = case_alloc(c, (size_t)(T * (heads ? heads : 1)) * sizeof *op.rstd);
     vp_norm_op again = op;
+    again.rstd = NULL;
     again.out = again.x = case_copy(c, &op.x); /* in place, as post-norm does */
     vp_mat sum = case_copy(c, &op.x);
     for (int64_t i = 0; i < T * C && op.d.ptr; i++) mat_row(&sum, i / C)[i % C] += mat_row(&op.d, i / C)[i % C];
@@ -130,6 +141,7 @@ static void test_norm(op_case *c)
     CASE_OK(c, c->be->norm(c->three, &again), c->three);
     case_same_bytes(c, "x += d", &op.x, &sum);
     case_same_bytes(c, "3 threads, in place", &again.out, &op.out);
+    check_rstd(c, &op);
     double *want = doubles(c, T * C);
     ref_norm(&op, want);
     /* |x| / deviation <= sqrt(n); one column has its own value as its mean */
@@ -137,8 +149,7 @@ static void test_norm(op_case *c)
 }
 
 /* ---- softmax, l2norm ---- */
-static void test_softmax(op_case *c)
-{
+static void test_softmax(op_case *c) {
     int64_t T = case_size(c, 40), n = case_size(c, 500);
     vp_softmax_op op = {.x = case_mat(c, T, n), .out = case_mat(c, T, n)};
     for (int64_t i = 0; i < T * n; i++) mat_row(&op.x, i / n)[i % n] *= 20.0f;
@@ -151,8 +162,7 @@ static void test_softmax(op_case *c)
     case_near(c, "softmax", &op.out, want, NULL, 40.0 * EPS);
 }
 
-static void test_l2norm(op_case *c)
-{
+static void test_l2norm(op_case *c) {
     int64_t T = case_size(c, 40), n = case_size(c, 500);
     float *norms = case_floats(c, T);
     vp_l2norm_op op = {.x = case_mat(c, T, n), .out = case_mat(c, T, n), .norm = norms};
@@ -170,8 +180,7 @@ static void test_l2norm(op_case *c)
 }
 
 /* ---- rope ---- */
-static void test_rope(op_case *c)
-{
+static void test_rope(op_case *c) {
     int64_t B = case_int(c, 1, 3);
     const int32_t *cu = case_offsets(c, B, 90);
     vp_batch batch = case_batch(c, cu, B);
@@ -200,8 +209,7 @@ static void test_rope(op_case *c)
 }
 
 /* ---- activations ---- */
-static void test_activations(op_case *c)
-{
+static void test_activations(op_case *c) {
     int64_t T = case_size(c, 40), n = case_size(c, 500);
     vp_mat both = case_mat(c, T, 2 * n), gate = both, up = both; /* gate and up are columns of one matrix */
     gate.cols = up.cols = n;
@@ -226,8 +234,7 @@ static void test_activations(op_case *c)
 }
 
 /* ---- element-wise ---- */
-static void test_elements(op_case *c)
-{
+static void test_elements(op_case *c) {
     int64_t T = case_size(c, 300), n = case_size(c, 300);
     vp_elem_op op = {.x = case_mat(c, T, n), .a = case_float(c), .b = case_float(c), .out = case_mat(c, T, n)};
     if (case_int(c, 0, 1)) op.y = case_mat(c, T, n);
@@ -250,8 +257,7 @@ static void test_elements(op_case *c)
 }
 
 /* Ties go to even, NaN stays NaN, what is too large becomes infinite. */
-static void test_bf16(op_case *c)
-{
+static void test_bf16(op_case *c) {
     static const uint32_t from[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x7f800000, 0x7fc00001, 0x7f800001, 0x7f7fffff};
     static const uint16_t to[] = {0x3f80, 0x3f82, 0x3f81, 0x7f80, 0x7fc0, 0x7fc0, 0x7f80};
     enum { N = sizeof to / sizeof *to };
@@ -265,12 +271,10 @@ static void test_bf16(op_case *c)
         if (got[i] != to[i]) case_fail(c, "%08x became %04x, not %04x", from[i], got[i], to[i]);
 }
 
-int main(int argc, char **argv)
-{
-    static const op_test tests[] = {{"functions", test_functions, 1}, {"embed", test_embed, 40},
-                                    {"norm", test_norm, 60},          {"softmax", test_softmax, 40},
-                                    {"l2norm", test_l2norm, 30},      {"rope", test_rope, 40},
-                                    {"activations", test_activations, 40}, {"elements", test_elements, 30},
-                                    {"bf16", test_bf16, 1}};
+int main(int argc, char **argv) {
+    static const op_test tests[] = {
+        {"functions", test_functions, 1},      {"embed", test_embed, 40},       {"norm", test_norm, 60},
+        {"softmax", test_softmax, 40},         {"l2norm", test_l2norm, 30},     {"rope", test_rope, 40},
+        {"activations", test_activations, 40}, {"elements", test_elements, 30}, {"bf16", test_bf16, 1}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

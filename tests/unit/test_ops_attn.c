@@ -1,11 +1,10 @@
-/* Attention against double precision over modes, widths, segments, prefixes, windows and caps; and to the byte: a sequence
- * alone, in another order, cut into other tiles, with 1 and 3 threads. */
+/* Attention against double precision over modes, widths, segments, prefixes, windows and caps; and to the byte: a
+ * sequence alone, in another order, cut into other tiles, with 1 and 3 threads. */
 #include "tests/unit/ops_case.h"
 #include "tests/unit/reference.h"
 #include <string.h>
 
-static vp_attn_op random_attention(op_case *c, vp_batch *batch)
-{
+static vp_attn_op random_attention(op_case *c, vp_batch *batch) {
     static const int32_t widths[] = {8, 16, 18, 32, 64, 80, 128, 5};
     int32_t groups = (int32_t)case_int(c, 1, 3), heads = groups * (int32_t)case_int(c, 1, 3);
     int32_t d = widths[case_int(c, 0, 7)];
@@ -14,8 +13,7 @@ static vp_attn_op random_attention(op_case *c, vp_batch *batch)
     int64_t T = batch->T;
     if (case_int(c, 0, 2) == 0) { /* runs of segments 0, 1, 2 */
         uint8_t *seg = case_alloc(c, (size_t)T + 1);
-        for (int64_t t = 0; t < T; t++)
-            seg[t] = case_int(c, 0, 9) ? (t ? seg[t - 1] : 0) : (uint8_t)case_int(c, 0, 2);
+        for (int64_t t = 0; t < T; t++) seg[t] = case_int(c, 0, 9) ? (t ? seg[t - 1] : 0) : (uint8_t)case_int(c, 0, 2);
         batch->seg = seg;
     }
     if (case_int(c, 0, 2) == 0) {
@@ -36,8 +34,7 @@ static vp_attn_op random_attention(op_case *c, vp_batch *batch)
 }
 
 /* Sequence b alone, with tiles of its own. */
-static void check_alone(op_case *c, const vp_attn_op *whole)
-{
+static void check_alone(op_case *c, const vp_attn_op *whole) {
     const vp_batch *batch = whole->batch;
     int64_t b = case_int(c, 0, batch->B - 1), from = batch->cu_q[b], n = batch->cu_q[b + 1] - from;
     int32_t *cu = case_alloc(c, 2 * sizeof *cu);
@@ -56,8 +53,7 @@ static void check_alone(op_case *c, const vp_attn_op *whole)
     case_same_bytes(c, "a sequence alone", &op.out, &same);
 }
 
-static void test_attn(op_case *c)
-{
+static void test_attn(op_case *c) {
     vp_batch batch;
     vp_attn_op op = random_attention(c, &batch), again = op;
     CASE_OK(c, c->be->attn(c->one, &op), c->one);
@@ -75,8 +71,7 @@ static void test_attn(op_case *c)
 }
 
 /* Scores of hundreds: one key takes all, nothing overflows. */
-static void test_extremes(op_case *c)
-{
+static void test_extremes(op_case *c) {
     vp_batch batch;
     vp_attn_op op = random_attention(c, &batch);
     op.scale = 300.0f;
@@ -87,8 +82,7 @@ static void test_extremes(op_case *c)
     case_near(c, "attn", &op.out, want, NULL, 8e-3); /* scores of 10^4 have errors of 10^-3 */
 }
 
-static void test_refusals(op_case *c)
-{
+static void test_refusals(op_case *c) {
     vp_batch batch;
     vp_attn_op op = random_attention(c, &batch);
     if (batch.T == 0) return;
@@ -108,8 +102,8 @@ static void test_refusals(op_case *c)
     if (c->be->attn(c->one, &op) != VP_BUG) case_fail(c, "a narrow q was taken");
 }
 
-int main(int argc, char **argv)
-{
-    static const op_test tests[] = {{"attn", test_attn, 60}, {"extremes", test_extremes, 10}, {"refusals", test_refusals, 5}};
+int main(int argc, char **argv) {
+    static const op_test tests[] = {
+        {"attn", test_attn, 60}, {"extremes", test_extremes, 10}, {"refusals", test_refusals, 5}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

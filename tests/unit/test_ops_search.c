@@ -6,8 +6,7 @@
 #include <string.h>
 
 /* ---- pool, pick ---- */
-static void test_pool(op_case *c)
-{
+static void test_pool(op_case *c) {
     int64_t B = case_int(c, 1, 12), C = case_size(c, 200);
     const int32_t *cu = case_offsets(c, B, 40);
     int64_t empty = 0, alone_empty = 0, b = case_int(c, 0, B - 1);
@@ -33,8 +32,7 @@ static void test_pool(op_case *c)
     case_same_bytes(c, "a sequence alone", &alone.out, &same);
 }
 
-static void test_pick(op_case *c)
-{
+static void test_pick(op_case *c) {
     int64_t T = case_size(c, 100), M = case_size(c, 300), C = case_size(c, 100);
     int32_t *index = case_alloc(c, (size_t)M * sizeof *index);
     vp_pick_op op = {.x = case_mat(c, T, C), .out = case_mat(c, M, C), .index = index, .M = M};
@@ -55,8 +53,7 @@ typedef struct block { /* rows of an index, unaligned, and the same as doubles *
     double *value; /* [N, D], scale included */
 } block;
 
-static block random_block(op_case *c, int64_t N, int64_t D)
-{
+static block random_block(op_case *c, int64_t N, int64_t D) {
     static const vp_dtype types[] = {VP_F32, VP_BF16, VP_I8};
     block b = {.rows = {.dtype = types[case_int(c, 0, 2)], .rows = N, .cols = D, .ld = D + case_int(c, 0, 3)}};
     size_t size = vp_dtype_size(b.rows.dtype);
@@ -82,18 +79,20 @@ static block random_block(op_case *c, int64_t N, int64_t D)
     }
     for (int64_t i = 1; i < N; i++) /* some rows are equal: ties */
         if (case_int(c, 0, 5) == 0) {
-            memcpy(data + (size_t)(i * b.rows.ld) * size, data + (size_t)((i - 1) * b.rows.ld) * size, (size_t)D * size);
+            memcpy(data + (size_t)(i * b.rows.ld) * size, data + (size_t)((i - 1) * b.rows.ld) * size,
+                   (size_t)D * size);
             memcpy(b.value + i * D, b.value + (i - 1) * D, (size_t)D * sizeof *b.value);
             if (b.rows.scale) b.rows.scale[i] = b.rows.scale[i - 1];
         }
     return b;
 }
 
-static bool is_live(const uint8_t *live, int64_t i) { return !live || (live[i >> 3] >> (i & 7) & 1); }
+static bool is_live(const uint8_t *live, int64_t i) {
+    return !live || (live[i >> 3] >> (i & 7) & 1);
+}
 
 /* Every hit has its score, they stand in order, and no live row outside has a better one. */
-static void check_hits(op_case *c, const vp_topk_op *op, const block *b, int64_t query)
-{
+static void check_hits(op_case *c, const vp_topk_op *op, const block *b, int64_t query) {
     const vp_hit *hit = op->best + query * op->k;
     int64_t n = op->found[query], D = op->queries.cols, live = 0;
     uint8_t *taken = case_alloc(c, (size_t)b->rows.rows);
@@ -108,7 +107,8 @@ static void check_hits(op_case *c, const vp_topk_op *op, const block *b, int64_t
         double s = 0.0;
         for (int64_t j = 0; j < D; j++) s += (double)mat_row(&op->queries, query)[j] * b->value[row * D + j];
         if (!(fabs(s - (double)hit[i].score) <= bound)) case_fail(c, "score %.9g, not %.9g", (double)hit[i].score, s);
-        if (i > 0 && (hit[i - 1].score < hit[i].score || (hit[i - 1].score == hit[i].score && hit[i - 1].row > hit[i].row)))
+        if (i > 0 &&
+            (hit[i - 1].score < hit[i].score || (hit[i - 1].score == hit[i].score && hit[i - 1].row > hit[i].row)))
             case_fail(c, "hits %lld and %lld are out of order", (long long)i - 1, (long long)i);
         worst = (double)hit[i].score;
     }
@@ -122,8 +122,7 @@ static void check_hits(op_case *c, const vp_topk_op *op, const block *b, int64_t
     if (n != (live < op->k ? live : op->k)) case_fail(c, "%lld hits of %lld rows", (long long)n, (long long)live);
 }
 
-static void compare_hits(op_case *c, const char *what, const vp_hit *a, const vp_hit *b, int64_t n)
-{
+static void compare_hits(op_case *c, const char *what, const vp_hit *a, const vp_hit *b, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (memcmp(&a[i].score, &b[i].score, sizeof a->score) != 0 || a[i].row != b[i].row)
             case_fail(c, "%s: hit %lld is row %lld (%.9g), not row %lld (%.9g)", what, (long long)i,
@@ -131,8 +130,7 @@ static void compare_hits(op_case *c, const char *what, const vp_hit *a, const vp
 }
 
 /* One query, block cut in two, in either order, on three threads: the same bytes. */
-static void check_split(op_case *c, const vp_topk_op *whole)
-{
+static void check_split(op_case *c, const vp_topk_op *whole) {
     int64_t query = case_int(c, 0, whole->queries.rows - 1), N = whole->rows.rows;
     int64_t cut = case_int(c, 0, N / 8) * 8; /* bitmaps are cut at whole bytes */
     vp_topk_op op = *whole;
@@ -153,8 +151,7 @@ static void check_split(op_case *c, const vp_topk_op *whole)
     compare_hits(c, "in halves", op.best, whole->best + query * op.k, *op.found);
 }
 
-static void test_topk(op_case *c)
-{
+static void test_topk(op_case *c) {
     int64_t Q = case_size(c, 70), N = case_int(c, 0, 3) ? case_size(c, 700) : 1 + case_int(c, 0, 1500);
     int64_t D = case_size(c, 140);
     block b = random_block(c, N, D);
@@ -171,8 +168,7 @@ static void test_topk(op_case *c)
 }
 
 /* A row of NaN is never a hit, whatever else there is. */
-static void test_nan(op_case *c)
-{
+static void test_nan(op_case *c) {
     vp_mat rows = case_mat(c, 40, 20);
     for (int64_t r = 0; r < 40; r += 2) mat_row(&rows, r)[r % 20] = NAN;
     vp_hit best[30];
@@ -184,8 +180,7 @@ static void test_nan(op_case *c)
         if (best[i].row % 2 == 0) case_fail(c, "hit %d is a row of NaN", i);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     static const op_test tests[] = {
         {"pool", test_pool, 60}, {"pick", test_pick, 20}, {"topk", test_topk, 60}, {"nan", test_nan, 1}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);

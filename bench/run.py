@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Times vecpipe against named peers on the same work in one run, and prints one table (BENCHMARKS.md).
+
+usage: bench/run.py [WORK...]      environment: BUILD (build), PEERS (a Python that has the peers: `make peers`), THREADS
+
+A figure of ours is a whole command: starting, loading and packing the model included; a peer is timed without them,
+after a warm-up. "share" is the rate of multiplications in products over the machine's f32 peak as bench/kernels measures
+it, for search the bytes read over what one pass of memory takes.
+"""
+import json, os, subprocess, sys, tempfile, time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+BUILD = os.path.realpath(os.environ.get("BUILD", os.path.join(ROOT, "build")))
+PEERS = os.environ.get("PEERS", os.path.join(BUILD, "peers", "bin", "python"))
+THREADS = os.environ.get("THREADS", str(len(os.sched_getaffinity(0))))
+MINILM = os.path.join(ROOT, "models", "all-MiniLM-L6-v2")
+SMOLLM2 = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.gguf")
+GFLOP_A_TOKEN = {"embed-minilm": 0.0212, "embed-smollm2": 0.2124}  # linear layers alone
+
+
+def best(command, times):
+    """The shortest wall time of a pipeline, in seconds."""
+    took = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=True)
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def peer(work, *arguments):
+    if not os.path.exists(PEERS):
+        return None
+    run = subprocess.run([PEERS, os.path.join(ROOT, "bench", "peers.py"), work, *arguments, THREADS], capture_output=True)
+    if run.returncode:
+        print(f"bench: {work}: the peer failed: {run.stderr.decode().strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def tokens_of(stream):
+    lines = subprocess.run(["peek", stream], capture_output=True, check=True).stdout.decode().splitlines()
+    return int([line.split()[1] for line in lines if line.split()[:1] == ["tokens"]][-1])
+
+
+def corpus(folder, rows):
+    path = os.path.join(folder, f"texts-{rows}.jsonl")
+    with open(path, "w", encoding="utf-8") as f:
+        subprocess.run(f"scripts/corpus {rows} {folder}/apt", shell=True, cwd=ROOT, stdout=f, check=True)
+    return path
+
+
+def tok_minilm(folder):
+    path, stream = corpus(folder, 3000), os.path.join(folder, "tok.vp")
+    ours = best(f"tok -q -m {MINILM} --no-meta {path} > {stream}", 3)
+    size = os.path.getsize(path) / 1e6
+    return "MB/s", size / ours, (lambda s: size / s), peer("tok-minilm", path, MINILM), None
+
+
+def embed(folder, work, model, rows, options, times):
+    path, stream = corpus(folder, rows), os.path.join(folder, "ids.vp")
+    best(f"tok -q -m {model} --max-len 256 {path} > {stream}", 1)
+    tokens = tokens_of(stream)
+    ours = best(f"tok -q -m {model} --max-len 256 {path} | fwd --threads {THREADS} {options} > /dev/null", times)
+    gflops = tokens * GFLOP_A_TOKEN[work] / ours
+    return "tokens/s", tokens / ours, (lambda s: tokens / s), peer(work, path, model), gflops / peak()
+
+
+def search(folder, queries):
+    """100,000 x 384 f32, k = 10."""
+    rows, dims = 100_000, 384
+    npy, index, stream = (os.path.join(folder, name) for name in ("rows.npy", "rows.idx", "queries.vp"))
+    if not os.path.exists(index):
+        if not os.path.exists(PEERS):
+            return None
+        subprocess.run([PEERS, os.path.join(ROOT, "bench", "vectors.py"), folder, str(rows), str(dims)], check=True)
+        subprocess.run(f"knn add -q {index} {folder}/rows.vp", shell=True, check=True)
+    one = best(f"knn search {index} --threads {THREADS} -k 10 {folder}/queries-{queries}.vp > /dev/null", 5)
+    return "queries/s", queries / one, (lambda s: queries / s), peer(f"search-{queries}", npy, f"{folder}/queries.npy"), None
+
+
+def peak():
+    if not hasattr(peak, "value"):
+        out = subprocess.run([os.path.join(BUILD, "bench", "kernels"), "--peak", THREADS], capture_output=True, check=True)
+        peak.value = float(out.stdout)
+    return peak.value
+
+
+WORKS = {
+    "tok-minilm": lambda d: tok_minilm(d),
+    "embed-minilm": lambda d: embed(d, "embed-minilm", MINILM, 1000, "--pool auto", 2),
+    "embed-smollm2": lambda d: embed(d, "embed-smollm2", SMOLLM2, 60, "--pool weighted_mean", 2),
+    "search-1": lambda d: search(d, 1),
+    "search-256": lambda d: search(d, 256),
+}
+
+
+def main():
+    os.environ["PATH"] = os.path.join(BUILD, "bin") + os.pathsep + os.environ["PATH"]
+    if not os.path.exists(PEERS):
+        print("bench: no peers to compare with: `make peers` installs them (several GB), or set PEERS", file=sys.stderr)
+    chosen = sys.argv[1:] or list(WORKS)
+    print(f"{THREADS} threads, f32 peak {peak():.0f} GFLOP/s")
+    print(f"{'work':15} {'vecpipe':>18} {'peer':>10}  {'ratio':>6} {'share':>6}  against")
+    with tempfile.TemporaryDirectory() as folder:
+        for work in chosen:
+            result = WORKS[work](folder)
+            if result is None:
+                continue
+            unit, ours, rate, other, share = result
+            theirs = rate(other["seconds"]) if other else None
+            print(f"{work:15} {ours:>9.1f} {unit:8} {f'{theirs:.1f}' if theirs else '-':>10}  "
+                  f"{f'{ours / theirs:.2f}' if theirs else '-':>6} {f'{share:.0%}' if share else '-':>6}  "
+                  f"{other['peer'] if other else '-'}", flush=True)
+
+
+main()

@@ -97,8 +97,10 @@ uninstall: ## remove what install put there
 
 SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.c)
 SCRIPTS   = $(wildcard scripts/* examples/*.sh bench/run tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
-fmt: ## format the C sources
+fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	clang-format -i $(SOURCES)
+	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \
+	    /^\.\\" end of columns/ { skip = 0 } !skip' man/vecpipe.5 >man/vecpipe.5.new && mv man/vecpipe.5.new man/vecpipe.5
 lint: ## check the format of the C sources, and the scripts
 	clang-format --dry-run -Werror $(SOURCES)
 	shellcheck -x -S warning $(SCRIPTS)

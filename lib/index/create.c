@@ -10,7 +10,10 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { TURN_NANOSECONDS = 10000000, TURNS = 6000 };
 
 static int create_database(const char *folder, vp_error *err) {
     uint8_t random[16];
@@ -81,6 +84,16 @@ static int create_in_turn(const char *path, const char *temporary, vp_error *err
     return status;
 }
 
+/* flock on the parent folder; a minute at most, for somebody else may use that lock, too. */
+static int take_turn(int fd, const char *parent, vp_error *err) {
+    for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; i++) {
+        if (errno != EWOULDBLOCK && errno != EINTR) return vp_fail_errno(err, "cannot lock '%s'", parent);
+        if (i == TURNS) return vp_fail(err, VP_LOCKED, "'%s': locked: another program keeps the folder", parent);
+        nanosleep(&(struct timespec){.tv_nsec = TURN_NANOSECONDS}, NULL);
+    }
+    return VP_OK;
+}
+
 int vp_index_create(const char *path, vp_error *err) {
     vp_buf parent = {0}, temporary = {0};
     const char *slash = strrchr(path, '/');
@@ -92,8 +105,8 @@ int vp_index_create(const char *path, vp_error *err) {
         fd = open(parent.data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0)
             status = vp_fail_errno(err, "cannot open '%s'", parent.data);
-        else if (flock(fd, LOCK_EX) != 0)
-            status = vp_fail_errno(err, "cannot lock '%s'", parent.data);
+        else
+            status = take_turn(fd, parent.data, err);
     }
     if (!status) status = create_in_turn(path, temporary.data, err);
     if (fd >= 0) close(fd);

@@ -62,9 +62,9 @@ typedef struct vp_index_adder vp_index_adder;
 /* `header` is the stream's: its encoder.space must be the index's (VP_DATA names both), its encoder.input that of the
  * documents so far; an empty index takes both, model, dtype and D from the first stream. Borrowed until close. */
 int vp_index_add_open(vp_index_adder **a, vp_index *x, const vp_frame *header, vp_error *err);
-/* Take a batch: emb [B, D] F32, BF16 or I8 and id, and if present parent, hash, text, meta. Rows are copied and wait
- * for the next commit, which happens here once 64 MiB or 5 s have gathered. VP_DATA: no emb or id, an id twice in one
- * stream (named, with both rows), bytes that are not UTF-8; nothing of that frame is committed then. */
+/* Take a batch: emb [B, D] F32, BF16 or I8 and id, and if present parent, chunks, hash, text, meta. Rows are copied and
+ * wait for the next commit, which happens here once 64 MiB or 5 s have gathered. VP_DATA: no emb or id, an id twice in
+ * one stream (named, with both rows), bytes that are not UTF-8; nothing of that frame is committed then. */
 int vp_index_add_frame(vp_index_adder *a, const vp_frame *f, vp_error *err);
 /* Make durable what waits: one transaction, under the writer lock. Call it before waiting for input, and at the end
  * (also when the upstream died: what came counts). Compacts segments that are over 25 % dead. */

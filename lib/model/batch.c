@@ -8,7 +8,7 @@ enum { TILE_ROWS = 64 }; /* query rows of an attention tile */
 
 /* ---- reading and checking a frame ---- */
 
-static int64_t ordinal(const vp_frame *f, int64_t b) {
+int64_t vp_frame_ordinal(const vp_frame *f, int64_t b) {
     const vp_column *row = vp_frame_find(f, "row");
     int64_t value = b;
     if (row && !row->is_values && row->dtype == VP_I64 && b < (int64_t)(row->bytes / sizeof value))
@@ -21,21 +21,22 @@ static int check_sequence(vp_sequences *s, const vp_config *c, const vp_frame *f
     if (own && n > c->positions)
         return vp_fail(err, VP_DATA,
                        "%s: row %lld has %lld tokens, the model has %lld positions: cut it with tok --max-len %lld",
-                       vp_frame_where(f), (long long)ordinal(f, b), (long long)n, (long long)c->positions,
+                       vp_frame_where(f), (long long)vp_frame_ordinal(f, b), (long long)n, (long long)c->positions,
                        (long long)c->positions);
     for (int32_t t = s->cu[b]; t < s->cu[b + 1]; t++) {
         if (own) s->pos[t] = t - s->cu[b];
         if (s->ids[t] < 0 || s->ids[t] >= c->vocab)
             return vp_fail(err, VP_DATA, "%s: row %lld has token %d, the model has tokens below %lld",
-                           vp_frame_where(f), (long long)ordinal(f, b), (int)s->ids[t], (long long)c->vocab);
+                           vp_frame_where(f), (long long)vp_frame_ordinal(f, b), (int)s->ids[t], (long long)c->vocab);
         if (s->pos[t] < 0 || s->pos[t] >= c->positions)
             return vp_fail(err, VP_DATA, "%s: row %lld has position %d, the model has positions below %lld",
-                           vp_frame_where(f), (long long)ordinal(f, b), (int)s->pos[t], (long long)c->positions);
+                           vp_frame_where(f), (long long)vp_frame_ordinal(f, b), (int)s->pos[t],
+                           (long long)c->positions);
         if (s->pos[t] > s->top) s->top = s->pos[t];
     }
     if (s->prefix && (s->prefix[b] < 0 || s->prefix[b] > n))
         return vp_fail(err, VP_DATA, "%s: row %lld has a prefix of %d of its %lld tokens", vp_frame_where(f),
-                       (long long)ordinal(f, b), (int)s->prefix[b], (long long)n);
+                       (long long)vp_frame_ordinal(f, b), (int)s->prefix[b], (long long)n);
     return VP_OK;
 }
 

@@ -1,6 +1,7 @@
 /* The public side of encoding: options, the device, the header's `encoder` map, and a frame as a run of micro-batches.
  */
 #include "lib/model/encoder.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +123,18 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
     return status;
 }
 
+/* Weights that are not numbers, or overflow, must not travel on as vectors. */
+static int check_finite(const vp_encoder *e, const vp_frame *f, const vp_sequences *s, const float *hidden,
+                        vp_error *err) {
+    const int64_t width = e->model->config.width;
+    for (int64_t b = 0; b < s->B; b++)
+        for (int64_t i = s->cu[b] * width; i < s->cu[b + 1] * width; i++)
+            if (!isfinite(hidden[i]))
+                return vp_fail(err, VP_DATA, "%s: row %lld: the model gives values that are not finite",
+                               vp_frame_where(f), (long long)vp_frame_ordinal(f, b));
+    return VP_OK;
+}
+
 static int run_all(vp_encoder *e, const vp_sequences *s, float *hidden, vp_error *err) {
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, s->top, err));
@@ -142,6 +155,7 @@ int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *e
         if (!*hidden) status = vp_fail_memory(err, "hidden states", n * sizeof **hidden);
     }
     if (!status && s.T) status = run_all(e, &s, *hidden, err);
+    if (!status) status = check_finite(e, f, &s, *hidden, err);
     vp_sequences_free(&s);
     if (status) {
         free(*hidden);

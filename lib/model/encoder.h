@@ -65,6 +65,8 @@ int vp_encoder_rope(vp_encoder *e, int32_t top, vp_error *err);
 
 /* batch.c */
 int vp_sequences_read(vp_sequences *s, const vp_encoder *e, const vp_frame *f, vp_error *err);
+/* The number of row b for messages: its `row`, else b. */
+int64_t vp_frame_ordinal(const vp_frame *f, int64_t b);
 void vp_sequences_free(vp_sequences *s);
 /* The end of the micro-batch of whole sequences that begins at b: at least one, up to `tokens` tokens. */
 int64_t vp_sequences_cut(const vp_sequences *s, int64_t b, int64_t tokens);

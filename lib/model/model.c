@@ -79,6 +79,8 @@ static int open_described(vp_model **m, const vp_map *model, const vp_map *encod
                        where, path, (*m)->fingerprint, print);
     const char *adapter;
     for (size_t i = 0; (adapter = vp_map_str_at(model, "adapters", i)); i++) {
+        if (adapter[0] != '/')
+            return vp_fail(err, VP_DATA, "%s: the adapter's path %s is not absolute", where, adapter);
         VP_TRY(vp_model_add_adapter(*m, adapter, err));
         const char *want = vp_map_str_at(model, "adapter_fingerprints", i);
         if (!want || strcmp(want, (*m)->adapter[i]->fingerprint))

@@ -156,6 +156,7 @@ static int take_name(const vp_records *r, vp_json_text line, const char *key, co
         *s = spelled.s;
         *n = spelled.n;
     }
+    if (*s && memchr(*s, '\0', *n)) return bad(r, err, "an identifier holds U+0000");
     return *s && *n == 0 ? bad(r, err, "an identifier is empty") : VP_OK;
 }
 
@@ -172,7 +173,7 @@ static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *
     r->line = line;
     json_decref(r->object);
     /* reals for all numbers: their values are not used, and integers of any length may pass */
-    r->object = json_loadb(line.s, line.n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
+    r->object = json_loadb(line.s, line.n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, &why);
     if (!r->object)
         return vp_fail(err, VP_DATA, "%s:%lld: not JSON: %s (byte %d)", r->name, (long long)r->number, why.text,
                        why.position);

@@ -36,5 +36,6 @@ refused() {
 need_models() {
     MINILM=$REPO/models/all-MiniLM-L6-v2
     SMOLLM2=$REPO/models/SmolLM2-135M-Instruct.gguf
+    export MINILM SMOLLM2
     [ -e "$MINILM" ] && [ -e "$SMOLLM2" ] || skip "no models: make models"
 }

@@ -75,7 +75,7 @@ static const struct {
     {"not JSON", "{\"text\":\"a\"}\n{\"text\":", "input:2: not JSON", false, VP_DATA},
     {"an array", "[1]", "not a JSON object", false, VP_DATA},
     {"two keys", "{\"text\":\"a\",\"text\":\"b\"}", "duplicate", false, VP_DATA},
-    {"U+0000", "{\"text\":\"\\u0000\"}", "u0000", false, VP_DATA},
+    {"U+0000 in an id", "{\"text\":\"\",\"id\":\"a\\u0000\"}", "U+0000", false, VP_DATA},
     {"half a surrogate pair", "{\"text\":\"\\ud800\"}", "input:1", false, VP_DATA},
     {"not UTF-8", "a\nb\xff\n", "input:2: not UTF-8 at byte 1", true, VP_DATA},
     {"not UTF-8 in JSON", "{\"text\":\"\xc0\x80\"}", "not UTF-8", false, VP_DATA},

@@ -201,7 +201,7 @@ static int prepare_input(state *s, vp_map *encoder, vp_pack_options *pack, vp_er
 
 static int open_tokenizer(state *s, vp_error *err) {
     VP_TRY(vp_tokenizer_open(&s->tokenizer, vp_model_transformer(s->model), err));
-    if (vp_tokenizer_vocab(s->tokenizer) > vp_model_vocab(s->model))
+    if (vp_model_has_weights(s->model) && vp_tokenizer_vocab(s->tokenizer) > vp_model_vocab(s->model))
         return vp_fail(err, VP_DATA, "'%s': the tokenizer has %lld tokens, the model %lld", vp_model_path(s->model),
                        (long long)vp_tokenizer_vocab(s->tokenizer), (long long)vp_model_vocab(s->model));
     vp_map *model = vp_map_sub(s->header, "model");

@@ -32,7 +32,7 @@ struct vp_queue {
 typedef struct vp_panel { /* columns [first, first + n) of a weight */
     int64_t first, n;
     const vp_product_shape *shape; /* NULL: our own kernel */
-    float *packed;
+    float *packed;                 /* within the weight's */
 } vp_panel;
 struct vp_weight {
     int64_t in, out;
@@ -40,6 +40,7 @@ struct vp_weight {
     vp_panel *panel;
     int64_t panels;
     int64_t widest;
+    float *packed;  /* of all panels */
     size_t scratch; /* of the library, per thread */
 };
 

@@ -5,9 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* oneDNN is linked to OpenMP: a thread that calls it says first that it works alone, and takes that back afterwards. */
+/* oneDNN is linked to OpenMP, and divides work when a primitive is made as well as when it runs: a thread that calls it
+ * says first that it works alone, and takes that back afterwards. Otherwise teams appear, which spin when idle. */
 void omp_set_num_threads(int n);
 int omp_get_max_threads(void);
+static int work_alone(void) {
+    int team = omp_get_max_threads();
+    omp_set_num_threads(1);
+    return team;
+}
+static void work_as_before(int team) {
+    omp_set_num_threads(team);
+}
 
 typedef struct tile_primitive {
     int rows;
@@ -26,8 +35,8 @@ struct vp_product_shape {
 
 struct vp_product {
     dnnl_engine_t engine;
-    dnnl_stream_t *stream; /* [threads] */
-    int threads;
+    dnnl_stream_t *stream; /* [streams]: one a thread, the last one for certifying beside running work */
+    int streams;
     vp_product_shape *shapes;
 };
 
@@ -136,10 +145,9 @@ static dnnl_status_t execute(const vp_product *p, int thread, dnnl_primitive_t r
         args[made] = (dnnl_exec_arg_t){.arg = arg[made].which};
         s = dnnl_memory_create(&args[made].memory, arg[made].desc, p->engine, arg[made].data);
     }
-    int team = omp_get_max_threads();
-    omp_set_num_threads(1);
+    int team = work_alone();
     if (s == dnnl_success) s = dnnl_primitive_execute(run, p->stream[thread], n, args);
-    omp_set_num_threads(team);
+    work_as_before(team);
     for (int i = 0; i < made; i++)
         if (args[i].memory) dnnl_memory_destroy(args[i].memory);
     return s;
@@ -160,6 +168,7 @@ int vp_product_pack(const vp_product_shape *s, int thread, float *w, float *pack
     dnnl_primitive_desc_t desc = NULL;
     dnnl_primitive_t run = NULL;
     md_ref target = desc_of(&s->tall, dnnl_query_weights_md);
+    int team = work_alone();
     dnnl_status_t status = md_init(&plain, s->k, s->n, dnnl_ba);
     if (status == dnnl_success)
         status = dnnl_reorder_primitive_desc_create(&desc, md_of(&plain), s->product->engine, target,
@@ -172,6 +181,7 @@ int vp_product_pack(const vp_product_shape *s, int thread, float *w, float *pack
     if (run) dnnl_primitive_destroy(run);
     if (desc) dnnl_primitive_desc_destroy(desc);
     md_free(&plain);
+    work_as_before(team);
     return status == dnnl_success ? VP_OK : VP_MEMORY;
 }
 
@@ -193,7 +203,8 @@ static bool same_everywhere(const vp_product_shape *s, const float *x, const flo
         memcpy(moved + (r * step + shift) % VP_TILE * k, x + r * k, (size_t)k * sizeof *x);
     for (int height = VP_TILE; height >= VP_TILE_SHORT; height -= VP_TILE - VP_TILE_SHORT) {
         for (int r = 0; r < VP_TILE; r += height)
-            if (vp_product_run(s, 0, height, moved + r * k, packed, out + r * n, scratch)) return false;
+            if (vp_product_run(s, s->product->streams - 1, height, moved + r * k, packed, out + r * n, scratch))
+                return false;
         for (int r = 0; r < VP_TILE; r++)
             if (memcmp(out + (r * step + shift) % VP_TILE * n, reference + r * n, (size_t)n * sizeof *out))
                 return false;
@@ -201,7 +212,7 @@ static bool same_everywhere(const vp_product_shape *s, const float *x, const flo
     int lone = shift % VP_TILE_SHORT, from = 0;
     memset(moved, 0, (size_t)(VP_TILE_SHORT * k) * sizeof *moved);
     memcpy(moved + lone * k, x + from * k, (size_t)k * sizeof *x);
-    if (vp_product_run(s, 0, VP_TILE_SHORT, moved, packed, out, scratch)) return false;
+    if (vp_product_run(s, s->product->streams - 1, VP_TILE_SHORT, moved, packed, out, scratch)) return false;
     return memcmp(out + lone * n, reference + from * n, (size_t)n * sizeof *out) == 0;
 }
 
@@ -215,7 +226,8 @@ static bool certify(const vp_product_shape *s) {
     if (good) {
         fill_random(x, VP_TILE * k, 1);
         fill_random(w, n * k, 2);
-        good = !vp_product_pack(s, 0, w, packed) && !vp_product_run(s, 0, VP_TILE, x, packed, reference, scratch);
+        good = !vp_product_pack(s, s->product->streams - 1, w, packed) &&
+               !vp_product_run(s, s->product->streams - 1, VP_TILE, x, packed, reference, scratch);
     }
     static const int steps[] = {1, 5, 27, 63}; /* odd: permutations of 64 rows */
     for (int i = 0; i < 4 && good; i++)
@@ -232,20 +244,20 @@ const vp_product_shape *vp_product_find(vp_product *p, int64_t k, int64_t n) {
     if (!(s = vp_calloc(1, sizeof *s))) return NULL;
     *s = (vp_product_shape){.product = p, .k = k, .n = n, .next = p->shapes};
     p->shapes = s;
-    int team = omp_get_max_threads();
-    omp_set_num_threads(1); /* primitives divide their work when they are made */
+    int team = work_alone();
     s->usable = shape_make(s, p->engine) == dnnl_success && certify(s);
-    omp_set_num_threads(team);
+    work_as_before(team);
     return s->usable ? s : NULL;
 }
 
 int vp_product_open(vp_product **out, int threads, vp_error *err) {
     vp_product *p = vp_calloc(1, sizeof *p);
     if (!p) return vp_fail_memory(err, "products", sizeof *p);
-    p->stream = vp_calloc((size_t)threads, sizeof(dnnl_stream_t));
+    int wanted = threads + 1;
+    p->stream = vp_calloc((size_t)wanted, sizeof(dnnl_stream_t));
     dnnl_status_t s = p->stream ? dnnl_engine_create(&p->engine, dnnl_cpu, 0) : dnnl_out_of_memory;
-    for (; p->threads < threads && s == dnnl_success; p->threads++)
-        s = dnnl_stream_create(&p->stream[p->threads], p->engine, dnnl_stream_default_flags);
+    for (; p->streams < wanted && s == dnnl_success; p->streams++)
+        s = dnnl_stream_create(&p->stream[p->streams], p->engine, dnnl_stream_default_flags);
     if (s != dnnl_success) {
         vp_product_close(p);
         return vp_fail(err, VP_MEMORY, "oneDNN: cannot start (status %d)", (int)s);
@@ -263,7 +275,7 @@ void vp_product_close(vp_product *p) {
         primitive_free(&s->low);
         free(s);
     }
-    for (int i = 0; i < p->threads; i++)
+    for (int i = 0; i < p->streams; i++)
         if (p->stream[i]) dnnl_stream_destroy(p->stream[i]);
     if (p->engine) dnnl_engine_destroy(p->engine);
     free(p->stream);

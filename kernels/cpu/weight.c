@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { PANEL_BYTES = 448 << 10, PANEL_STEP = 64, PANEL_MAX = 384 };
 
@@ -28,9 +29,21 @@ static int check_desc(const vp_weight_desc *desc, vp_error *err) {
     return VP_OK;
 }
 
+/* Rounded up to whole cache lines. */
 static size_t packed_floats(const vp_device *d, const vp_panel *p, int64_t k) {
-    if (p->shape) return (vp_product_packed_bytes(p->shape) + sizeof(float) - 1) / sizeof(float);
-    return (size_t)vp_packed_floats(d->simd, k, p->n);
+    size_t floats = p->shape ? (vp_product_packed_bytes(p->shape) + sizeof(float) - 1) / sizeof(float)
+                             : (size_t)vp_packed_floats(d->simd, k, p->n);
+    return (floats + 15) / 16 * 16;
+}
+
+/* Memory for packed panels: written whole by packing, so not zeroed; in large pages where the system gives them. */
+static float *packed_alloc(size_t floats) {
+    const size_t large = (size_t)2 << 20;
+    size_t bytes = floats * sizeof(float), align = bytes < 2 * large ? 64 : large;
+    bytes = (bytes + align - 1) / align * align;
+    float *p = aligned_alloc(align, bytes);
+    if (p && align == large) madvise(p, bytes, MADV_HUGEPAGE); /* advice: may be refused */
+    return p;
 }
 
 /* ---- packing, a panel an item ---- */
@@ -83,6 +96,7 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
     w->widest = w->out < columns ? w->out : columns;
     if (!(w->panel = vp_calloc((size_t)w->panels, sizeof *w->panel)))
         return vp_fail_memory(err, "weight", (size_t)w->panels * sizeof *w->panel);
+    size_t total = 0;
     for (int64_t i = 0; i < w->panels; i++) {
         vp_panel *p = &w->panel[i];
         p->first = i * columns;
@@ -90,9 +104,11 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
         p->shape = d->product ? vp_product_find(d->product, w->in, p->n) : NULL;
         size_t scratch = p->shape ? vp_product_scratch_bytes(p->shape) : 0;
         if (scratch > w->scratch) w->scratch = scratch;
-        size_t floats = packed_floats(d, p, w->in);
-        if (!(p->packed = vp_calloc(floats, sizeof(float)))) return vp_fail_memory(err, "weight", floats * 4);
+        total += packed_floats(d, p, w->in);
     }
+    if (!(w->packed = packed_alloc(total))) return vp_fail_memory(err, "weight", total * sizeof(float));
+    float *at = w->packed;
+    for (int64_t i = 0; i < w->panels; at += packed_floats(d, &w->panel[i], w->in), i++) w->panel[i].packed = at;
     return VP_OK;
 }
 
@@ -125,7 +141,7 @@ int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **
 void vp_cpu_weight_free(vp_device *d, vp_weight *w) {
     (void)d;
     if (!w) return;
-    for (int64_t i = 0; i < w->panels && w->panel; i++) free(w->panel[i].packed);
+    free(w->packed);
     free(w->panel);
     free(w->bias);
     free(w);

@@ -75,6 +75,8 @@ static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map 
 }
 
 int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, const vp_map *header, vp_error *err) {
+    *out = NULL;
+    if (!vp_model_has_weights(m)) return vp_fail(err, VP_DATA, "%s: a vocabulary without weights", vp_model_path(m));
     vp_encoder *e = vp_calloc(1, sizeof *e);
     if (!e) return vp_fail_memory(err, "an encoder", sizeof *e);
     e->model = m;

@@ -15,6 +15,7 @@ static int put_adapters(const vp_model *m, vp_map *model, vp_error *err) {
 
 static int describe(const vp_model *m, vp_map *model, vp_error *err) {
     const vp_settings *s = &m->settings;
+    if (!vp_model_has_weights(m)) return VP_OK; /* says nothing about the model that these tokens are for */
     VP_TRY(vp_map_set_str(model, "path", m->path, err));
     VP_TRY(vp_map_set_str(model, "fingerprint", m->fingerprint, err));
     VP_TRY(vp_map_set_str(model, "arch", m->config.arch->name, err));

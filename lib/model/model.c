@@ -21,9 +21,16 @@ static int fingerprint(vp_model *m, vp_error *err) {
     return status;
 }
 
+/* A vocabulary alone: good for a tokenizer, with the settings of a plain model and no fingerprint. */
+static int open_vocabulary(vp_model *m, vp_error *err) {
+    m->config = (vp_config){.positions = 512};
+    return vp_settings_default(&m->settings, &m->config, err);
+}
+
 static int open_gguf(vp_model *m, const char *path, vp_error *err) {
     VP_TRY(vp_source_open(&m->source, path, err));
     if (!vp_source_gguf(m->source)) return vp_fail(err, VP_DATA, "%s: neither a model folder nor a .gguf file", path);
+    if (vp_source_count(m->source) == 0) return open_vocabulary(m, err);
     VP_TRY(vp_config_from_gguf(&m->config, m->source, err));
     VP_TRY(vp_weights_open(&m->weights, &m->config, m->source, path, err));
     VP_TRY(vp_settings_default(&m->settings, &m->config, err));
@@ -46,6 +53,8 @@ static int open_folder(vp_model *m, const char *folder, vp_error *err) {
     char *transformer;
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
     m->transformer = transformer;
+    if (!vp_path_exists(transformer, "config.json") && vp_path_exists(transformer, "tokenizer.json"))
+        return open_vocabulary(m, err);
     VP_TRY(open_transformer(m, transformer, err));
     VP_TRY(vp_settings_default(&m->settings, &m->config, err));
     return vp_settings_read(&m->settings, folder, &m->config, err);
@@ -65,7 +74,7 @@ static int open_weights(vp_model **out, const char *path, vp_error *err) {
         VP_TRY(open_gguf(m, m->path, err));
     else
         return vp_fail(err, VP_DATA, "%s: neither a folder nor a file", path);
-    return fingerprint(m, err);
+    return vp_model_has_weights(m) ? fingerprint(m, err) : VP_OK;
 }
 
 /* The model that the maps of a header, or of an index, name. */
@@ -146,6 +155,7 @@ int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_
 }
 
 int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {
+    if (!vp_model_has_weights(m)) return vp_fail(err, VP_DATA, "%s: a vocabulary without weights", m->path);
     if (m->nadapters == VP_MAX_ADAPTERS) return vp_fail(err, VP_USAGE, "more than %d adapters", VP_MAX_ADAPTERS);
     vp_adapter *a;
     VP_TRY(vp_adapter_open(&a, m, folder, err));
@@ -164,6 +174,9 @@ void vp_model_close(vp_model *m) {
     free(m);
 }
 
+bool vp_model_has_weights(const vp_model *m) {
+    return m->config.arch != NULL;
+}
 const vp_settings *vp_model_settings(const vp_model *m) {
     return &m->settings;
 }
@@ -177,7 +190,7 @@ const char *vp_model_fingerprint(const vp_model *m) {
     return m->fingerprint;
 }
 const char *vp_model_arch(const vp_model *m) {
-    return m->config.arch->name;
+    return m->config.arch ? m->config.arch->name : "";
 }
 int64_t vp_model_width(const vp_model *m) {
     return m->config.width;

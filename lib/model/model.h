@@ -31,6 +31,9 @@ typedef struct vp_model vp_model;
 int vp_model_open(vp_model **m, const char *path, vp_error *err);
 void vp_model_close(vp_model *m);
 const vp_settings *vp_model_settings(const vp_model *m);
+/* False for a vocabulary alone (a .gguf file without tensors, a folder with a tokenizer.json and no config.json): it opens,
+ * for tok, but cannot encode; its fingerprint and architecture are "". */
+bool vp_model_has_weights(const vp_model *m);
 const char *vp_model_path(const vp_model *m); /* absolute, of the folder or file that was opened */
 const char *
 vp_model_transformer(const vp_model *m); /* where its config, weights and tokenizer lie: the path, or a folder in it */

@@ -110,8 +110,6 @@ static int fill_all(vp_weights *w, const spelling *sp, vp_error *err) {
             vp_weight_entry *e = &w->entry[at++];
             w->n = at;
             VP_TRY(fill(e, (vp_role)role, layer, sp, err));
-            if (e->tensor) w->parameters += e->rows * e->cols;
-            if (e->bias) w->parameters += vp_tensor_cols(e->bias);
         }
         if (layer == 0) w->per_layer = at - w->at_layer;
     }

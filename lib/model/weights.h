@@ -22,7 +22,6 @@ typedef struct vp_weights {
     size_t n;
     size_t at_layer, per_layer;         /* first layer's entries; entries a layer */
     const vp_tensor_info *rope_factors; /* GGUF's rope_freqs.weight, or NULL */
-    int64_t parameters;                 /* elements of all tensors in the table */
 } vp_weights;
 
 /* Find and check every weight of `c` in `s`. A missing or misshapen tensor, and a tensor that is neither in the table

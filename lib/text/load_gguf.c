@@ -2,6 +2,7 @@
  * phantom space instead of ##), SentencePiece's BPE ("llama", merges by score). */
 #include "lib/model/source.h"
 #include "lib/text/load.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -259,8 +260,10 @@ static int load_llama(const loader *l, vp_error *err) {
     float *score;
     int64_t n;
     VP_TRY(vp_gguf_reals(l->file, "tokenizer.ggml.scores", &score, &n, err));
-    int status = score && n == l->n ? merges_by_score(l, score, err)
-                                    : data(l, err, "tokenizer.ggml.scores does not fit the tokens", "", 0);
+    bool fits = score && n == l->n;
+    for (int64_t i = 0; fits && i < n; i++) fits = isfinite(score[i]);
+    int status = fits ? merges_by_score(l, score, err)
+                      : data(l, err, "tokenizer.ggml.scores does not fit the tokens, or is not finite", "", 0);
     free(score);
     VP_TRY(status);
     return load_template(l, true, false, err);

@@ -222,6 +222,7 @@ static int load(vp_tokenizer *t, const char *path, vp_error *err) {
 
 int vp_tokenizer_open(vp_tokenizer **out, const char *path, vp_error *err) {
     vp_tokenizer *t = calloc(1, sizeof *t);
+    *out = NULL;
     if (!t) return vp_fail_memory(err, "a tokenizer", sizeof *t);
     pthread_mutex_init(&t->lock, NULL);
     t->bos = t->eos = t->unk = -1;

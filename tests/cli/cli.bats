@@ -86,3 +86,24 @@ programs() { sed -n 's/^X("\([a-z-]*\)".*/\1/p' "$REPO/tools/programs.def"; }
         [ $status -eq $((128 + $(kill -l $signal))) ]
     done
 }
+
+@test "progress: on a terminal only, drawn by the last program of a pipe, erased at the end" {
+    need_models
+    command -v script >/dev/null || skip "no script(1)"
+    pipe="tok -m '$MINILM' '$REPO/examples/corpus.jsonl' | fwd | pool >emb.vp"
+    VP_TOTAL=60 script -qec "$pipe" typescript >/dev/null
+    grep -q 'pool \[####.* 60/60 rows .* ETA 0:00' typescript
+    [[ $(cat typescript) != *'fwd ['* ]]
+    [[ $(cat typescript) == *$'\r\e[K'$'\n'* || $(tail -c 200 typescript) == *$'\r\e[K'* ]]
+    script -qec "$pipe" typescript >/dev/null
+    grep -q 'pool  [0-9,]* rows' typescript
+    bash -c "$pipe" 2>err
+    [ ! -s err ]
+}
+
+@test "-v: totals in one line, also without a terminal" {
+    need_models
+    tok -m "$MINILM" "$REPO/examples/corpus.jsonl" >ids.vp
+    fwd -v <ids.vp 2>err >hidden.vp
+    grep -Eqx 'fwd: 60 rows, [0-9,]+ tokens, [0-9,]+ tokens/s, [0-9.]+ s, peak memory [0-9]+ MiB' err
+}

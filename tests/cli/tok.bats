@@ -146,3 +146,14 @@ for line in sys.stdin:
     [ "$(rows <s | cut -d' ' -f1 | sort -n | tail -1)" = 299 ]
     cmp <(tok --lines --batch-tokens 100 t | rows) <(rows <s)
 }
+
+@test "a vocabulary without weights is enough for tok, and is refused by fwd" {
+    zstd -qd "$REPO/tests/tokenizers/gpt-2.gguf.zst" -o vocabulary.gguf
+    echo 'Hello world' | tok --lines -m vocabulary.gguf >ids
+    [ "$(peek --jsonl --columns ids ids)" = '{"ids":[15496,995]}' ]
+    mkdir folder
+    cp "$MINILM/tokenizer.json" folder/
+    echo hi | tok --lines -m folder | peek --jsonl --columns ids | grep -q '\[101,7632,102\]'
+    expect 3 fwd -m vocabulary.gguf <ids
+    grep -q 'a vocabulary without weights' err
+}

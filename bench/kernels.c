@@ -170,8 +170,13 @@ static void run(int threads) {
 }
 
 int main(int argc, char **argv) {
-    int threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 1;
-    run(threads);
+    char *end = NULL;
+    long threads = argc > 1 ? strtol(argv[1], &end, 10) : 1;
+    if (argc > 2 || (end && (*end || end == argv[1])) || threads < 1 || threads > 1024) {
+        fprintf(stderr, "usage: kernels [THREADS]\n");
+        return VP_USAGE;
+    }
+    run((int)threads);
     if (argc <= 1) run(0);
     return 0;
 }

@@ -1,5 +1,6 @@
 /* libvecpipe: everything that the programs use. The parts:
  *   base    statuses, errors, buffers, files, hashes        cli     options, help, progress
+ *   file    model files: safetensors, GGUF
  *   stream  vecpipe/1 frames, columns, control maps         text    records, tokenizers, prompts, packing
  *   model   models, settings, encoding, pooling             index   vectors and texts on disk, search
  * tools/ includes this header and no other of the project; the library includes kernels/ops.h below it. */

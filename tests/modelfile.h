@@ -2,7 +2,7 @@
  * only, like the library. Out of memory ends the test. */
 #ifndef VP_TESTS_MODELFILE_H
 #define VP_TESTS_MODELFILE_H
-#include "lib/model/source.h"
+#include "lib/file/source.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

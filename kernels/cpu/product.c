@@ -186,6 +186,10 @@ int vp_product_pack(const vp_product_shape *s, int thread, float *w, float *pack
 }
 
 /* ---- certification ---- */
+static int spare(const vp_product_shape *s) {
+    return s->product->streams - 1;
+}
+
 /* Numbers in (-1, 1) whose sums round differently in every order. */
 static void fill_random(float *p, int64_t n, uint32_t seed) {
     for (int64_t i = 0; i < n; i++) {
@@ -203,8 +207,7 @@ static bool same_everywhere(const vp_product_shape *s, const float *x, const flo
         memcpy(moved + (r * step + shift) % VP_TILE * k, x + r * k, (size_t)k * sizeof *x);
     for (int height = VP_TILE; height >= VP_TILE_SHORT; height -= VP_TILE - VP_TILE_SHORT) {
         for (int r = 0; r < VP_TILE; r += height)
-            if (vp_product_run(s, s->product->streams - 1, height, moved + r * k, packed, out + r * n, scratch))
-                return false;
+            if (vp_product_run(s, spare(s), height, moved + r * k, packed, out + r * n, scratch)) return false;
         for (int r = 0; r < VP_TILE; r++)
             if (memcmp(out + (r * step + shift) % VP_TILE * n, reference + r * n, (size_t)n * sizeof *out))
                 return false;
@@ -212,7 +215,7 @@ static bool same_everywhere(const vp_product_shape *s, const float *x, const flo
     int lone = shift % VP_TILE_SHORT, from = 0;
     memset(moved, 0, (size_t)(VP_TILE_SHORT * k) * sizeof *moved);
     memcpy(moved + lone * k, x + from * k, (size_t)k * sizeof *x);
-    if (vp_product_run(s, s->product->streams - 1, VP_TILE_SHORT, moved, packed, out, scratch)) return false;
+    if (vp_product_run(s, spare(s), VP_TILE_SHORT, moved, packed, out, scratch)) return false;
     return memcmp(out + lone * n, reference + from * n, (size_t)n * sizeof *out) == 0;
 }
 
@@ -226,8 +229,8 @@ static bool certify(const vp_product_shape *s) {
     if (good) {
         fill_random(x, VP_TILE * k, 1);
         fill_random(w, n * k, 2);
-        good = !vp_product_pack(s, s->product->streams - 1, w, packed) &&
-               !vp_product_run(s, s->product->streams - 1, VP_TILE, x, packed, reference, scratch);
+        good = !vp_product_pack(s, spare(s), w, packed) &&
+               !vp_product_run(s, spare(s), VP_TILE, x, packed, reference, scratch);
     }
     static const int steps[] = {1, 5, 27, 63}; /* odd: permutations of 64 rows */
     for (int i = 0; i < 4 && good; i++)

@@ -3,8 +3,8 @@
 #ifndef VP_MODEL_CONFIG_H
 #define VP_MODEL_CONFIG_H
 #include "lib/model/arch.h"
-#include "lib/model/json.h"
-#include "lib/model/source.h"
+#include "lib/base/json.h"
+#include "lib/file/source.h"
 
 int vp_config_from_json(vp_config *c, const vp_json *j, vp_error *err);
 /* `s` is the opened file: sizes that GGUF leaves to the tensors (vocabulary, biases) are taken from it. */

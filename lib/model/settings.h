@@ -3,7 +3,7 @@
 #define VP_MODEL_SETTINGS_H
 #include "lib/model/arch.h"
 #include "lib/model/model.h"
-#include "lib/model/source.h"
+#include "lib/file/source.h"
 
 /* A plain model: the architecture's attention; weighted mean when that is causal, else mean; normalised (search
  * compares by inner product); min(context, 512) tokens; no prompts. */

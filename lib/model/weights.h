@@ -3,7 +3,7 @@
 #ifndef VP_MODEL_WEIGHTS_H
 #define VP_MODEL_WEIGHTS_H
 #include "lib/model/arch.h"
-#include "lib/model/source.h"
+#include "lib/file/source.h"
 
 typedef struct vp_weight_entry {
     vp_role role;

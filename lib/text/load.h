@@ -1,7 +1,7 @@
 /* What the two loaders share, and the parts of tokenizer.json. Private to lib/text. */
 #ifndef VP_TEXT_LOAD_H
 #define VP_TEXT_LOAD_H
-#include "lib/model/json.h"
+#include "lib/base/json.h"
 #include "lib/text/tokenizer.h"
 
 /* A token's id: an integer in 0 .. VP_MAX_VOCAB - 1, else -1. */

@@ -1,6 +1,6 @@
 /* Tokenizers from GGUF metadata: byte-level BPE ("gpt2", its pattern by name), WordPiece ("bert", words marked by a
  * phantom space instead of ##), SentencePiece's BPE ("llama", merges by score). */
-#include "lib/model/source.h"
+#include "lib/file/source.h"
 #include "lib/text/load.h"
 #include <math.h>
 #include <stdlib.h>

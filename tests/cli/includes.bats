@@ -1,28 +1,34 @@
 # Dependencies point one way: tools -> lib/vecpipe.h -> lib -> kernels/ops.h -> a backend.
 load common
 
-# quoted FILES...: "file: header" for every #include "header", relative to the repository.
+setup() { cd "$REPO"; }
+
+# quoted FILES...: "file: header" for every #include "header"; every file must be there.
 quoted() {
-    cd "$REPO" && grep -Ho '^ *# *include *"[^"]*"' "$@" | sed 's/: *# *include *"/: /; s/"$//'
+    ls -- "$@" >/dev/null || exit 1
+    grep -Ho '^ *# *include *"[^"]*"' "$@" | sed 's/: *# *include *"/: /; s/"$//'
 }
 
 # only PATTERN FILES...: every quoted include matches the extended regular expression.
 only() {
-    local pattern=$1 bad
+    local pattern=$1 bad all
     shift
-    bad=$(quoted "$@" | grep -Ev ": ($pattern)$") || return 0
+    all=$(quoted "$@") || return 1
+    bad=$(grep -Ev ": ($pattern)$" <<<"$all") || return 0
     echo "wrong include:"
     echo "$bad"
     return 1
 }
 
 @test "a wrong include is seen" {
+    cd "$BATS_TEST_TMPDIR"
     printf '#include "lib/model/model.h"\n#include <stdio.h>\n' >wrong.c
-    REPO=$PWD
     run only 'lib/base/base\.h' wrong.c
     [ "$status" -eq 1 ]
     [[ $output == *"wrong.c: lib/model/model.h"* ]]
     only 'lib/(model|base)/.*' wrong.c
+    run only '.*' missing/*.c
+    [ "$status" -eq 1 ]
 }
 
 @test "tools include lib/vecpipe.h, their own tables and nothing else" {
@@ -41,12 +47,16 @@ only() {
     only 'lib/(base|stream)/.*|kernels/dtype\.h|schemas/columns\.def' lib/stream/*.[ch]
 }
 
+@test "lib/file includes base and the element types" {
+    only 'lib/(base|file)/.*|kernels/dtype\.h' lib/file/*.[ch]
+}
+
 @test "lib/text includes base, stream and what reads model files" {
-    only 'lib/(base|stream|text)/.*|lib/model/source\.h|kernels/dtype\.h' lib/text/*.[ch]
+    only 'lib/(base|stream|text|file)/.*|kernels/dtype\.h' lib/text/*.[ch]
 }
 
 @test "lib/model reaches arithmetic through kernels/ops.h" {
-    only 'lib/(base|stream|text|model)/.*|lib/index/index\.h|kernels/(ops|dtype)\.h' lib/model/*.[ch]
+    only 'lib/(base|file|stream|model)/.*|lib/index/index\.h|kernels/(ops|dtype)\.h' lib/model/*.[ch]
 }
 
 @test "lib/index does not know models" {

@@ -3,7 +3,7 @@
 #ifndef VP_MODEL_SUPPORT_H
 #define VP_MODEL_SUPPORT_H
 #include "lib/model/model.h"
-#include "lib/model/source.h"
+#include "lib/file/source.h"
 
 /* A path under tests/golden, in a static buffer of its own for each of 8 calls in turn. */
 const char *golden_path(const char *format, ...) __attribute__((format(printf, 1, 2)));

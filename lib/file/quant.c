@@ -1,7 +1,7 @@
 /* Rows of stored tensors as f32: widening of f16 and bf16, and GGUF's block formats (ggml, ggml-quants.c,
  * dequantize_row_*). No state: any number of threads may read. The loops have fixed trip counts so that compilers
  * vectorise them. */
-#include "lib/model/source.h"
+#include "lib/file/source.h"
 #include "lib/base/half.h"
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* The identity of a model's weights (DESIGN.md 2): what is hashed, and in which order. */
-#include "lib/model/source_table.h"
+#include "lib/file/source_table.h"
 
 enum { SAMPLE = 64 << 10 };
 

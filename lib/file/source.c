@@ -1,7 +1,7 @@
 /* Opening a source of tensors: which files make it up (one file, or the shards that an index names), and the table of
  * all their tensors. The formats are read in safetensors.c and gguf.c, values in quant.c. */
-#include "lib/model/json.h"
-#include "lib/model/source_table.h"
+#include "lib/base/json.h"
+#include "lib/file/source_table.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

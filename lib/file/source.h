@@ -1,7 +1,7 @@
 /* Tensors and settings as files hold them: Hugging Face folders (sharded safetensors), sentence-transformers folders
  * and GGUF files, mapped, never copied. What the tensors mean is arch.h's business. */
-#ifndef VP_MODEL_SOURCE_H
-#define VP_MODEL_SOURCE_H
+#ifndef VP_FILE_SOURCE_H
+#define VP_FILE_SOURCE_H
 #include "lib/base/base.h"
 #include "kernels/dtype.h"
 

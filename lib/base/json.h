@@ -1,6 +1,6 @@
-/* Private to lib/model: bounded reading of JSON files and strict access to their members (Jansson below). */
-#ifndef VP_MODEL_JSON_H
-#define VP_MODEL_JSON_H
+/* For the library alone: bounded reading of JSON files and strict access to their members (Jansson below). */
+#ifndef VP_BASE_JSON_H
+#define VP_BASE_JSON_H
 #include "lib/base/base.h"
 #include <jansson.h>
 

@@ -1,5 +1,5 @@
 /* Bounded reading of JSON files and strict access to their members. */
-#include "lib/model/json.h"
+#include "lib/base/json.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* Private to lib/model's file readers: the tensor table that safetensors.c and gguf.c fill and source.c serves. */
-#ifndef VP_MODEL_SOURCE_TABLE_H
-#define VP_MODEL_SOURCE_TABLE_H
-#include "lib/model/source.h"
+#ifndef VP_FILE_SOURCE_TABLE_H
+#define VP_FILE_SOURCE_TABLE_H
+#include "lib/file/source.h"
 
 typedef struct vp_table {
     vp_tensor_info *tensor; /* file order */

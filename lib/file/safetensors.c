@@ -1,6 +1,6 @@
 /* The header of a safetensors file: u64 length, JSON {name: {dtype, shape, data_offsets}}, then the data, which must be
  * covered without gaps or overlaps, as the reference (github.com/huggingface/safetensors) demands. */
-#include "lib/model/source_table.h"
+#include "lib/file/source_table.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>

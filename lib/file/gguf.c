@@ -1,7 +1,7 @@
 /* GGUF files, versions 2 and 3, little-endian: metadata and tensor table, read through a bounded cursor over the
  * mapping. Format: github.com/ggml-org/ggml, docs/gguf.md. Everything is checked once, at open; the getters only look
  * up. */
-#include "lib/model/source_table.h"
+#include "lib/file/source_table.h"
 #include <stdlib.h>
 #include <string.h>
 

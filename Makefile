@@ -82,13 +82,15 @@ test: deps ## everything: both builds, every test; NAME=part reruns what matches
 	@scripts/models || echo 'make: no models: the tests that need them are skipped'
 	@BUILD=$(BUILD) tests/run $(NAME)
 demo: deps ## embed Debian's package descriptions and ask questions
-	@$(MAKE) $(JOBS) -q all 2>/dev/null || echo 'Building ...'
+	@$(MAKE) $(JOBS) -q all >/dev/null 2>&1 || echo 'Building ...'
 	@$(MAKE) $(JOBS) -s --no-print-directory all
 	@scripts/models
 	@BUILD=$(BUILD) scripts/demo
-bench: all $(BUILD)/bench/kernels ## measure (BENCHMARKS.md)
+bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels ## measure against peers (BENCHMARKS.md)
 	@scripts/models
-	@BUILD=$(BUILD) bench/run
+	@BUILD=$(BUILD) bench/run.py
+peers: ## install what bench compares with (several GB) into $(BUILD)/peers
+	@scripts/venv $(BUILD)/peers torch sentence-transformers transformers gguf tokenizers faiss-cpu numpy msgpack xxhash
 
 install: all ## install under $(DESTDIR)$(PREFIX)
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $(BUILD)/bin $(PROGRAMS)
@@ -96,7 +98,7 @@ uninstall: ## remove what install put there
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove $(PROGRAMS)
 
 SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.c)
-SCRIPTS   = $(wildcard scripts/* examples/*.sh bench/run tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
+SCRIPTS   = $(wildcard scripts/* examples/*.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
 fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	clang-format -i $(SOURCES)
 	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \
@@ -109,6 +111,6 @@ clean: ## remove the builds
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-.PHONY: all units fuzz deps models test demo bench install uninstall fmt lint clean help FORCE
+.PHONY: all units fuzz deps models test demo bench peers install uninstall fmt lint clean help FORCE
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -4,7 +4,7 @@
 usage: bench/run.py [WORK...]      environment: BUILD (build), PEERS (a Python that has the peers: `make peers`), THREADS
 
 A figure of ours is a whole command: starting, loading and packing the model included; a peer is timed without them,
-after a warm-up. "share" is the rate of multiplications in products over the machine's f32 peak as bench/kernels measures
+after a warm-up. "share" is the rate of multiplications in products over the machine's f32 peak as bench/peak measures
 it, for search the bytes read over what one pass of memory takes.
 """
 import json, os, subprocess, sys, tempfile, time
@@ -81,7 +81,7 @@ def search(folder, queries):
 
 def peak():
     if not hasattr(peak, "value"):
-        out = subprocess.run([os.path.join(BUILD, "bench", "kernels"), "--peak", THREADS], capture_output=True, check=True)
+        out = subprocess.run([os.path.join(BUILD, "bench", "peak"), THREADS], capture_output=True, check=True)
         peak.value = float(out.stdout)
     return peak.value
 

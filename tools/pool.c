@@ -67,7 +67,7 @@ static int learn_width(state *s, const vp_frame *f, const char *command, vp_erro
     if (s->width) return VP_OK;
     if (f->kind == VP_FRAME_BATCH) {
         if (!hidden || hidden->ndim != 2 || hidden->shape[1] < 1)
-            return vp_fail(err, VP_DATA, "%s: no column hidden [T, C]: fwd makes it", vp_frame_where(f));
+            return vp_frame_fail(f, VP_DATA, err, "no column hidden [T, C]: fwd makes it");
         s->width = hidden->shape[1];
     }
     return write_header(s, command, err);

@@ -59,9 +59,12 @@ void vp_buf_free(vp_buf *b);
 /* n * size zeroed bytes, 64-byte aligned, or NULL (also when the product overflows). Free with free(). */
 void *vp_calloc(size_t n, size_t size);
 char *vp_strndup(const char *s, size_t n); /* NULL when out of memory */
+/* Room for one more item behind the n of a growing list: *items (a T **, malloc'd, NULL at first) of *cap items of
+ * `size` bytes doubles when it is full. `what` names the list in VP_MEMORY, which leaves it as it was. */
+int vp_grow(void *items, size_t *cap, size_t n, size_t size, const char *what, vp_error *err);
 
 /* ---- files ---- */
-/* The whole file mapped read-only; an empty file gives data = "" and size 0. Unmap with vp_unmap. */
+/* The whole file mapped read-only; an empty file gives data = "" and size 0. Unmap with vp_map_close. */
 typedef struct vp_map_file {
     const uint8_t *data;
     size_t size;
@@ -77,9 +80,9 @@ int vp_write_all(int fd, const void *data, size_t n, const char *name, vp_error 
 int vp_sync_folder_of(const char *path, vp_error *err);
 
 /* A file that appears under its name whole or not at all: written as a temporary beside it, synced, renamed, the folder
- * synced. A name that is a device, pipe or folder is refused (VP_IO). vp_publish_abort (also after a failure) removes the
- * temporary. Temporaries of killed programs are unlinked by the next vp_publish_open of the same name when no process
- * holds them locked. */
+ * synced. A name that is a device, pipe or folder is refused (VP_IO). vp_publish_abort (also after a failure) removes
+ * the temporary. Temporaries of killed programs are unlinked by the next vp_publish_open of the same name when no
+ * process holds them locked. */
 typedef struct vp_publish {
     int fd;
     char *path, *temporary;
@@ -99,13 +102,14 @@ void vp_temporaries_unlink(void);
 /* ---- text helpers ---- */
 /* Bytes of the longest valid UTF-8 prefix of s[0..n) (n if all of it is valid). */
 size_t vp_utf8_valid(const char *s, size_t n);
-/* Copy s into out (at most cap bytes with the NUL) with control characters (C1 too) and bytes that are no UTF-8 as \n, \t,
- * \xNN; always terminated. */
+/* Copy s into out (at most cap bytes with the NUL) with control characters (C1 too) and bytes that are no UTF-8 as \n,
+ * \t, \xNN; always terminated. */
 void vp_escape(char *out, size_t cap, const char *s, size_t n);
 /* hex: 2n characters and a NUL */
 void vp_hex(char *out, const uint8_t *bytes, size_t n);
 
-/* XXH3-128, canonical (big-endian) bytes; the streaming form takes parts length-prefixed (8 bytes little-endian), so that
+/* XXH3-128, canonical (big-endian) bytes; the streaming form takes parts length-prefixed (8 bytes little-endian), so
+ * that
  * ("ab","c") and ("a","bc") differ. */
 typedef struct vp_hasher {
     void *state; /* owned until vp_hasher_finish */

@@ -53,6 +53,18 @@ char *vp_strndup(const char *s, size_t n) {
     return copy;
 }
 
+int vp_grow(void *items, size_t *cap, size_t n, size_t size, const char *what, vp_error *err) {
+    if (n < *cap) return VP_OK;
+    const size_t grown = *cap ? 2 * *cap : 16;
+    void *list;
+    memcpy(&list, items, sizeof list); /* a T * as a void *, without aliasing the two */
+    list = grown > SIZE_MAX / 2 / size ? NULL : realloc(list, grown * size);
+    if (!list) return vp_fail_memory(err, what, grown * size);
+    memcpy(items, &list, sizeof list);
+    *cap = grown;
+    return VP_OK;
+}
+
 int vp_buf_reserve(vp_buf *b, size_t cap, vp_error *err) {
     if (cap <= b->cap) return VP_OK;
     size_t grown = b->cap + b->cap / 2;

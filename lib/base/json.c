@@ -27,7 +27,7 @@ bool vp_path_exists(const char *folder, const char *name) {
 static int parse(vp_json *j, const vp_buf *text, json_type type, vp_error *err) {
     json_error_t why;
     j->root = json_loadb(text->data, text->len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
-    if (!j->root) return vp_fail(err, VP_DATA, "%s: line %d: %s", j->path, why.line, why.text);
+    if (!j->root) return vp_fail(err, VP_DATA, "%s:%d: %s", j->path, why.line, why.text);
     if (json_typeof(j->root) == type) return VP_OK;
     return vp_fail(err, VP_DATA, "%s: not a JSON %s", j->path, type == JSON_ARRAY ? "array" : "object");
 }

@@ -22,7 +22,8 @@ size_t vp_utf8_valid(const char *s, size_t n) {
     return at;
 }
 
-/* Bytes of the character at s that a terminal may be given as they are; 0: a control character (C0, DEL, C1) or no UTF-8. */
+/* Bytes of the character at s that a terminal may be given as they are; 0: a control character (C0, DEL, C1) or no
+ * UTF-8. */
 static size_t printable(const char *s, size_t n) {
     utf8proc_int32_t code;
     utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &code);
@@ -72,7 +73,9 @@ void vp_hasher_part(vp_hasher *h, const void *data, size_t n) {
     if (n) XXH3_128bits_update(h->state, data, n);
 }
 
-void vp_hasher_str(vp_hasher *h, const char *s) { vp_hasher_part(h, s ? s : "", s ? strlen(s) : 0); }
+void vp_hasher_str(vp_hasher *h, const char *s) {
+    vp_hasher_part(h, s ? s : "", s ? strlen(s) : 0);
+}
 
 void vp_hasher_finish(vp_hasher *h, uint8_t out[16]) {
     XXH128_canonical_t canonical;
@@ -82,7 +85,9 @@ void vp_hasher_finish(vp_hasher *h, uint8_t out[16]) {
     h->state = NULL;
 }
 
-uint64_t vp_hash64(const void *data, size_t n) { return XXH3_64bits(data, n); }
+uint64_t vp_hash64(const void *data, size_t n) {
+    return XXH3_64bits(data, n);
+}
 
 static const struct {
     const char *name;
@@ -93,8 +98,12 @@ static const struct {
 #undef X
 };
 
-size_t vp_dtype_size(vp_dtype d) { return (unsigned)d < VP_NDTYPES ? dtypes[d].size : 0; }
-const char *vp_dtype_name(vp_dtype d) { return (unsigned)d < VP_NDTYPES ? dtypes[d].name : "?"; }
+size_t vp_dtype_size(vp_dtype d) {
+    return (unsigned)d < VP_NDTYPES ? dtypes[d].size : 0;
+}
+const char *vp_dtype_name(vp_dtype d) {
+    return (unsigned)d < VP_NDTYPES ? dtypes[d].name : "?";
+}
 
 vp_dtype vp_dtype_find(const char *name, size_t n) {
     int d = 0;

@@ -59,15 +59,16 @@ void vp_cli_start(const char *program);
  * and return the exit status. After a write to a closed pipe (err->broken_pipe): end by SIGPIPE, unless the parent had
  * it ignored. */
 int vp_cli_finish(int status, vp_error *err);
-/* The command line as a person would type it, for a stream's history: "fwd -m model", words with blanks in quotes. Call it
- * before vp_cli_parse, which moves operands. */
+/* The command line as a person would type it, for a stream's history: "fwd -m model", words with blanks in quotes. Call
+ * it before vp_cli_parse, which moves operands. */
 int vp_cli_command(vp_buf *out, const char *program, int argc, char *const *argv, vp_error *err);
 /* One line "program: ..." on standard error, unless quiet. */
 void vp_cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Progress on standard error, only when it is a terminal, not quiet, and standard output is no pipe (of a pipeline the last
- * program draws); at most 10 redraws a second; erased at the end. total < 0: what $VP_TOTAL says, else unknown (rate only).
- * With -v, vp_progress_finish prints totals, wall time and peak memory in one line, also when it is not a terminal. */
+/* Progress on standard error, only when it is a terminal, not quiet, and standard output is no pipe (of a pipeline the
+ * last program draws); at most 10 redraws a second; erased at the end. total < 0: what $VP_TOTAL says, else unknown
+ * (rate only). With -v, vp_progress_finish prints totals, wall time and peak memory in one line, also when it is not a
+ * terminal. */
 typedef struct vp_progress vp_progress;
 vp_progress *vp_progress_start(const char *unit, int64_t total); /* never NULL-checked: NULL is accepted everywhere */
 void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens);

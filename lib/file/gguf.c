@@ -108,13 +108,7 @@ static int read_value(vp_gguf *g, cursor *c, vp_error *err) {
         v.data = c->at;
         if (!skip(c, size)) return bad_key(g, err, &v, "cut short by the end of the file");
     }
-    if (g->n == g->cap) {
-        size_t cap = g->cap ? 2 * g->cap : 64;
-        gguf_value *grown = realloc(g->value, cap * sizeof *grown);
-        if (!grown) return vp_fail_memory(err, "GGUF metadata", cap * sizeof *grown);
-        g->value = grown;
-        g->cap = cap;
-    }
+    VP_TRY(vp_grow(&g->value, &g->cap, g->n, sizeof *g->value, "GGUF metadata", err));
     g->value[g->n++] = v;
     return VP_OK;
 }
@@ -379,13 +373,6 @@ double vp_gguf_real(const vp_gguf *g, const char *key, double otherwise) {
     const gguf_value *v = find(g, key);
     double x;
     return v && real_at(v->type, v->data, &x) ? x : otherwise;
-}
-
-int64_t vp_gguf_array(const vp_gguf *g, const char *key, vp_gguf_type *type) {
-    const gguf_value *v = find(g, key);
-    if (!v || v->type != VP_GGUF_ARRAY) return -1;
-    if (type) *type = (vp_gguf_type)v->element;
-    return (int64_t)v->n; /* at most the file's bytes */
 }
 
 int vp_gguf_strings(const vp_gguf *g, const char *key, const char ***s, size_t **len, int64_t *n, vp_error *err) {

@@ -21,13 +21,7 @@ struct vp_source {
 /* ---- the table ---- */
 
 int vp_table_add(vp_table *t, const vp_tensor_info *info, const char *name, size_t name_len, vp_error *err) {
-    if (t->n == t->cap) {
-        size_t cap = t->cap ? 2 * t->cap : 256;
-        vp_tensor_info *grown = realloc(t->tensor, cap * sizeof *grown);
-        if (!grown) return vp_fail_memory(err, "a tensor table", cap * sizeof *grown);
-        t->tensor = grown;
-        t->cap = cap;
-    }
+    VP_TRY(vp_grow(&t->tensor, &t->cap, t->n, sizeof *t->tensor, "a tensor table", err));
     vp_tensor_info *added = &t->tensor[t->n];
     *added = *info;
     added->name = vp_strndup(name, name_len);
@@ -54,7 +48,7 @@ int vp_table_seal(vp_table *t, vp_error *err) {
     return VP_OK;
 }
 
-const vp_tensor_info *vp_table_find(const vp_table *t, const char *name) {
+static const vp_tensor_info *find(const vp_table *t, const char *name) {
     size_t low = 0, high = t->n;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -143,7 +137,7 @@ static int check_index(const vp_source *s, json_t *weights, const char *path, vp
     const char *tensor;
     json_t *value;
     json_object_foreach(weights, tensor, value) {
-        const vp_tensor_info *t = vp_table_find(&s->own, tensor);
+        const vp_tensor_info *t = find(&s->own, tensor);
         const char *shard = json_string_value(value);
         if (!t || strcmp(strrchr(t->file, '/') + 1, shard) != 0)
             return vp_fail(err, VP_DATA, "'%s': tensor '%.100s': not in its shard '%.100s'", path, tensor, shard);
@@ -250,5 +244,5 @@ const vp_tensor_info *vp_source_at(const vp_source *s, size_t i) {
 }
 
 const vp_tensor_info *vp_source_find(const vp_source *s, const char *name) {
-    return vp_table_find(vp_source_table(s), name);
+    return find(vp_source_table(s), name);
 }

@@ -69,8 +69,6 @@ const char *vp_gguf_path(const vp_gguf *g);
 bool vp_gguf_str(const vp_gguf *g, const char *key, const char **s, size_t *n); /* borrowed, not terminated */
 int64_t vp_gguf_int(const vp_gguf *g, const char *key, int64_t otherwise);      /* any integer type or bool */
 double vp_gguf_real(const vp_gguf *g, const char *key, double otherwise);       /* integers count */
-/* Length of an array, -1 if absent; its element type in *type (which may be NULL). */
-int64_t vp_gguf_array(const vp_gguf *g, const char *key, vp_gguf_type *type);
 /* All strings of an array of strings, in O(n): pointers into the mapping, not terminated; caller frees both arrays.
  * Absent: *s = NULL, *n = 0, VP_OK (in the next two as well); an array of another type: VP_DATA naming the key. */
 int vp_gguf_strings(const vp_gguf *g, const char *key, const char ***s, size_t **len, int64_t *n, vp_error *err);

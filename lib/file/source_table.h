@@ -1,4 +1,4 @@
-/* Private to lib/model's file readers: the tensor table that safetensors.c and gguf.c fill and source.c serves. */
+/* Private to lib/file: the tensor table that safetensors.c and gguf.c fill and source.c serves. */
 #ifndef VP_FILE_SOURCE_TABLE_H
 #define VP_FILE_SOURCE_TABLE_H
 #include "lib/file/source.h"
@@ -13,7 +13,6 @@ typedef struct vp_table {
 int vp_table_add(vp_table *t, const vp_tensor_info *info, const char *name, size_t name_len, vp_error *err);
 /* Sort the names; a duplicate is VP_DATA. Afterwards the table no longer changes. */
 int vp_table_seal(vp_table *t, vp_error *err);
-const vp_tensor_info *vp_table_find(const vp_table *t, const char *name);
 void vp_table_free(vp_table *t);
 /* The table of an open source, in name order through by_name. */
 const vp_table *vp_source_table(const vp_source *s);

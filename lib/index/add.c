@@ -68,17 +68,17 @@ typedef struct columns {
     int64_t generation;
 } columns;
 
-static int check_dims(vp_index_adder *a, const vp_column *emb, const char *where, vp_error *err) {
+static int check_dims(vp_index_adder *a, const vp_frame *f, const vp_column *emb, vp_error *err) {
     int64_t dims = a->dims ? a->dims : a->x->dims;
     vp_dtype dtype = a->dims ? a->dtype : a->x->dtype;
     if (emb->is_values || emb->ndim != 2 || emb->shape[1] < 1 || emb->shape[1] > 1 << 20)
-        return vp_fail(err, VP_DATA, "%s: emb is not a tensor [B, D]", where);
+        return vp_frame_fail(f, VP_DATA, err, "emb is not a tensor [B, D]");
     if (emb->dtype != VP_F32 && emb->dtype != VP_BF16 && emb->dtype != VP_I8)
-        return vp_fail(err, VP_DATA, "%s: emb is %s: an index holds F32, BF16 or I8", where, vp_dtype_name(emb->dtype));
+        return vp_frame_fail(f, VP_DATA, err, "emb is %s: an index holds F32, BF16 or I8", vp_dtype_name(emb->dtype));
     if (dims && (emb->shape[1] != dims || emb->dtype != dtype))
-        return vp_fail(err, VP_DATA, "%s: emb is %s of %lld dims, the index '%s' holds %s of %lld", where,
-                       vp_dtype_name(emb->dtype), (long long)emb->shape[1], a->x->path, vp_dtype_name(dtype),
-                       (long long)dims);
+        return vp_frame_fail(f, VP_DATA, err, "emb is %s of %lld dims, the index '%s' holds %s of %lld",
+                             vp_dtype_name(emb->dtype), (long long)emb->shape[1], a->x->path, vp_dtype_name(dtype),
+                             (long long)dims);
     a->dims = emb->shape[1];
     a->dtype = emb->dtype;
     a->row_bytes = (size_t)a->dims * vp_dtype_size(a->dtype);
@@ -95,7 +95,6 @@ static int64_t source_generation(const vp_index_adder *a, const vp_frame *f) {
 }
 
 static int find_columns(vp_index_adder *a, const vp_frame *f, columns *c, vp_error *err) {
-    const char *where = vp_frame_where(f);
     *c = (columns){.emb = vp_frame_find(f, "emb"),
                    .id = vp_frame_find(f, "id"),
                    .parent = vp_frame_find(f, "parent"),
@@ -104,15 +103,15 @@ static int find_columns(vp_index_adder *a, const vp_frame *f, columns *c, vp_err
                    .hash = vp_frame_find(f, "hash"),
                    .row = vp_frame_find(f, "row"),
                    .chunks = vp_frame_find(f, "chunks")};
-    if (!c->emb) return vp_fail(err, VP_DATA, "%s: no column emb: put `pool` before", where);
+    if (!c->emb) return vp_frame_fail(f, VP_DATA, err, "no column emb: put `pool` before");
     if (!c->id)
-        return vp_fail(err, VP_DATA, "%s: no column id: tok gives it from JSONL records, or from lines as their number",
-                       where);
-    VP_TRY(check_dims(a, c->emb, where, err));
+        return vp_frame_fail(f, VP_DATA, err,
+                             "no column id: tok gives it from JSONL records, or from lines as their number");
+    VP_TRY(check_dims(a, f, c->emb, err));
     const vp_column *values[] = {c->id, c->parent, c->text, c->meta};
     for (int i = 0; i < 4; i++)
         if (values[i] && !values[i]->is_values)
-            return vp_fail(err, VP_DATA, "%s: column %s holds no strings", where, values[i]->name);
+            return vp_frame_fail(f, VP_DATA, err, "column %s holds no strings", values[i]->name);
     int64_t sixteen[] = {f->B, 16}, one[] = {f->B};
     if (c->hash) VP_TRY(vp_frame_need(f, "hash", VP_U8, 2, sixteen, &c->hash, err));
     if (c->row) VP_TRY(vp_frame_need(f, "row", VP_I64, 1, one, &c->row, err));
@@ -129,19 +128,13 @@ static int take_string(vp_index_adder *a, const vp_frame *f, const vp_column *c,
     if (c) VP_TRY(vp_column_str(f, c, i, &s, &n, scratch, err));
     if (!s) return VP_OK;
     if (vp_utf8_valid(s, n) != n)
-        return vp_fail(err, VP_DATA, "%s: row %lld: %s is not UTF-8", vp_frame_where(f), (long long)i, c->name);
+        return vp_frame_fail(f, VP_DATA, err, "row %lld: %s is not UTF-8", (long long)i, c->name);
     p->n = n;
     return vp_buf_add(&a->strings, s, n, err);
 }
 
 static int take_row(vp_index_adder *a, const vp_frame *f, const columns *c, int64_t i, vp_error *err) {
-    if (a->n == a->cap) {
-        size_t cap = a->cap ? 2 * a->cap : 1024;
-        pending *row = realloc(a->row, cap * sizeof *row);
-        if (!row) return vp_fail_memory(err, "rows", cap * sizeof *row);
-        a->row = row;
-        a->cap = cap;
-    }
+    VP_TRY(vp_grow(&a->row, &a->cap, a->n, sizeof *a->row, "rows", err));
     pending *p = &a->row[a->n];
     *p = (pending){.generation = c->generation, .has_hash = c->hash != NULL};
     VP_TRY(take_string(a, f, c->id, i, &p->id, err));
@@ -150,18 +143,17 @@ static int take_row(vp_index_adder *a, const vp_frame *f, const columns *c, int6
     VP_TRY(take_string(a, f, c->meta, i, &p->meta, err));
     const char *id = a->strings.data + p->id.at;
     int64_t ordinal = a->rows_seen + i, earlier;
-    if (p->id.n == SIZE_MAX || p->id.n == 0)
-        return vp_fail(err, VP_DATA, "%s: row %lld has no id", vp_frame_where(f), (long long)i);
+    if (p->id.n == SIZE_MAX || p->id.n == 0) return vp_frame_fail(f, VP_DATA, err, "row %lld has no id", (long long)i);
     if (p->meta.n != SIZE_MAX && !vp_json_is_object(a->strings.data + p->meta.at, p->meta.n))
-        return vp_fail(err, VP_DATA, "%s: row %lld: meta is not a JSON object", vp_frame_where(f), (long long)i);
+        return vp_frame_fail(f, VP_DATA, err, "row %lld: meta is not a JSON object", (long long)i);
     if (c->hash) memcpy(p->hash, c->hash->data + 16 * i, 16);
     if (c->row) memcpy(&ordinal, c->row->data + 8 * i, 8);
     if (c->chunks) memcpy(&p->chunks, c->chunks->data + 4 * i, 4);
-    if (ordinal < 0) return vp_fail(err, VP_DATA, "%s: row %lld: a negative row", vp_frame_where(f), (long long)i);
+    if (ordinal < 0) return vp_frame_fail(f, VP_DATA, err, "row %lld: a negative row", (long long)i);
     VP_TRY(vp_idset_add(&a->ids, id, p->id.n, ordinal, &earlier, err));
     if (earlier >= 0)
-        return vp_fail(err, VP_DATA, "%s: rows %lld and %lld have the same id '%.*s'", vp_frame_where(f),
-                       (long long)earlier, (long long)ordinal, (int)(p->id.n < 200 ? p->id.n : 200), id);
+        return vp_frame_fail(f, VP_DATA, err, "rows %lld and %lld have the same id '%.*s'", (long long)earlier,
+                             (long long)ordinal, (int)(p->id.n < 200 ? p->id.n : 200), id);
     a->n++;
     return VP_OK;
 }

@@ -94,13 +94,7 @@ int vp_entries_find(vp_index *x, vp_statement which, const char *id, size_t len,
     for (;;) {
         VP_TRY(vp_store_step(x, s, &row, err));
         if (!row) break;
-        if (out->n == out->cap) {
-            size_t cap = out->cap ? 2 * out->cap : 16;
-            vp_entry *item = realloc(out->item, cap * sizeof *item);
-            if (!item) return vp_fail_memory(err, "a record's entries", cap * sizeof *item);
-            out->item = item;
-            out->cap = cap;
-        }
+        VP_TRY(vp_grow(&out->item, &out->cap, out->n, sizeof *out->item, "a record's entries", err));
         out->item[out->n++] = (vp_entry){.n = sqlite3_column_int64(s, 0),
                                          .place = {sqlite3_column_int64(s, 1), sqlite3_column_int64(s, 2)},
                                          .generation = sqlite3_column_int64(s, 3),
@@ -121,7 +115,8 @@ static int new_segment(vp_change *c, vp_segment **out, vp_error *err) {
     return *out ? VP_OK : VP_MEMORY;
 }
 
-int64_t vp_segment_capacity(const vp_index *x) {
+/* Slots of a full segment. */
+static int64_t segment_capacity(const vp_index *x) {
     int64_t slots = (int64_t)(((size_t)1 << 30) / x->row_bytes);
     return slots < 1 ? 1 : slots < VP_SEGMENT_SLOTS ? slots : VP_SEGMENT_SLOTS;
 }
@@ -166,7 +161,7 @@ static int append_to(vp_change *c, vp_segment *g, const uint8_t *vectors, int64_
 }
 
 int vp_change_append(vp_change *c, const void *vectors, int64_t rows, int64_t after, vp_place *place, vp_error *err) {
-    int64_t capacity = vp_segment_capacity(c->x);
+    int64_t capacity = segment_capacity(c->x);
     const uint8_t *at = vectors;
     while (rows) {
         vp_segment *g = c->segments.n ? &c->segments.item[c->segments.n - 1] : NULL;

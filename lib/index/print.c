@@ -126,13 +126,7 @@ int vp_row_order_put(vp_row_order *o, int64_t row, const char *data, size_t n, v
         while (ready < o->n && o->piece[ready].row <= o->next + (int64_t)ready) ready++;
         return release(o, ready, out, err);
     }
-    if (o->n == o->cap) {
-        size_t cap = o->cap ? 2 * o->cap : 64;
-        struct vp_row_piece *piece = realloc(o->piece, cap * sizeof *piece);
-        if (!piece) return vp_fail_memory(err, "rows that wait", cap * sizeof *piece);
-        o->piece = piece;
-        o->cap = cap;
-    }
+    VP_TRY(vp_grow(&o->piece, &o->cap, o->n, sizeof *o->piece, "rows that wait", err));
     char *copy = vp_strndup(n ? data : "", n);
     if (!copy) return vp_fail_memory(err, "a row that waits", n);
     size_t at = o->n++;

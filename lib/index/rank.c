@@ -10,13 +10,7 @@ void vp_found_free(vp_found_list *l) {
 }
 
 static int add_found(vp_found_list *l, vp_found f, const char *id, const char *parent, vp_error *err) {
-    if (l->n == l->cap) {
-        size_t cap = l->cap ? 2 * l->cap : 64;
-        vp_found *item = realloc(l->item, cap * sizeof *item);
-        if (!item) return vp_fail_memory(err, "hits", cap * sizeof *item);
-        l->item = item;
-        l->cap = cap;
-    }
+    VP_TRY(vp_grow(&l->item, &l->cap, l->n, sizeof *l->item, "hits", err));
     f.id = l->strings.len;
     VP_TRY(vp_buf_add(&l->strings, id, f.id_len, err));
     f.parent = l->strings.len;

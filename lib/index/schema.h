@@ -6,13 +6,21 @@
 #define VP_SCHEMA_APPLICATION 0x76706978 /* "vpix" */
 #define VP_SCHEMA_VERSION     1          /* PRAGMA user_version */
 
-/* setting   uuid (32 hex digits), generation (grows with every commit); from the first stream that was added: dims,
- * dtype, model and encoder (JSON) segment   a file of vectors: its committed slots, how many are live, bit i & 7 of
- * byte i >> 3 of bitmap for slot i. AUTOINCREMENT: numbers are never used twice extent    slots that one commit wrote,
- * and XXH3-64 of their bytes; the extents of a segment tile [0, slots) entry     a live row; n gives the order in which
- * rows came. parent, chunks: the record that it is a chunk of, and how many chunks that has (NULL: not a chunk; not
- * known). hash: of the record. generation: of the commit that changed the entry last document  the text of an entry
- * that has one bm25      FTS5 over document */
+/* The tables:
+ *
+ * setting: uuid (32 hex digits), generation (grows with every commit); from the first stream that was added dims,
+ * dtype, model and encoder (JSON).
+ *
+ * segment: a file of vectors; its committed slots, how many are live, and bit i & 7 of byte i >> 3 of bitmap for slot
+ * i. AUTOINCREMENT: numbers are never used twice.
+ *
+ * extent: slots that one commit wrote, and XXH3-64 of their bytes; the extents of a segment tile [0, slots).
+ *
+ * entry: a live row; n gives the order in which rows came. parent, chunks: the record that it is a chunk of, and how
+ * many chunks that has (NULL: not a chunk; not known). hash: of the record. generation: of the commit that changed the
+ * entry last.
+ *
+ * document: the text of an entry that has one. bm25: FTS5 over document. */
 #define VP_SCHEMA                                                                                                      \
     "CREATE TABLE setting(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;"                                        \
     "CREATE TABLE segment(id INTEGER PRIMARY KEY AUTOINCREMENT, slots INTEGER NOT NULL, live INTEGER NOT NULL,"        \

@@ -55,15 +55,9 @@ static int keep_content(vp_searcher *s, vp_hit_strings *h, int64_t n, vp_error *
 }
 
 static int keep_hits(vp_searcher *s, const vp_found_list *l, vp_search_result *r, vp_error *err) {
-    if (s->hits + l->n > s->hit_cap) {
-        size_t cap = 2 * s->hit_cap + l->n;
-        vp_hit_strings *hit = realloc(s->hit, cap * sizeof *hit);
-        if (!hit) return vp_fail_memory(err, "hits", cap * sizeof *hit);
-        s->hit = hit;
-        s->hit_cap = cap;
-    }
     r->n = (int64_t)l->n;
     for (size_t i = 0; i < l->n; i++) {
+        VP_TRY(vp_grow(&s->hit, &s->hit_cap, s->hits, sizeof *s->hit, "hits", err));
         const vp_found *f = &l->item[i];
         vp_hit_strings *h = &s->hit[s->hits++];
         const char *parent = f->parent_len == SIZE_MAX ? NULL : l->strings.data + f->parent;
@@ -87,7 +81,7 @@ static int search_query(vp_searcher *s, const vp_frame *f, int64_t i, vp_search_
     const char *query = NULL;
     size_t n = 0;
     if (!text || !text->is_values)
-        return vp_fail(err, VP_DATA, "%s: no column text for BM25: `tok --text` carries it", vp_frame_where(f));
+        return vp_frame_fail(f, VP_DATA, err, "no column text for BM25: `tok --text` carries it");
     VP_TRY(vp_column_str(f, text, i, &query, &n, scratch, err));
     VP_TRY(vp_candidates_bm25(s, query ? query : "", n, want, bm25, err));
     if (o->mode == VP_SEARCH_BM25) return keep_hits(s, bm25, r, err);
@@ -109,8 +103,7 @@ static int name_query(vp_searcher *s, const vp_frame *f, int64_t i, vp_search_re
         text = scratch;
     }
     r->query_len = n;
-    if (vp_utf8_valid(text, n) != n)
-        return vp_fail(err, VP_DATA, "%s: row %lld: id is not UTF-8", vp_frame_where(f), (long long)i);
+    if (vp_utf8_valid(text, n) != n) return vp_frame_fail(f, VP_DATA, err, "row %lld: id is not UTF-8", (long long)i);
     VP_TRY(vp_buf_add(&s->strings, text, n, err));
     text = NULL;
     if (words && words->is_values) VP_TRY(vp_column_str(f, words, i, &text, &n, scratch, err));

@@ -17,16 +17,7 @@ static void segment_name(int64_t id, char name[NAME_BYTES]) {
 }
 
 vp_segment *vp_segments_add(vp_segments *s, int64_t id, vp_error *err) {
-    if (s->n == s->cap) {
-        size_t cap = s->cap ? 2 * s->cap : 8;
-        vp_segment *item = realloc(s->item, cap * sizeof *item);
-        if (!item) {
-            vp_fail_memory(err, "the list of segments", cap * sizeof *item);
-            return NULL;
-        }
-        s->item = item;
-        s->cap = cap;
-    }
+    if (vp_grow(&s->item, &s->cap, s->n, sizeof *s->item, "the list of segments", err)) return NULL;
     vp_segment *g = &s->item[s->n];
     *g = (vp_segment){.id = id, .bitmap = vp_calloc(1, BITMAP_BYTES)};
     if (!g->bitmap) {

@@ -131,17 +131,18 @@ static bool is_zero(const float *v, int64_t n) {
 /* The batch's emb as f32 [B, D], scaled so that products with the stored rows are scores; NULL in an empty index. */
 static int take_queries(vp_searcher *s, const vp_frame *f, float **out, vp_error *err) {
     const vp_column *emb = vp_frame_find(f, "emb");
-    const char *where = vp_frame_where(f);
     const vp_index *x = s->x;
     *out = NULL;
-    if (!emb) return vp_fail(err, VP_DATA, "%s: no column emb: put `pool` before", where);
+    if (!emb) return vp_frame_fail(f, VP_DATA, err, "no column emb: put `pool` before");
     if (!x->dims) return VP_OK;
     if (emb->is_values || emb->ndim != 2 || emb->shape[1] != x->dims)
-        return vp_fail(err, VP_DATA, "%s: emb has %lld dims, the index '%s' has %lld", where,
-                       emb->is_values || emb->ndim != 2 ? 0LL : (long long)emb->shape[1], x->path, (long long)x->dims);
+        return vp_frame_fail(f, VP_DATA, err, "emb has %lld dims, the index '%s' has %lld",
+                             emb->is_values || emb->ndim != 2 ? 0LL : (long long)emb->shape[1], x->path,
+                             (long long)x->dims);
     if ((emb->dtype == VP_I8) != (x->dtype == VP_I8))
-        return vp_fail(err, VP_DATA, "%s: emb is %s, the index '%s' holds %s: float and int8 vectors are not compared",
-                       where, vp_dtype_name(emb->dtype), x->path, vp_dtype_name(x->dtype));
+        return vp_frame_fail(f, VP_DATA, err,
+                             "emb is %s, the index '%s' holds %s: float and int8 vectors are not compared",
+                             vp_dtype_name(emb->dtype), x->path, vp_dtype_name(x->dtype));
     if (emb->dtype != VP_I8) return vp_frame_floats(f, "emb", out, NULL, err);
     vp_map *encoder = vp_map_sub(s->header, "encoder");
     double scale = (encoder ? vp_map_real(encoder, "scale", 1) : 1) * vp_map_real(x->encoder, "scale", 1);

@@ -83,7 +83,6 @@ vp_segment *vp_segments_find(const vp_segments *s, int64_t id);
 bool vp_segment_is_live(const vp_segment *s, int64_t slot);
 void vp_segment_set(vp_segment *s, int64_t slot, bool live);
 int vp_segment_put(vp_index *x, vp_segment *s, vp_error *err); /* its row of the database */
-int64_t vp_segment_capacity(const vp_index *x);                /* slots of a full one */
 /* The committed bytes, mapped; a shorter file is VP_DATA. *gone (if not NULL) instead of a failure when there is no
  * such file: it was compacted away after the caller's snapshot began. */
 int vp_segment_map(vp_index *x, const vp_segment *s, vp_map_file *m, bool *gone, vp_error *err);

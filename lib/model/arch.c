@@ -98,7 +98,7 @@ static const vp_arch archs[] = {
         .bias_keys = true,
         .act_key = "hidden_act",
         .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 32000, .width = 4096, .ffn = 11008, .layers = 32,
-                 .heads = 32, .positions = 2048, .eos = 2},
+                 .heads = 32, .positions = 2048},
     },
     {
         .name = "mistral",
@@ -110,7 +110,7 @@ static const vp_arch archs[] = {
         .window_rule = VP_WINDOW_ALWAYS,
         .act_key = "hidden_act",
         .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 32000, .width = 4096, .ffn = 14336, .layers = 32,
-                 .heads = 32, .groups = 8, .positions = 131072, .window = 4096, .eos = 2},
+                 .heads = 32, .groups = 8, .positions = 131072, .window = 4096},
     },
     {
         .name = "qwen2",
@@ -124,8 +124,7 @@ static const vp_arch archs[] = {
         .window_rule = VP_WINDOW_SWITCHED,
         .act_key = "hidden_act",
         .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 151936, .width = 4096, .ffn = 22016, .layers = 32,
-                 .heads = 32, .groups = 32, .positions = 32768, .window = 4096, .window_first = 28, .qkv_bias = true,
-                 .eos = -1},
+                 .heads = 32, .groups = 32, .positions = 32768, .window = 4096, .window_first = 28, .qkv_bias = true},
     },
     {
         .name = "qwen3",
@@ -141,8 +140,7 @@ static const vp_arch archs[] = {
         .window_rule = VP_WINDOW_SWITCHED,
         .act_key = "hidden_act",
         .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 151936, .width = 4096, .ffn = 22016, .layers = 32,
-                 .heads = 32, .groups = 32, .head_dim = 128, .positions = 32768, .window = 4096, .window_first = 28,
-                 .eos = -1},
+                 .heads = 32, .groups = 32, .head_dim = 128, .positions = 32768, .window = 4096, .window_first = 28},
     },
     {
         .name = "gemma",
@@ -156,7 +154,7 @@ static const vp_arch archs[] = {
         .gelu_is_tanh = true,
         .act_key = "hidden_act",
         .base = {DECODER, .eps = 1e-6, .act = VP_ACT_GELU_TANH, .vocab = 256000, .width = 3072, .ffn = 24576,
-                 .layers = 28, .heads = 16, .groups = 16, .head_dim = 256, .positions = 8192, .tied = true, .eos = 1},
+                 .layers = 28, .heads = 16, .groups = 16, .head_dim = 256, .positions = 8192, .tied = true},
     },
     {
         .name = "gptj",
@@ -167,7 +165,7 @@ static const vp_arch archs[] = {
         .rope = VP_ROPE_INTERLEAVED,
         .act_key = "activation_function",
         .base = {DECODER, .act = VP_ACT_GELU_TANH, .vocab = 50400, .width = 4096, .layers = 28, .heads = 16,
-                 .positions = 2048, .rotary = 64, .eps = 1e-5, .mlp_bias = true, .norm_bias = true, .eos = 50256},
+                 .positions = 2048, .rotary = 64, .eps = 1e-5, .mlp_bias = true, .norm_bias = true},
     },
     {
         .name = "bert",
@@ -192,8 +190,7 @@ static const vp_arch archs[] = {
                  .out_bias = true,
                  .mlp_bias = true,
                  .norm_bias = true,
-                 .tied = true,
-                 .eos = -1},
+                 .tied = true},
     },
 };
 enum { NARCHS = sizeof archs / sizeof *archs };

@@ -63,7 +63,6 @@ typedef struct vp_config {
     bool causal;                     /* what a token sees unless told otherwise */
     int32_t window, window_first;    /* |i - j| < window; 0: none */
     uint8_t windowed[VP_MAX_LAYERS]; /* layers that `window` applies to */
-    int64_t eos;                     /* -1: none */
 } vp_config;
 
 typedef struct vp_arch {

@@ -19,24 +19,22 @@ int64_t vp_frame_ordinal(const vp_frame *f, int64_t b) {
 static int check_sequence(vp_sequences *s, const vp_config *c, const vp_frame *f, int64_t b, bool own, vp_error *err) {
     int64_t n = s->cu[b + 1] - s->cu[b];
     if (own && n > c->positions)
-        return vp_fail(err, VP_DATA,
-                       "%s: row %lld has %lld tokens, the model has %lld positions: cut it with tok --max-len %lld",
-                       vp_frame_where(f), (long long)vp_frame_ordinal(f, b), (long long)n, (long long)c->positions,
-                       (long long)c->positions);
+        return vp_frame_fail(
+            f, VP_DATA, err, "row %lld has %lld tokens, the model has %lld positions: cut it with tok --max-len %lld",
+            (long long)vp_frame_ordinal(f, b), (long long)n, (long long)c->positions, (long long)c->positions);
     for (int32_t t = s->cu[b]; t < s->cu[b + 1]; t++) {
         if (own) s->pos[t] = t - s->cu[b];
         if (s->ids[t] < 0 || s->ids[t] >= c->vocab)
-            return vp_fail(err, VP_DATA, "%s: row %lld has token %d, the model has tokens below %lld",
-                           vp_frame_where(f), (long long)vp_frame_ordinal(f, b), (int)s->ids[t], (long long)c->vocab);
+            return vp_frame_fail(f, VP_DATA, err, "row %lld has token %d, the model has tokens below %lld",
+                                 (long long)vp_frame_ordinal(f, b), (int)s->ids[t], (long long)c->vocab);
         if (s->pos[t] < 0 || s->pos[t] >= c->positions)
-            return vp_fail(err, VP_DATA, "%s: row %lld has position %d, the model has positions below %lld",
-                           vp_frame_where(f), (long long)vp_frame_ordinal(f, b), (int)s->pos[t],
-                           (long long)c->positions);
+            return vp_frame_fail(f, VP_DATA, err, "row %lld has position %d, the model has positions below %lld",
+                                 (long long)vp_frame_ordinal(f, b), (int)s->pos[t], (long long)c->positions);
         if (s->pos[t] > s->top) s->top = s->pos[t];
     }
     if (s->prefix && (s->prefix[b] < 0 || s->prefix[b] > n))
-        return vp_fail(err, VP_DATA, "%s: row %lld has a prefix of %d of its %lld tokens", vp_frame_where(f),
-                       (long long)vp_frame_ordinal(f, b), (int)s->prefix[b], (long long)n);
+        return vp_frame_fail(f, VP_DATA, err, "row %lld has a prefix of %d of its %lld tokens",
+                             (long long)vp_frame_ordinal(f, b), (int)s->prefix[b], (long long)n);
     return VP_OK;
 }
 
@@ -44,14 +42,12 @@ static int check_offsets(const vp_sequences *s, int64_t offsets, const vp_frame 
     bool good = s->cu && s->cu[0] == 0 && offsets == s->B + 1;
     for (int64_t b = 0; good && b < s->B; b++) good = s->cu[b] <= s->cu[b + 1];
     if (good && s->cu[s->B] == s->T) return VP_OK;
-    return vp_fail(err, VP_DATA, "%s: cu does not divide the %lld tokens into rows", vp_frame_where(f),
-                   (long long)s->T);
+    return vp_frame_fail(f, VP_DATA, err, "cu does not divide the %lld tokens into rows", (long long)s->T);
 }
 
 static int read_seg(vp_sequences *s, const vp_frame *f, bool required, vp_error *err) {
     const vp_column *seg = vp_frame_find(f, "seg");
-    if (!seg && required)
-        return vp_fail(err, VP_DATA, "%s: attention by segments needs the column seg", vp_frame_where(f));
+    if (!seg && required) return vp_frame_fail(f, VP_DATA, err, "attention by segments needs the column seg");
     if (!seg) return VP_OK;
     VP_TRY(vp_frame_need(f, "seg", VP_U8, 1, &s->T, &seg, err));
     s->seg = vp_calloc((size_t)s->T, 1);
@@ -65,15 +61,14 @@ int vp_sequences_read(vp_sequences *s, const vp_encoder *e, const vp_frame *f, v
     *s = (vp_sequences){0};
     VP_TRY(vp_frame_ints(f, "ids", &s->ids, &s->T, err));
     VP_TRY(vp_frame_ints(f, "cu", &s->cu, &offsets, err));
-    if (!s->ids || !s->cu || offsets < 1)
-        return vp_fail(err, VP_DATA, "%s: no column %s", vp_frame_where(f), s->ids ? "cu" : "ids");
+    if (!s->ids || !s->cu || offsets < 1) return vp_frame_fail(f, VP_DATA, err, "no column %s", s->ids ? "cu" : "ids");
     s->B = offsets - 1;
     VP_TRY(check_offsets(s, offsets, f, err));
     VP_TRY(vp_frame_ints(f, "pos", &s->pos, &positions, err));
     VP_TRY(vp_frame_ints(f, "prefix", &s->prefix, &prefixes, err));
     bool own = s->pos == NULL;
     if ((!own && positions != s->T) || (s->prefix && prefixes != s->B))
-        return vp_fail(err, VP_DATA, "%s: pos or prefix does not fit ids and cu", vp_frame_where(f));
+        return vp_frame_fail(f, VP_DATA, err, "pos or prefix does not fit ids and cu");
     if (own) s->pos = vp_calloc((size_t)s->T, sizeof *s->pos);
     if (!s->pos) return vp_fail_memory(err, "positions", (size_t)s->T * sizeof *s->pos);
     VP_TRY(read_seg(s, f, e->segments, err));

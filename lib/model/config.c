@@ -185,14 +185,6 @@ static int refuse_unsupported(const vp_config *c, const vp_json *j, vp_error *er
     return VP_OK;
 }
 
-static int read_eos(vp_config *c, const vp_json *j, vp_error *err) {
-    const json_t *eos = json_object_get(j->root, "eos_token_id");
-    if (!json_is_array(eos)) return vp_json_int(j, j->root, "eos_token_id", &c->eos, err);
-    const json_t *first = json_array_get(eos, 0);
-    c->eos = json_is_number(first) && json_number_value(first) < 1e9 ? (int64_t)json_number_value(first) : -1;
-    return VP_OK;
-}
-
 static int read_flags(vp_config *c, const vp_json *j, vp_error *err) {
     VP_TRY(vp_json_bool(j, j->root, "tie_word_embeddings", &c->tied, err));
     if (c->arch->bias_keys) {
@@ -230,7 +222,6 @@ int vp_config_from_json(vp_config *c, const vp_json *j, vp_error *err) {
     for (int i = 0; i < 3; i++) VP_TRY(vp_json_real(j, j->root, eps[i], &c->eps, err));
     VP_TRY(read_activation(c, j, err));
     VP_TRY(read_flags(c, j, err));
-    VP_TRY(read_eos(c, j, err));
     VP_TRY(read_rope(c, j, err));
     VP_TRY(vp_config_finish(c, j->path, err));
     return read_window(c, j, err);

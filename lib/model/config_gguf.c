@@ -87,7 +87,6 @@ int vp_config_from_gguf(vp_config *c, const vp_source *s, vp_error *err) {
     c->eps = real(&r, "attention.layer_norm_epsilon", c->eps);
     c->eps = real(&r, "attention.layer_norm_rms_epsilon", c->eps);
     c->theta = real(&r, "rope.freq_base", c->theta);
-    c->eos = vp_gguf_int(r.gguf, "tokenizer.ggml.eos_token_id", -1);
     c->causal = vp_gguf_int(r.gguf, key(&r, "attention.causal", scratch), c->causal) != 0;
     c->window = 0;
     VP_TRY(read_scaling(&r, c, err));

@@ -97,18 +97,13 @@ void vp_encoder_close(vp_encoder *e) {
     free(e);
 }
 
-const char *vp_encoder_compute(const vp_encoder *e) {
-    (void)e;
-    return "f32";
-}
-
 int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
     vp_map *encoder = vp_map_sub(header, "encoder");
     if (!encoder) encoder = vp_map_new();
     if (!encoder) return vp_fail_memory(err, "a map", 1);
     int status = vp_map_set_str(encoder, "attention", e->attention, err);
     if (!status) status = vp_map_set_str(encoder, "layer", "last", err);
-    if (!status) status = vp_map_set_str(encoder, "compute", vp_encoder_compute(e), err);
+    if (!status) status = vp_map_set_str(encoder, "compute", "f32", err);
     if (!status) status = vp_map_set_map(header, "encoder", encoder, err);
     vp_map_free(encoder);
     return status ? status : vp_encoder_space(header, err);
@@ -132,8 +127,8 @@ static int check_finite(const vp_encoder *e, const vp_frame *f, const vp_sequenc
     for (int64_t b = 0; b < s->B; b++)
         for (int64_t i = s->cu[b] * width; i < s->cu[b + 1] * width; i++)
             if (!isfinite(hidden[i]))
-                return vp_fail(err, VP_DATA, "%s: row %lld: the model gives values that are not finite",
-                               vp_frame_where(f), (long long)vp_frame_ordinal(f, b));
+                return vp_frame_fail(f, VP_DATA, err, "row %lld: the model gives values that are not finite",
+                                     (long long)vp_frame_ordinal(f, b));
     return VP_OK;
 }
 

@@ -49,12 +49,18 @@ static int open_transformer(vp_model *m, const char *folder, vp_error *err) {
     return status ? status : vp_weights_open(&m->weights, &m->config, m->source, folder, err);
 }
 
+/* A tokenizer's folder: one without a configuration, or without weights, as tokenizers are often published. */
+static bool only_vocabulary(const char *folder) {
+    bool weights =
+        vp_path_exists(folder, "model.safetensors") || vp_path_exists(folder, "model.safetensors.index.json");
+    return vp_path_exists(folder, "tokenizer.json") && !(weights && vp_path_exists(folder, "config.json"));
+}
+
 static int open_folder(vp_model *m, const char *folder, vp_error *err) {
     char *transformer;
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
     m->transformer = transformer;
-    if (!vp_path_exists(transformer, "config.json") && vp_path_exists(transformer, "tokenizer.json"))
-        return open_vocabulary(m, err);
+    if (only_vocabulary(transformer)) return open_vocabulary(m, err);
     VP_TRY(open_transformer(m, transformer, err));
     VP_TRY(vp_settings_default(&m->settings, &m->config, err));
     return vp_settings_read(&m->settings, folder, &m->config, err);
@@ -189,18 +195,9 @@ const char *vp_model_transformer(const vp_model *m) {
 const char *vp_model_fingerprint(const vp_model *m) {
     return m->fingerprint;
 }
-const char *vp_model_arch(const vp_model *m) {
-    return m->config.arch ? m->config.arch->name : "";
-}
 int64_t vp_model_width(const vp_model *m) {
     return m->config.width;
 }
 int64_t vp_model_vocab(const vp_model *m) {
     return m->config.vocab;
-}
-int64_t vp_model_context(const vp_model *m) {
-    return m->config.positions;
-}
-int64_t vp_model_eos(const vp_model *m) {
-    return m->config.eos;
 }

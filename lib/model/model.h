@@ -31,18 +31,15 @@ typedef struct vp_model vp_model;
 int vp_model_open(vp_model **m, const char *path, vp_error *err);
 void vp_model_close(vp_model *m);
 const vp_settings *vp_model_settings(const vp_model *m);
-/* False for a vocabulary alone (a .gguf file without tensors, a folder with a tokenizer.json and no config.json): it opens,
- * for tok, but cannot encode; its fingerprint and architecture are "". */
+/* False for a vocabulary alone (a .gguf file without tensors, a folder with a tokenizer.json that lacks config.json
+ * or weights): it opens, for tok, but cannot encode; its fingerprint is "". */
 bool vp_model_has_weights(const vp_model *m);
 const char *vp_model_path(const vp_model *m); /* absolute, of the folder or file that was opened */
 const char *
 vp_model_transformer(const vp_model *m); /* where its config, weights and tokenizer lie: the path, or a folder in it */
 const char *vp_model_fingerprint(const vp_model *m); /* 32 hex digits */
-const char *vp_model_arch(const vp_model *m);        /* "llama", "mistral", "bert" */
 int64_t vp_model_width(const vp_model *m);           /* C */
 int64_t vp_model_vocab(const vp_model *m);
-int64_t vp_model_context(const vp_model *m); /* positions that it was made for */
-int64_t vp_model_eos(const vp_model *m);     /* -1: none */
 
 /* A LoRA adapter folder in PEFT's layout (both name depths), applied on the fly after those added before. A key that
  * matches nothing, DoRA and other unsupported kinds are VP_DATA. An llm2vec_config.json in it replaces the model's
@@ -77,7 +74,6 @@ typedef struct vp_encoder vp_encoder;
  * vp_encoder_run: weights are packed then. `header` (NULL: none) is the stream's: its encoder.attention counts. One
  * encoder belongs to one thread (it runs its own). */
 int vp_encoder_open(vp_encoder **e, vp_model *m, const vp_encode_options *o, const vp_map *header, vp_error *err);
-const char *vp_encoder_compute(const vp_encoder *e); /* resolved: "f32" */
 /* Fill a header's `encoder` map {attention, layer, compute} and encoder.space. */
 int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err);
 /* One batch frame: hidden [T, C] f32, caller frees. Uses ids, cu, and pos, seg, prefix if present. A sequence longer

@@ -133,7 +133,7 @@ static int marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **i
     int64_t n = 0;
     int32_t *target = NULL;
     VP_TRY(vp_frame_ints(f, "target", &target, &n, err));
-    int status = target && n != T ? vp_fail(err, VP_DATA, "%s: target does not fit", vp_frame_where(f)) : VP_OK;
+    int status = target && n != T ? vp_frame_fail(f, VP_DATA, err, "target does not fit") : VP_OK;
     *index = vp_calloc((size_t)T, sizeof **index);
     if (!status && !*index) status = vp_fail_memory(err, "marked positions", (size_t)T * sizeof **index);
     *m = 0;
@@ -163,7 +163,7 @@ static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep,
     VP_TRY(vp_frame_ints(f, "cu", &cu, &offsets, err));
     if (!cu || offsets < 1) {
         free(cu);
-        return vp_fail(err, VP_DATA, "%s: no column cu", vp_frame_where(f));
+        return vp_frame_fail(f, VP_DATA, err, "no column cu");
     }
     int64_t B = offsets - 1;
     p->out = vp_calloc((size_t)(B * x->cols), sizeof *p->out);
@@ -200,8 +200,7 @@ int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width,
         VP_TRY(vp_frame_floats(f, "hidden", &own, &n, err));
         if (!own || n != f->T * width) {
             free(own);
-            return vp_fail(err, VP_DATA, "%s: no column hidden [%lld, %lld]", vp_frame_where(f), (long long)f->T,
-                           (long long)width);
+            return vp_frame_fail(f, VP_DATA, err, "no column hidden [%lld, %lld]", (long long)f->T, (long long)width);
         }
         hidden = own;
     }

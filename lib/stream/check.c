@@ -24,7 +24,7 @@ static bool dim_fits(const vp_frame *f, sizes *s, int64_t want, int64_t got) {
     }
 }
 
-static int check_fit(const vp_frame *f, const vp_column *c, sizes *s, const vp_pattern *p, vp_error *err) {
+static int check_fit(const vp_frame *f, const vp_column *c, sizes *s, const vp_column_pattern *p, vp_error *err) {
     if (c->is_values != p->values || (!p->values && !(p->dtypes >> c->dtype & 1)))
         return vp_frame_fail(f, VP_DATA, err, "column '%s' cannot be %s", c->name,
                              c->is_values ? "VALUES" : vp_dtype_name(c->dtype));
@@ -83,20 +83,22 @@ static int check_content(const vp_frame *f, const vp_column *c, int64_t vocab, v
 
 int vp_frame_check(vp_frame *f, const vp_declared *declared, int64_t vocab, vp_error *err) {
     sizes s = {.M = -1, .has_cu = vp_frame_find(f, "cu") != NULL};
-    vp_pattern known[VP_MAX_COLUMNS];
+    vp_column_pattern known[VP_MAX_COLUMNS];
     bool is_known[VP_MAX_COLUMNS];
     if (s.has_cu) VP_TRY(check_cu(f, err));
     for (int i = 0; i < f->ncolumns; i++) {
         vp_column *c = &f->column[i];
-        const vp_pattern *d = vp_declared_find(declared, c->name);
-        is_known[i] = vp_pattern_schema(c->name, &known[i]);
-        c->symbol = is_known[i] ? vp_pattern_symbol(&known[i]) : d ? vp_pattern_symbol(d) : VP_SYMBOL_NONE;
+        const vp_column_pattern *d = vp_declared_find(declared, c->name);
+        is_known[i] = vp_column_pattern_schema(c->name, &known[i]);
+        c->symbol = is_known[i] ? vp_column_pattern_symbol(&known[i])
+                    : d         ? vp_column_pattern_symbol(d)
+                                : VP_SYMBOL_NONE;
         if (c->is_values) c->symbol = VP_SYMBOL_B;
     }
     vp_frame_measure(f);
     for (int i = 0; i < f->ncolumns; i++) {
         const vp_column *c = &f->column[i];
-        const vp_pattern *d = vp_declared_find(declared, c->name);
+        const vp_column_pattern *d = vp_declared_find(declared, c->name);
         if (is_known[i]) VP_TRY(check_fit(f, c, &s, &known[i], err));
         if (d) VP_TRY(check_fit(f, c, &s, d, err));
         if (c->is_values && c->shape[0] != f->B)

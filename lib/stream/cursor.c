@@ -68,20 +68,8 @@ static bool take_real(vp_cursor *c, vp_token *t, size_t width) {
     return true;
 }
 
-bool vp_cursor_token(vp_cursor *c, vp_token *t) {
-    const uint8_t *first;
-    *t = (vp_token){.kind = VP_KIND_NIL};
-    if (!take(c, 1, &first)) return false;
-    const uint8_t b = *first;
-    if (b < 0x80 || b >= 0xe0) {
-        t->kind = VP_KIND_INT;
-        t->negative = b >= 0xe0;
-        t->u = t->negative ? ~(uint64_t)0xff | b : b;
-        return true;
-    }
-    if (b < 0x90) return take_container(c, t, VP_KIND_MAP, b & 15u);
-    if (b < 0xa0) return take_container(c, t, VP_KIND_ARRAY, b & 15u);
-    if (b < 0xc0) return take_bytes(c, t, VP_KIND_STR, b & 31u);
+/* Heads that name a type; its length or value follows. */
+static bool take_typed(vp_cursor *c, vp_token *t, uint8_t b) {
     switch (b) {
     case 0xc0:
         return true;
@@ -131,6 +119,22 @@ bool vp_cursor_token(vp_cursor *c, vp_token *t) {
     default:
         return false; /* 0xc1 is not used */
     }
+}
+
+bool vp_cursor_token(vp_cursor *c, vp_token *t) {
+    const uint8_t *first;
+    *t = (vp_token){.kind = VP_KIND_NIL};
+    if (!take(c, 1, &first)) return false;
+    const uint8_t b = *first;
+    if (b >= 0xc0 && b < 0xe0) return take_typed(c, t, b);
+    /* heads that hold the value or the length themselves */
+    if (b >= 0xa0 && b < 0xc0) return take_bytes(c, t, VP_KIND_STR, b & 31u);
+    if (b >= 0x90 && b < 0xa0) return take_container(c, t, VP_KIND_ARRAY, b & 15u);
+    if (b >= 0x80 && b < 0x90) return take_container(c, t, VP_KIND_MAP, b & 15u);
+    t->kind = VP_KIND_INT;
+    t->negative = b >= 0xe0;
+    t->u = t->negative ? ~(uint64_t)0xff | b : b;
+    return true;
 }
 
 void vp_cursor_skip(vp_cursor *c) {

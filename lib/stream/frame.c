@@ -6,7 +6,7 @@
 
 vp_frame *vp_frame_new(vp_frame_kind kind, vp_error *err) {
     vp_frame *f = calloc(1, sizeof *f);
-    vp_store *store = calloc(1, sizeof *store);
+    vp_frame_store *store = calloc(1, sizeof *store);
     vp_map *keys = vp_map_new();
     if (!f || !store || !keys) {
         free(f);
@@ -23,7 +23,7 @@ vp_frame *vp_frame_new(vp_frame_kind kind, vp_error *err) {
 }
 
 void vp_frame_reset(vp_frame *f) {
-    vp_store *store = f->owner;
+    vp_frame_store *store = f->owner;
     for (size_t i = 0; i < store->nblocks; i++) free(store->block[i]);
     store->nblocks = 0;
     vp_map_free(f->keys);
@@ -32,7 +32,7 @@ void vp_frame_reset(vp_frame *f) {
 
 void vp_frame_free(vp_frame *f) {
     if (!f) return;
-    vp_store *store = f->owner;
+    vp_frame_store *store = f->owner;
     vp_frame_reset(f);
     vp_buf_free(&store->payload);
     free(store->block);
@@ -41,16 +41,11 @@ void vp_frame_free(vp_frame *f) {
 }
 
 int vp_frame_own(vp_frame *f, void *block, vp_error *err) {
-    vp_store *store = f->owner;
-    if (store->nblocks == store->cap) {
-        const size_t cap = store->cap ? 2 * store->cap : 32;
-        void **grown = realloc(store->block, cap * sizeof *grown);
-        if (!grown) {
-            free(block);
-            return vp_fail_memory(err, "a frame", cap * sizeof *grown);
-        }
-        store->block = grown;
-        store->cap = cap;
+    vp_frame_store *store = f->owner;
+    const int status = vp_grow(&store->block, &store->cap, store->nblocks, sizeof *store->block, "a frame", err);
+    if (status) {
+        free(block);
+        return status;
     }
     store->block[store->nblocks++] = block;
     return VP_OK;
@@ -65,23 +60,16 @@ void *vp_frame_alloc(vp_frame *f, size_t n, vp_error *err) {
     return vp_frame_own(f, block, err) ? NULL : block;
 }
 
-const char *vp_frame_where(const vp_frame *f) {
-    static _Thread_local char where[64];
-    if (f->number < 0)
-        snprintf(where, sizeof where, "a new frame");
-    else
-        snprintf(where, sizeof where, "frame %lld (byte %lld)", (long long)f->number, (long long)f->offset);
-    return where;
-}
-
 int vp_frame_fail(const vp_frame *f, int code, vp_error *err, const char *format, ...) {
     char why[400];
-    const char *name = ((const vp_store *)f->owner)->name;
+    const char *name = ((const vp_frame_store *)f->owner)->name;
     va_list args;
     va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
-    return vp_fail(err, code, "%s%s%s: %s", name ? name : "", name ? ": " : "", vp_frame_where(f), why);
+    if (f->number < 0) return vp_fail(err, code, "a new frame: %s", why);
+    return vp_fail(err, code, "%s%sframe %lld (byte %lld): %s", name ? name : "", name ? ": " : "",
+                   (long long)f->number, (long long)f->offset, why);
 }
 
 static vp_column *find(const vp_frame *f, const char *name, size_t n) {
@@ -116,10 +104,10 @@ vp_column *vp_frame_add(vp_frame *f, const char *name, size_t n, vp_error *err) 
 
 /* What is known for certain: NONE for a column that nobody described. */
 static vp_symbol known_symbol(const vp_column *c) {
-    vp_pattern p;
+    vp_column_pattern p;
     if (c->symbol != VP_SYMBOL_NONE) return c->symbol;
     if (c->is_values) return VP_SYMBOL_B;
-    return vp_pattern_schema(c->name, &p) ? vp_pattern_symbol(&p) : VP_SYMBOL_NONE;
+    return vp_column_pattern_schema(c->name, &p) ? vp_column_pattern_symbol(&p) : VP_SYMBOL_NONE;
 }
 
 vp_symbol vp_column_symbol(const vp_frame *f, const vp_column *c) {
@@ -165,13 +153,13 @@ int vp_frame_put(vp_frame *f, const char *name, vp_dtype dtype, int ndim, const 
 int vp_frame_put_strs(vp_frame *f, const char *name, int64_t n, const char *const *s, const size_t *len,
                       vp_error *err) {
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     uint32_t *at = vp_frame_alloc(f, ((size_t)n + 1) * sizeof *at, err);
     for (int64_t i = 0; i < n && !err->code; i++) {
         at[i] = (uint32_t)b.len;
         if (s[i])
-            vp_pack_strn(&p, s[i], len[i]);
+            vp_msgpack_strn(&p, s[i], len[i]);
         else
             msgpack_pack_nil(&p.pk);
         if (b.len > UINT32_MAX) vp_fail(err, VP_DATA, "column '%s': more than 4 GiB of text in one frame", name);
@@ -200,15 +188,5 @@ void vp_frame_drop(vp_frame *f, const char *name) {
     const int i = (int)(c - f->column);
     memmove(&f->column[i], &f->column[i + 1], (size_t)(f->ncolumns - i - 1) * sizeof *c);
     f->ncolumns--;
-    vp_frame_measure(f);
-}
-
-void vp_frame_drop_tokens(vp_frame *f) {
-    int kept = 0;
-    for (int i = 0; i < f->ncolumns; i++) {
-        const vp_symbol s = vp_column_symbol(f, &f->column[i]);
-        if (s == VP_SYMBOL_B || s == VP_SYMBOL_B1) f->column[kept++] = f->column[i];
-    }
-    f->ncolumns = kept;
     vp_frame_measure(f);
 }

@@ -142,8 +142,8 @@ int vp_msgpack_json(vp_cursor *c, vp_buf *out, vp_error *err) {
 
 int vp_map_json(const vp_map *m, vp_buf *out, vp_error *err) {
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     vp_map_pack(m, &p);
     int status = err->code;
     if (!status) status = vp_msgpack_json(&(vp_cursor){(uint8_t *)b.data, (uint8_t *)b.data + b.len}, out, err);
@@ -151,7 +151,7 @@ int vp_map_json(const vp_map *m, vp_buf *out, vp_error *err) {
     return status;
 }
 
-static void pack_json(const json_t *v, vp_packer *p) {
+static void pack_json(const json_t *v, vp_msgpack *p) {
     switch (json_typeof(v)) {
     case JSON_NULL:
         msgpack_pack_nil(&p->pk);
@@ -169,7 +169,7 @@ static void pack_json(const json_t *v, vp_packer *p) {
         msgpack_pack_double(&p->pk, json_real_value(v));
         break;
     case JSON_STRING:
-        vp_pack_strn(p, json_string_value(v), json_string_length(v));
+        vp_msgpack_strn(p, json_string_value(v), json_string_length(v));
         break;
     case JSON_ARRAY:
         msgpack_pack_array(&p->pk, json_array_size(v));
@@ -180,7 +180,7 @@ static void pack_json(const json_t *v, vp_packer *p) {
         const json_t *value;
         msgpack_pack_map(&p->pk, json_object_size(v));
         json_object_foreach((json_t *)(uintptr_t)v, key, value) {
-            vp_pack_str(p, key);
+            vp_msgpack_str(p, key);
             pack_json(value, p);
         }
     }
@@ -192,8 +192,8 @@ int vp_map_from_json(vp_map **m, const char *json, size_t n, const char *what, v
     json_t *root = json_loadb(json, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &bad);
     if (!root) return vp_fail(err, VP_DATA, "%s: %s (line %d)", what, bad.text, bad.line);
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     pack_json(root, &p);
     json_decref(root);
     int status = err->code;

@@ -28,7 +28,7 @@ int vp_look_check(const vp_frame *f, const char *columns, vp_error *err) {
 
 /* ---- elements ---- */
 
-int vp_look_element(const vp_column *c, int64_t i, vp_buf *out, vp_error *err) {
+static int look_element(const vp_column *c, int64_t i, vp_buf *out, vp_error *err) {
     char text[32];
     const double x = vp_column_real(c, i);
     switch (c->dtype) {
@@ -55,7 +55,7 @@ int vp_look_value(const vp_column *c, int64_t i, vp_buf *out, vp_error *err) {
 
 /* Elements of dimensions [axis, ndim) from element *at on, as nested lists. */
 static int nested(const vp_column *c, int axis, int64_t *at, vp_buf *out, vp_error *err) {
-    if (axis == c->ndim) return vp_look_element(c, (*at)++, out, err);
+    if (axis == c->ndim) return look_element(c, (*at)++, out, err);
     VP_TRY(vp_buf_add(out, "[", 1, err));
     for (int64_t i = 0; i < c->shape[axis]; i++) {
         if (i) VP_TRY(vp_buf_add(out, ",", 1, err));
@@ -149,7 +149,7 @@ static int numbers_line(const vp_column *c, vp_buf *out, vp_error *err) {
                          sum / (double)n));
     for (int64_t i = 0; i < n && i < SHOWN_NUMBERS; i++) {
         VP_TRY(vp_buf_add(out, " ", 1, err));
-        VP_TRY(floats ? vp_buf_printf(out, err, "%.6g", vp_column_real(c, i)) : vp_look_element(c, i, out, err));
+        VP_TRY(floats ? vp_buf_printf(out, err, "%.6g", vp_column_real(c, i)) : look_element(c, i, out, err));
     }
     return vp_buf_printf(out, err, "%s", n > SHOWN_NUMBERS ? " ..." : "");
 }

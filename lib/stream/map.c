@@ -151,13 +151,7 @@ static int entry_make(entry *e, const void *key, size_t length, const void *data
 }
 
 int vp_map_add_raw(vp_map *m, const void *key, size_t length, const void *data, size_t n, vp_error *err) {
-    if (m->n == m->cap) {
-        const size_t cap = m->cap ? 2 * m->cap : 8;
-        entry *grown = realloc(m->at, cap * sizeof *grown);
-        if (!grown) return vp_fail_memory(err, "a map", cap * sizeof *grown);
-        m->at = grown;
-        m->cap = cap;
-    }
+    VP_TRY(vp_grow(&m->at, &m->cap, m->n, sizeof *m->at, "a map", err));
     VP_TRY(entry_make(&m->at[m->n], key, length, data, n, err));
     m->n++;
     return VP_OK;
@@ -190,11 +184,11 @@ vp_map *vp_map_parse(const uint8_t *data, size_t n) {
     return m;
 }
 
-void vp_map_pack(const vp_map *m, vp_packer *p) {
+void vp_map_pack(const vp_map *m, vp_msgpack *p) {
     msgpack_pack_map(&p->pk, m->n);
     for (size_t i = 0; i < m->n; i++) {
-        vp_pack_str(p, m->at[i].key);
-        vp_pack_raw(p, m->at[i].raw, m->at[i].n);
+        vp_msgpack_str(p, m->at[i].key);
+        vp_msgpack_raw(p, m->at[i].raw, m->at[i].n);
     }
 }
 
@@ -212,25 +206,17 @@ int vp_map_set_str(vp_map *m, const char *key, const char *value, vp_error *err)
         return VP_OK;
     }
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
-    vp_pack_str(&p, value);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
+    vp_msgpack_str(&p, value);
     return set_packed(m, key, &b, err);
 }
 
 int vp_map_set_int(vp_map *m, const char *key, int64_t value, vp_error *err) {
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     msgpack_pack_int64(&p.pk, value);
-    return set_packed(m, key, &b, err);
-}
-
-int vp_map_set_real(vp_map *m, const char *key, double value, vp_error *err) {
-    vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
-    msgpack_pack_double(&p.pk, value);
     return set_packed(m, key, &b, err);
 }
 
@@ -241,18 +227,18 @@ int vp_map_set_bool(vp_map *m, const char *key, bool value, vp_error *err) {
 
 int vp_map_set_map(vp_map *m, const char *key, const vp_map *value, vp_error *err) {
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     vp_map_pack(value, &p);
     return set_packed(m, key, &b, err);
 }
 
 int vp_map_set_strs(vp_map *m, const char *key, const char *const *value, size_t n, vp_error *err) {
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     msgpack_pack_array(&p.pk, n);
-    for (size_t i = 0; i < n; i++) vp_pack_str(&p, value[i]);
+    for (size_t i = 0; i < n; i++) vp_msgpack_str(&p, value[i]);
     return set_packed(m, key, &b, err);
 }
 
@@ -260,12 +246,12 @@ int vp_map_append_str(vp_map *m, const char *key, const char *value, vp_error *e
     vp_cursor c;
     vp_token t;
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     const bool had = open_value(find(m, key), &c, &t) && t.kind == VP_KIND_ARRAY;
     msgpack_pack_array(&p.pk, had ? t.n + 1 : 1);
-    if (had) vp_pack_raw(&p, c.p, (size_t)(c.end - c.p));
-    vp_pack_str(&p, value);
+    if (had) vp_msgpack_raw(&p, c.p, (size_t)(c.end - c.p));
+    vp_msgpack_str(&p, value);
     return set_packed(m, key, &b, err);
 }
 

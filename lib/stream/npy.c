@@ -106,7 +106,7 @@ int vp_npy_add(vp_npy *npy, const vp_frame *f, int64_t rows, vp_error *err) {
 static int from_declaration(vp_npy *npy, const vp_frame *header, vp_error *err) {
     vp_declared declared;
     int status = vp_declared_read(&declared, header, err);
-    const vp_pattern *p = status ? NULL : vp_declared_find(&declared, npy->column);
+    const vp_column_pattern *p = status ? NULL : vp_declared_find(&declared, npy->column);
     if (p && !p->values) {
         npy->dtype = VP_F32;
         while (!(p->dtypes >> npy->dtype & 1)) npy->dtype = (vp_dtype)(npy->dtype + 1);

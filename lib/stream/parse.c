@@ -153,7 +153,7 @@ static int parse_record(vp_frame *f, vp_cursor at, vp_error *err) {
 }
 
 int vp_frame_parse(vp_frame *f, vp_error *err) {
-    const vp_buf *payload = &((const vp_store *)f->owner)->payload;
+    const vp_buf *payload = &((const vp_frame_store *)f->owner)->payload;
     const uint8_t *data = (const uint8_t *)payload->data;
     uint64_t sum;
     if (payload->len < sizeof sum) return vp_frame_fail(f, VP_DATA, err, "too short for a checksum");

@@ -6,7 +6,7 @@
 static const char *const symbols[] = {
     [VP_SYMBOL_B] = "B", [VP_SYMBOL_B1] = "B+1", [VP_SYMBOL_T] = "T", [VP_SYMBOL_M] = "M", [VP_SYMBOL_L] = "L"};
 
-vp_symbol vp_pattern_symbol(const vp_pattern *p) {
+vp_symbol vp_column_pattern_symbol(const vp_column_pattern *p) {
     if (p->values) return VP_SYMBOL_B;
     return p->ndim && p->dim[0] < VP_DIM_ANY ? (vp_symbol)(-1 - p->dim[0]) : VP_SYMBOL_NONE;
 }
@@ -19,7 +19,7 @@ static int64_t symbol_dim(const char *s, size_t n) {
 }
 
 /* "B 576": symbols, decimal numbers, anything else for any size. False: too many dims, or a number too large. */
-static bool parse_shape(const char *shape, vp_pattern *p) {
+static bool parse_shape(const char *shape, vp_column_pattern *p) {
     for (const char *s = shape; *s;) {
         const size_t n = strcspn(s, " ");
         if (n && p->ndim == VP_MAX_DIMS) return false;
@@ -37,11 +37,11 @@ static bool parse_shape(const char *shape, vp_pattern *p) {
     return p->ndim > 0;
 }
 
-bool vp_pattern_schema(const char *name, vp_pattern *p) {
+bool vp_column_pattern_schema(const char *name, vp_column_pattern *p) {
     const bool gradient = strncmp(name, "grad.", 5) == 0;
     const vp_schema *s = vp_schema_find(gradient ? name + 5 : name);
     if (!s) return false;
-    *p = (vp_pattern){.values = strcmp(s->dtype, "VALUES") == 0};
+    *p = (vp_column_pattern){.values = strcmp(s->dtype, "VALUES") == 0};
     if (p->values && gradient) return false;
     const char *dtypes = p->values ? "" : gradient ? "F32|BF16" : s->dtype;
     while (*dtypes) {
@@ -53,9 +53,9 @@ bool vp_pattern_schema(const char *name, vp_pattern *p) {
 }
 
 /* ["F32", ["B", 576]] at the cursor. */
-static const char *parse_declaration(vp_cursor *c, vp_pattern *p) {
+static const char *parse_declaration(vp_cursor *c, vp_column_pattern *p) {
     vp_token t;
-    *p = (vp_pattern){0};
+    *p = (vp_column_pattern){0};
     vp_cursor_token(c, &t);
     if (t.kind != VP_KIND_ARRAY || t.n != 2) return "not [dtype, [dims]]";
     vp_cursor_token(c, &t);
@@ -98,7 +98,7 @@ int vp_declared_read(vp_declared *d, const vp_frame *header, vp_error *err) {
     return VP_OK;
 }
 
-const vp_pattern *vp_declared_find(const vp_declared *d, const char *name) {
+const vp_column_pattern *vp_declared_find(const vp_declared *d, const char *name) {
     for (size_t i = 0; i < d->n; i++)
         if (strcmp(d->item[i].name, name) == 0) return &d->item[i].pattern;
     return NULL;
@@ -110,8 +110,8 @@ void vp_declared_free(vp_declared *d) {
     *d = (vp_declared){0};
 }
 
-static int pack_dims(vp_packer *p, const char *dims) {
-    vp_pattern pattern = {0};
+static int pack_dims(vp_msgpack *p, const char *dims) {
+    vp_column_pattern pattern = {0};
     if (!parse_shape(dims, &pattern)) return vp_fail(p->err, VP_BUG, "'%s' is not a shape", dims);
     msgpack_pack_array(&p->pk, (size_t)pattern.ndim);
     const char *s = dims;
@@ -121,50 +121,33 @@ static int pack_dims(vp_packer *p, const char *dims) {
         if (pattern.dim[i] >= 0)
             msgpack_pack_int64(&p->pk, pattern.dim[i]);
         else
-            vp_pack_strn(p, s, n);
+            vp_msgpack_strn(p, s, n);
         s += n;
     }
     return p->err->code;
-}
-
-/* Replace header["columns"] by `columns`, freed here. */
-static int store_columns(vp_map *header, vp_map *columns, int status, vp_error *err) {
-    if (!status) status = vp_map_set_map(header, "columns", columns, err);
-    vp_map_free(columns);
-    return status;
 }
 
 int vp_header_declare(vp_map *header, const char *name, const char *dtype, const char *dims, vp_error *err) {
     vp_map *columns = vp_map_has(header, "columns") ? vp_map_sub(header, "columns") : vp_map_new();
     if (!columns) return vp_fail_memory(err, "declared columns", 0);
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     msgpack_pack_array(&p.pk, 2);
-    vp_pack_str(&p, dtype);
+    vp_msgpack_str(&p, dtype);
     int status = pack_dims(&p, dims);
     if (!status) status = vp_map_set_raw(columns, name, b.data, b.len, err);
     vp_buf_free(&b);
-    return store_columns(header, columns, status, err);
+    if (!status) status = vp_map_set_map(header, "columns", columns, err);
+    vp_map_free(columns);
+    return status;
 }
 
 int vp_header_undeclare(vp_map *header, const char *name, vp_error *err) {
     vp_map *columns = vp_map_sub(header, "columns");
     if (!columns) return VP_OK;
     vp_map_remove(columns, name);
-    return store_columns(header, columns, VP_OK, err);
-}
-
-int vp_header_undeclare_tokens(vp_map *header, vp_error *err) {
-    vp_map *columns = vp_map_sub(header, "columns");
-    if (!columns) return VP_OK;
-    for (size_t i = vp_map_len(columns); i-- > 0;) {
-        const uint8_t *raw;
-        size_t n;
-        vp_pattern p;
-        vp_map_raw(columns, vp_map_key(columns, i), &raw, &n);
-        const vp_symbol s = parse_declaration(&(vp_cursor){raw, raw + n}, &p) ? VP_SYMBOL_NONE : vp_pattern_symbol(&p);
-        if (s == VP_SYMBOL_T || s == VP_SYMBOL_M || s == VP_SYMBOL_L) vp_map_remove(columns, vp_map_key(columns, i));
-    }
-    return store_columns(header, columns, VP_OK, err);
+    const int status = vp_map_set_map(header, "columns", columns, err);
+    vp_map_free(columns);
+    return status;
 }

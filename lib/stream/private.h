@@ -48,15 +48,15 @@ bool vp_token_int(const vp_token *t, int64_t *value);
 bool vp_token_is(const vp_token *t, const char *s); /* a string equal to s */
 
 /* ---- pack.c: msgpack-c into a vp_buf; failures stay in *err and are looked at once, at the end ---- */
-typedef struct vp_packer {
+typedef struct vp_msgpack {
     msgpack_packer pk;
     vp_buf *out;
     vp_error *err;
-} vp_packer;
-void vp_packer_init(vp_packer *p, vp_buf *out, vp_error *err);
-void vp_pack_str(vp_packer *p, const char *s);
-void vp_pack_strn(vp_packer *p, const char *s, size_t n);
-void vp_pack_raw(vp_packer *p, const void *data, size_t n); /* msgpack made elsewhere */
+} vp_msgpack;
+void vp_msgpack_init(vp_msgpack *p, vp_buf *out, vp_error *err);
+void vp_msgpack_str(vp_msgpack *p, const char *s);
+void vp_msgpack_strn(vp_msgpack *p, const char *s, size_t n);
+void vp_msgpack_raw(vp_msgpack *p, const void *data, size_t n); /* msgpack made elsewhere */
 
 /* ---- map.c ---- */
 /* From checked msgpack. NULL: not a map with C strings for keys, or out of memory. */
@@ -64,49 +64,48 @@ vp_map *vp_map_parse(const uint8_t *data, size_t n);
 /* Append; the key (length bytes) is known to be new and free of NUL bytes. */
 int vp_map_add_raw(vp_map *m, const void *key, size_t length, const void *data, size_t n, vp_error *err);
 int vp_map_set_raw(vp_map *m, const char *key, const void *data, size_t n, vp_error *err);
-void vp_map_pack(const vp_map *m, vp_packer *p);
+void vp_map_pack(const vp_map *m, vp_msgpack *p);
 
 /* ---- json.c ---- */
 /* One checked msgpack value as JSON, keys sorted; steps over it. */
 int vp_msgpack_json(vp_cursor *c, vp_buf *out, vp_error *err);
 
 /* ---- frame.c ---- */
-typedef struct vp_store { /* what a frame owns */
-    vp_buf payload;       /* frames that were read: the bytes that columns point into */
-    const char *name;     /* of the input, for messages; NULL: made by a program */
+typedef struct vp_frame_store { /* what a frame owns */
+    vp_buf payload;             /* frames that were read: the bytes that columns point into */
+    const char *name;           /* of the input, for messages; NULL: made by a program */
     void **block;
     size_t nblocks, cap;
-} vp_store;
+} vp_frame_store;
 void *vp_frame_alloc(vp_frame *f, size_t n, vp_error *err); /* lives until the frame is freed or read anew */
 void vp_frame_reset(vp_frame *f);                           /* empty again; keeps the payload buffer */
 vp_column *vp_frame_add(vp_frame *f, const char *name, size_t n, vp_error *err); /* zeroed; replaces its namesake */
 void vp_frame_measure(vp_frame *f);                                              /* B and T from the columns */
 int vp_frame_own(vp_frame *f, void *block, vp_error *err); /* free(block) with the frame; at once if this fails */
-int vp_frame_fail(const vp_frame *f, int code, vp_error *err, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
 /* First symbol of a column: what was read or declared, else the schema's, else a guess from the shape. */
 vp_symbol vp_column_symbol(const vp_frame *f, const vp_column *c);
 
 /* ---- pattern.c: what a column may be, from the schema or from a header's declaration ---- */
 enum { VP_DIM_ANY = -1 }; /* other negative dims are -1 - symbol */
-typedef struct vp_pattern {
+typedef struct vp_column_pattern {
     bool values;
     uint32_t dtypes; /* bit 1 << vp_dtype */
     int ndim;
     int64_t dim[VP_MAX_DIMS];
-} vp_pattern;
-vp_symbol vp_pattern_symbol(const vp_pattern *p);
-bool vp_pattern_schema(const char *name, vp_pattern *p); /* false: unknown column. grad.NAME is as NAME. */
-typedef struct vp_declared {                             /* a header's `columns`, decoded */
+} vp_column_pattern;
+vp_symbol vp_column_pattern_symbol(const vp_column_pattern *p);
+bool vp_column_pattern_schema(const char *name,
+                              vp_column_pattern *p); /* false: unknown column. grad.NAME is as NAME. */
+typedef struct vp_declared {                         /* a header's `columns`, decoded */
     struct vp_declaration {
         const char *name;
-        vp_pattern pattern;
+        vp_column_pattern pattern;
     } * item;
     size_t n;
     vp_map *columns; /* owns the names */
 } vp_declared;
 int vp_declared_read(vp_declared *d, const vp_frame *header, vp_error *err);
-const vp_pattern *vp_declared_find(const vp_declared *d, const char *name);
+const vp_column_pattern *vp_declared_find(const vp_declared *d, const char *name);
 void vp_declared_free(vp_declared *d);
 
 /* ---- parse.c, check.c: store->payload to a frame, and what must hold in it ---- */
@@ -123,13 +122,12 @@ double vp_column_real(const vp_column *c, int64_t i); /* element i as a double; 
 int64_t vp_column_nonfinite(const vp_column *c);
 
 /* ---- look.c ---- */
-bool vp_look_selected(const char *columns, const char *name);                   /* in a list as look.h has them */
-int vp_look_check(const vp_frame *f, const char *columns, vp_error *err);       /* every name of the list is there */
-int vp_look_element(const vp_column *c, int64_t i, vp_buf *out, vp_error *err); /* of a tensor, as JSON */
-int vp_look_value(const vp_column *c, int64_t i, vp_buf *out, vp_error *err);   /* of a values column, as JSON */
+bool vp_look_selected(const char *columns, const char *name);                 /* in a list as look.h has them */
+int vp_look_check(const vp_frame *f, const char *columns, vp_error *err);     /* every name of the list is there */
+int vp_look_value(const vp_column *c, int64_t i, vp_buf *out, vp_error *err); /* of a values column, as JSON */
 
 /* ---- writer.c ---- */
-void vp_pack_tensor(vp_packer *p, const vp_column *c); /* the pairs dtype, shape, data; without the bytes of data */
-void vp_writer_limit(vp_writer *w, size_t payload);    /* for tests: split frames above this many bytes */
+void vp_msgpack_tensor(vp_msgpack *p, const vp_column *c); /* the pairs dtype, shape, data; without the bytes of data */
+void vp_writer_limit(vp_writer *w, size_t payload);        /* for tests: split frames above this many bytes */
 
 #endif

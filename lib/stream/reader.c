@@ -27,7 +27,7 @@ struct vp_reader {
 
 static vp_frame *new_frame(const vp_reader *r, vp_error *err) {
     vp_frame *f = vp_frame_new(VP_FRAME_HEADER, err);
-    if (f) ((vp_store *)f->owner)->name = r->name;
+    if (f) ((vp_frame_store *)f->owner)->name = r->name;
     return f;
 }
 
@@ -97,7 +97,7 @@ static int read_length(vp_reader *r, const vp_frame *f, uint8_t first, size_t *l
 
 /* Memory grows with what arrives, not with what the length promises. */
 static int read_payload(vp_reader *r, vp_frame *f, size_t length, vp_error *err) {
-    vp_buf *payload = &((vp_store *)f->owner)->payload;
+    vp_buf *payload = &((vp_frame_store *)f->owner)->payload;
     payload->len = 0;
     while (payload->len < length) {
         size_t room = payload->cap > payload->len ? payload->cap : 2 * payload->len;

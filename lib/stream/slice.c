@@ -62,17 +62,17 @@ static int keep_other_keys(const cut *k, const vp_column *c, vp_column *out, vp_
     vp_token map, key;
     if (!c->raw || c->is_values || !vp_cursor_token(&at, &map) || map.n <= 3) return VP_OK;
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
     msgpack_pack_map(&p.pk, map.n);
-    vp_pack_tensor(&p, out);
-    vp_pack_raw(&p, out->data, out->bytes);
+    vp_msgpack_tensor(&p, out);
+    vp_msgpack_raw(&p, out->data, out->bytes);
     for (size_t left = map.n; left; left--) {
         const uint8_t *pair = at.p;
         vp_cursor_token(&at, &key);
         vp_cursor_skip(&at);
         if (!vp_token_is(&key, "dtype") && !vp_token_is(&key, "shape") && !vp_token_is(&key, "data"))
-            vp_pack_raw(&p, pair, (size_t)(at.p - pair));
+            vp_msgpack_raw(&p, pair, (size_t)(at.p - pair));
     }
     if (err->code) {
         vp_buf_free(&b);
@@ -136,7 +136,7 @@ int vp_frame_slice(const vp_frame *f, int64_t b0, int64_t b1, vp_frame **out, vp
     k.to->offset = f->offset;
     k.to->seq = f->seq;
     k.to->B = b1 - b0;
-    ((vp_store *)k.to->owner)->name = ((const vp_store *)f->owner)->name;
+    ((vp_frame_store *)k.to->owner)->name = ((const vp_frame_store *)f->owner)->name;
     const int status = cut_all(&k, err);
     if (status)
         vp_frame_free(k.to);

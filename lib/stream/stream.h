@@ -32,7 +32,6 @@ bool vp_map_raw(const vp_map *m, const char *key, const uint8_t **data, size_t *
 /* Setters replace in place or append; keys and values are copied. value NULL for _str removes the key. */
 int vp_map_set_str(vp_map *m, const char *key, const char *value, vp_error *err);
 int vp_map_set_int(vp_map *m, const char *key, int64_t value, vp_error *err);
-int vp_map_set_real(vp_map *m, const char *key, double value, vp_error *err);
 int vp_map_set_bool(vp_map *m, const char *key, bool value, vp_error *err);
 int vp_map_set_map(vp_map *m, const char *key, const vp_map *value, vp_error *err);
 int vp_map_set_strs(vp_map *m, const char *key, const char *const *value, size_t n, vp_error *err);
@@ -105,14 +104,12 @@ int vp_frame_put(vp_frame *f, const char *name, vp_dtype dtype, int ndim, const 
 /* Put B strings (NULL entries become nil), copied into the frame. */
 int vp_frame_put_strs(vp_frame *f, const char *name, int64_t n, const char *const *s, const size_t *len, vp_error *err);
 void vp_frame_drop(vp_frame *f, const char *name);
-/* Drop every column whose first symbol is T or M (after pooling they describe nothing). The symbol of an unknown column
- * comes from the header's `columns`, else from its shape. */
-void vp_frame_drop_tokens(vp_frame *f);
 /* Rows [b0, b1) of a batch as a new frame (copies; cu rebased; T- and B-columns cut; keys copied, `last` only on the
  * final part). Columns of symbol M cannot be cut: VP_DATA. */
 int vp_frame_slice(const vp_frame *f, int64_t b0, int64_t b1, vp_frame **out, vp_error *err);
-/* "frame 3 (byte 1234)" for messages, in a static thread-local buffer. */
-const char *vp_frame_where(const vp_frame *f);
+/* vp_fail with the frame's place before it: "standard input: frame 3 (byte 1234): why". */
+int vp_frame_fail(const vp_frame *f, int code, vp_error *err, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* ---- reading ---- */
 typedef struct vp_reader vp_reader;
@@ -147,8 +144,6 @@ void vp_writer_close(vp_writer *w);
  * decimal numbers, space-separated ("B 576"); dtype "VALUES" for values. */
 int vp_header_declare(vp_map *header, const char *name, const char *dtype, const char *dims, vp_error *err);
 int vp_header_undeclare(vp_map *header, const char *name, vp_error *err);
-/* Remove the declarations of T- and M-columns. */
-int vp_header_undeclare_tokens(vp_map *header, vp_error *err);
 
 /* ---- column table (schemas/columns.def) ---- */
 typedef struct vp_schema {

@@ -75,18 +75,18 @@ static const uint8_t *piece_data(const vp_writer *w, const piece *p) {
     return p->data ? p->data : (const uint8_t *)w->packed.data + p->at;
 }
 
-void vp_pack_tensor(vp_packer *p, const vp_column *c) {
-    vp_pack_str(p, "dtype");
-    vp_pack_str(p, vp_dtype_name(c->dtype));
-    vp_pack_str(p, "shape");
+void vp_msgpack_tensor(vp_msgpack *p, const vp_column *c) {
+    vp_msgpack_str(p, "dtype");
+    vp_msgpack_str(p, vp_dtype_name(c->dtype));
+    vp_msgpack_str(p, "shape");
     msgpack_pack_array(&p->pk, (size_t)c->ndim);
     for (int i = 0; i < c->ndim; i++) msgpack_pack_int64(&p->pk, c->shape[i]);
-    vp_pack_str(p, "data");
+    vp_msgpack_str(p, "data");
     msgpack_pack_bin(&p->pk, c->bytes);
 }
 
-static void pack_column(vp_writer *w, vp_packer *p, const vp_column *c) {
-    vp_pack_str(p, c->name);
+static void pack_column(vp_writer *w, vp_msgpack *p, const vp_column *c) {
+    vp_msgpack_str(p, c->name);
     if (c->raw) {
         add_piece(w, c->raw, c->raw_bytes);
         return;
@@ -95,7 +95,7 @@ static void pack_column(vp_writer *w, vp_packer *p, const vp_column *c) {
         msgpack_pack_array(&p->pk, (size_t)c->shape[0]);
     } else {
         msgpack_pack_map(&p->pk, 3);
-        vp_pack_tensor(p, c);
+        vp_msgpack_tensor(p, c);
     }
     add_piece(w, c->data, c->bytes);
 }
@@ -107,15 +107,15 @@ static bool is_ours(const char *key, vp_frame_kind kind) {
            (kind == VP_FRAME_END && strcmp(key, "batches") == 0);
 }
 
-static void pack_keys(vp_packer *p, const vp_map *keys, vp_frame_kind kind) {
+static void pack_keys(vp_msgpack *p, const vp_map *keys, vp_frame_kind kind) {
     for (size_t i = 0; i < vp_map_len(keys); i++) {
         const char *key = vp_map_key(keys, i);
         const uint8_t *raw;
         size_t n;
         if (is_ours(key, kind)) continue;
         vp_map_raw(keys, key, &raw, &n);
-        vp_pack_str(p, key);
-        vp_pack_raw(p, raw, n);
+        vp_msgpack_str(p, key);
+        vp_msgpack_raw(p, raw, n);
     }
 }
 
@@ -124,26 +124,26 @@ static int pack_record(vp_writer *w, vp_frame_kind kind, const vp_map *keys, con
                        vp_error *err) {
     static const char *const names[] = {
         [VP_FRAME_HEADER] = "header", [VP_FRAME_BATCH] = "batch", [VP_FRAME_END] = "end"};
-    vp_packer p;
-    vp_packer_init(&p, &w->packed, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &w->packed, err);
     w->packed.len = w->cut = 0;
     w->npieces = 0;
     size_t others = 0;
     for (size_t i = 0; keys && i < vp_map_len(keys); i++) others += !is_ours(vp_map_key(keys, i), kind);
     msgpack_pack_map(&p.pk, others + (kind == VP_FRAME_BATCH ? 3 : 2));
     if (kind == VP_FRAME_HEADER) {
-        vp_pack_str(&p, "vecpipe");
+        vp_msgpack_str(&p, "vecpipe");
         msgpack_pack_int(&p.pk, 1);
     }
-    vp_pack_str(&p, "kind");
-    vp_pack_str(&p, names[kind]);
+    vp_msgpack_str(&p, "kind");
+    vp_msgpack_str(&p, names[kind]);
     if (kind != VP_FRAME_HEADER) {
-        vp_pack_str(&p, kind == VP_FRAME_BATCH ? "seq" : "batches");
+        vp_msgpack_str(&p, kind == VP_FRAME_BATCH ? "seq" : "batches");
         msgpack_pack_int64(&p.pk, w->batches);
     }
     if (keys) pack_keys(&p, keys, kind);
     if (kind == VP_FRAME_BATCH) {
-        vp_pack_str(&p, "columns");
+        vp_msgpack_str(&p, "columns");
         msgpack_pack_map(&p.pk, (size_t)f->ncolumns);
         for (int i = 0; i < f->ncolumns; i++) pack_column(w, &p, &f->column[i]);
     }
@@ -176,8 +176,8 @@ static int write_vectors(const vp_writer *w, struct iovec *v, int n, vp_error *e
 /* ext head, checksum, pieces. */
 static int write_record(vp_writer *w, size_t total, vp_error *err) {
     vp_buf head = {0};
-    vp_packer p;
-    vp_packer_init(&p, &head, err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &head, err);
     msgpack_pack_ext(&p.pk, CHECKSUM + total, 1);
     XXH3_64bits_reset(w->hash);
     struct iovec v[MAX_PIECES + 1];
@@ -187,7 +187,7 @@ static int write_record(vp_writer *w, size_t total, vp_error *err) {
         v[i + 1] = (struct iovec){(void *)(uintptr_t)data, w->piece[i].n};
     }
     const uint64_t sum = XXH3_64bits_digest(w->hash);
-    vp_pack_raw(&p, &sum, sizeof sum);
+    vp_msgpack_raw(&p, &sum, sizeof sum);
     v[0] = (struct iovec){head.data, head.len};
     const int status = err->code ? err->code : write_vectors(w, v, w->npieces + 1, err);
     vp_buf_free(&head);

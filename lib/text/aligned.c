@@ -24,21 +24,19 @@ void vp_aligned_view(vp_aligned *t, const vp_aligned *of, size_t start, size_t e
     t->to = of->to + start;
 }
 
-bool vp_grow(void **p, size_t bytes) {
-    void *grown = realloc(*p, bytes);
-    if (grown) *p = grown;
-    return grown != NULL;
-}
-
 int vp_aligned_reserve(vp_aligned *t, size_t n, vp_error *err) {
     if (n > UINT32_MAX / 2)
         return vp_fail(err, VP_DATA, "a text of more than %u bytes after normalisation", UINT32_MAX / 2);
     if (n > t->cap) {
         size_t cap = t->cap + t->cap / 2;
         if (cap < n) cap = n + 64;
-        if (!vp_grow((void **)&t->own_s, cap) || !vp_grow((void **)&t->own_from, cap * 4) ||
-            !vp_grow((void **)&t->own_to, cap * 4))
-            return vp_fail_memory(err, "a text", cap * 9);
+        char *own_s = realloc(t->own_s, cap);
+        if (own_s) t->own_s = own_s;
+        uint32_t *own_from = realloc(t->own_from, cap * sizeof *own_from);
+        if (own_from) t->own_from = own_from;
+        uint32_t *own_to = realloc(t->own_to, cap * sizeof *own_to);
+        if (own_to) t->own_to = own_to;
+        if (!own_s || !own_from || !own_to) return vp_fail_memory(err, "a text", cap * 9);
         t->cap = cap;
     }
     t->s = t->own_s;
@@ -80,31 +78,23 @@ void vp_aligned_span(const vp_aligned *t, size_t a, size_t b, uint32_t *from, ui
     *to = t->base + (uint32_t)b;
 }
 
-void vp_pieces_free(vp_pieces *p) {
+static void free_pieces(vp_pieces *p) {
     free(p->at);
     *p = (vp_pieces){0};
 }
 
 int vp_pieces_add(vp_pieces *p, size_t start, size_t end, vp_error *err) {
     if (start >= end) return VP_OK;
-    if (p->n == p->cap) {
-        size_t cap = p->cap ? p->cap * 2 : 256;
-        uint32_t *grown = realloc(p->at, cap * 8);
-        if (!grown) return vp_fail_memory(err, "pieces of a text", cap * 8);
-        p->at = grown;
-        p->cap = cap;
-    }
-    p->at[2 * p->n] = (uint32_t)start;
-    p->at[2 * p->n + 1] = (uint32_t)end;
-    p->n++;
+    VP_TRY(vp_grow(&p->at, &p->cap, p->n, sizeof *p->at, "pieces of a text", err));
+    p->at[p->n++] = (vp_piece){(uint32_t)start, (uint32_t)end};
     return VP_OK;
 }
 
 void vp_workspace_free(vp_workspace *w) {
     vp_aligned_free(&w->text);
     vp_aligned_free(&w->spare);
-    vp_pieces_free(&w->pieces);
-    vp_pieces_free(&w->other);
+    free_pieces(&w->pieces);
+    free_pieces(&w->other);
     vp_matcher_free(&w->matcher);
     vp_buf_free(&w->chars);
 }

@@ -4,9 +4,6 @@
 #define VP_TEXT_ALIGNED_H
 #include "lib/text/pattern.h"
 
-/* realloc in place: false, and *p as it was, when out of memory. */
-bool vp_grow(void **p, size_t bytes);
-
 /* from/to: per byte, the span of the character of the given text that it stands for. NULL: the bytes are the given
  * text's own (borrowed), from offset `base` on. */
 typedef struct vp_aligned {
@@ -62,11 +59,13 @@ typedef struct vp_norms {
 void vp_norms_free(vp_norms *list);
 
 /* ---- pieces ---- */
+typedef struct vp_piece {
+    uint32_t start, end; /* byte offsets in the aligned text */
+} vp_piece;
 typedef struct vp_pieces {
-    uint32_t *at; /* n pairs (start, end) of byte offsets in the aligned text, none empty */
+    vp_piece *at; /* none empty */
     size_t n, cap;
 } vp_pieces;
-void vp_pieces_free(vp_pieces *p);
 int vp_pieces_add(vp_pieces *p, size_t start, size_t end, vp_error *err); /* empty pieces are not added */
 
 typedef enum vp_split_behavior {

@@ -116,16 +116,16 @@ static int merge_all(const vp_tokenizer *t, vp_bpe *work, vp_error *err) {
     return VP_OK;
 }
 
-int vp_bpe_word(const vp_tokenizer *t, vp_bpe *work, const char *s, size_t n, vp_word *out, vp_error *err) {
+int vp_bpe_word(const vp_tokenizer *t, vp_bpe *work, const char *s, size_t n, vp_tokens *out, vp_error *err) {
     if (t->ignore_merges) {
         int32_t whole = vp_words_find(&t->words, s, n);
-        if (whole >= 0) return vp_word_add(out, whole, 0, n, err);
+        if (whole >= 0) return vp_tokens_add(out, whole, 0, n, err);
     }
     VP_TRY(split_symbols(t, work, s, n, err));
     VP_TRY(merge_all(t, work, err));
     const vp_bpe_symbol *symbol = (const vp_bpe_symbol *)(const void *)work->symbols.data;
     size_t count = work->symbols.len / sizeof *symbol;
     for (size_t i = 0; i < count; i++)
-        if (symbol[i].id != MERGED) VP_TRY(vp_word_add(out, symbol[i].id, symbol[i].start, symbol[i].end, err));
+        if (symbol[i].id != MERGED) VP_TRY(vp_tokens_add(out, symbol[i].id, symbol[i].start, symbol[i].end, err));
     return VP_OK;
 }

@@ -93,8 +93,8 @@ static int prefix_pieces(const vp_cut *cut, vp_workspace *w, vp_error *err) {
     VP_TRY(vp_workspace_own(w, err));
     const vp_aligned *in = &w->text;
     for (size_t i = 0; i < w->pieces.n; i++) {
-        uint32_t start = w->pieces.at[2 * i], end = w->pieces.at[2 * i + 1];
-        size_t moved = w->spare.n;
+        const uint32_t start = w->pieces.at[i].start, end = w->pieces.at[i].end;
+        const size_t moved = w->spare.n;
         if (wants_prefix(cut, in, start, end))
             VP_TRY(vp_aligned_put(&w->spare, cut->content, cut->n, in->from[start], in->to[start], err));
         VP_TRY(vp_aligned_copy(&w->spare, in, start, end, err));
@@ -112,8 +112,8 @@ int vp_cut_text(const vp_cuts *list, vp_workspace *w, vp_error *err) {
         w->other.n = 0;
         if (cut->kind == VP_CUT_PREFIX) VP_TRY(prefix_pieces(cut, w, err));
         for (size_t k = 0; cut->kind == VP_CUT_SPLIT && k < w->pieces.n; k++) {
-            uint32_t start = w->pieces.at[2 * k], end = w->pieces.at[2 * k + 1];
-            VP_TRY(split_piece(cut, &w->matcher, w->text.s, start, end - start, &w->other, err));
+            const vp_piece p = w->pieces.at[k];
+            VP_TRY(split_piece(cut, &w->matcher, w->text.s, p.start, p.end - p.start, &w->other, err));
         }
         vp_pieces done = w->pieces;
         w->pieces = w->other;

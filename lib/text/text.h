@@ -58,11 +58,6 @@ int vp_tokenizer_encode(const vp_tokenizer *t, const char *text, size_t n, bool 
                         vp_error *err);
 int64_t vp_tokenizer_vocab(const vp_tokenizer *t);
 const char *vp_tokenizer_fingerprint(const vp_tokenizer *t); /* 32 hex digits: part of encoder.space */
-/* id of a token by its text, -1 if there is none; text of an id (NULL if out of range), as bytes a person can read. */
-int32_t vp_tokenizer_find(const vp_tokenizer *t, const char *token);
-const char *vp_tokenizer_text(const vp_tokenizer *t, int32_t id, size_t *n);
-int32_t vp_tokenizer_bos(const vp_tokenizer *t); /* -1: none */
-int32_t vp_tokenizer_eos(const vp_tokenizer *t);
 /* How many tokens `specials` puts before and after a text. */
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after);
 

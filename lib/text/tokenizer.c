@@ -18,7 +18,7 @@ typedef struct cached {
 struct vp_scratch {
     vp_workspace work;
     vp_bpe bpe;
-    vp_word word;
+    vp_tokens word; /* of one piece, with spans within it */
     cached *cache;
     vp_scratch *next;
 };
@@ -27,9 +27,7 @@ static void free_scratch(vp_scratch *s) {
     vp_workspace_free(&s->work);
     vp_buf_free(&s->bpe.symbols);
     vp_buf_free(&s->bpe.heap);
-    free(s->word.id);
-    free(s->word.start);
-    free(s->word.end);
+    vp_tokens_free(&s->word);
     free(s->cache);
     free(s);
 }
@@ -58,20 +56,6 @@ static void give_scratch(vp_tokenizer *t, vp_scratch *s) {
 }
 
 /* ---- tokens ---- */
-int vp_word_add(vp_word *w, int32_t id, size_t start, size_t end, vp_error *err) {
-    if (w->n == w->cap) {
-        size_t cap = w->cap ? w->cap * 2 : 64;
-        if (!vp_grow((void **)&w->id, cap * 4) || !vp_grow((void **)&w->start, cap * 4) ||
-            !vp_grow((void **)&w->end, cap * 4))
-            return vp_fail_memory(err, "tokens", cap * 12);
-        w->cap = cap;
-    }
-    w->id[w->n] = id;
-    w->start[w->n] = (uint32_t)start;
-    w->end[w->n++] = (uint32_t)end;
-    return VP_OK;
-}
-
 void vp_tokens_free(vp_tokens *t) {
     free(t->id);
     free(t->start);
@@ -79,17 +63,14 @@ void vp_tokens_free(vp_tokens *t) {
     *t = (vp_tokens){0};
 }
 
-int vp_tokens_add(vp_tokens *t, int32_t id, uint32_t start, uint32_t end, vp_error *err) {
-    if (t->n == t->cap) {
-        size_t cap = t->cap ? t->cap * 2 : 256;
-        if (!vp_grow((void **)&t->id, cap * 4) || !vp_grow((void **)&t->start, cap * 4) ||
-            !vp_grow((void **)&t->end, cap * 4))
-            return vp_fail_memory(err, "tokens", cap * 12);
-        t->cap = cap;
-    }
+int vp_tokens_add(vp_tokens *t, int32_t id, size_t start, size_t end, vp_error *err) {
+    /* three arrays of one capacity, which the last to grow moves on */
+    VP_TRY(vp_grow(&t->start, &(size_t){t->cap}, t->n, sizeof *t->start, "tokens", err));
+    VP_TRY(vp_grow(&t->end, &(size_t){t->cap}, t->n, sizeof *t->end, "tokens", err));
+    VP_TRY(vp_grow(&t->id, &t->cap, t->n, sizeof *t->id, "tokens", err));
     t->id[t->n] = id;
-    t->start[t->n] = start;
-    t->end[t->n++] = end;
+    t->start[t->n] = (uint32_t)start;
+    t->end[t->n++] = (uint32_t)end;
     return VP_OK;
 }
 
@@ -100,7 +81,7 @@ static int word_tokens(const vp_tokenizer *t, vp_scratch *s, const char *text, s
     return vp_bpe_word(t, &s->bpe, text, n, &s->word, err);
 }
 
-static void remember(cached *c, const char *text, size_t n, const vp_word *w) {
+static void remember(cached *c, const char *text, size_t n, const vp_tokens *w) {
     if (w->n > CACHE_TOKENS) return;
     c->bytes = (uint8_t)n;
     c->n = (uint8_t)w->n;
@@ -118,28 +99,27 @@ static int add_token(const vp_aligned *text, int32_t id, size_t start, size_t en
     return vp_tokens_add(out, id, from, to, err);
 }
 
-static int encode_piece(const vp_tokenizer *t, vp_scratch *s, size_t start, size_t end, vp_tokens *out, vp_error *err) {
+static int encode_piece(const vp_tokenizer *t, vp_scratch *s, vp_piece p, vp_tokens *out, vp_error *err) {
     const vp_aligned *text = &s->work.text;
-    const char *piece = text->s + start;
-    size_t n = end - start;
+    const char *piece = text->s + p.start;
+    const size_t n = p.end - p.start;
     cached *c = n <= CACHE_BYTES ? &s->cache[vp_hash64(piece, n) % CACHE_SLOTS] : NULL;
     if (!c || c->bytes != n || memcmp(c->text, piece, n) != 0) {
         VP_TRY(word_tokens(t, s, piece, n, err));
         for (size_t i = 0; i < s->word.n; i++)
-            VP_TRY(add_token(text, s->word.id[i], start + s->word.start[i], start + s->word.end[i], out, err));
+            VP_TRY(add_token(text, s->word.id[i], p.start + s->word.start[i], p.start + s->word.end[i], out, err));
         if (c) remember(c, piece, n, &s->word);
         return VP_OK;
     }
     for (size_t i = 0; i < c->n; i++)
-        VP_TRY(add_token(text, c->id[i], start + c->start[i], start + c->end[i], out, err));
+        VP_TRY(add_token(text, c->id[i], p.start + c->start[i], p.start + c->end[i], out, err));
     return VP_OK;
 }
 
 /* ---- segments ---- */
 static int encode_plain(const vp_tokenizer *t, vp_scratch *s, vp_tokens *out, vp_error *err) {
     VP_TRY(vp_cut_text(&t->cuts, &s->work, err));
-    for (size_t i = 0; i < s->work.pieces.n; i++)
-        VP_TRY(encode_piece(t, s, s->work.pieces.at[2 * i], s->work.pieces.at[2 * i + 1], out, err));
+    for (size_t i = 0; i < s->work.pieces.n; i++) VP_TRY(encode_piece(t, s, s->work.pieces.at[i], out, err));
     return VP_OK;
 }
 
@@ -178,7 +158,7 @@ static int encode_text(const vp_tokenizer *t, vp_scratch *s, const char *text, s
     do {
         vp_added_next(&t->raw, text, n, at, &from, &to, &id);
         VP_TRY(encode_segment(t, s, text, at, id < 0 ? n : from, out, err));
-        if (id >= 0) VP_TRY(vp_tokens_add(out, id, (uint32_t)from, (uint32_t)to, err));
+        if (id >= 0) VP_TRY(vp_tokens_add(out, id, from, to, err));
         at = id < 0 ? n : to;
     } while (at < n);
     return VP_OK;
@@ -197,7 +177,7 @@ int vp_tokenizer_encode(const vp_tokenizer *t, const char *text, size_t n, bool 
     int status = encode_text(t, s, text, n, out, err);
     give_scratch(shared, s);
     for (int i = 0; !status && specials && i < t->around.nafter; i++)
-        status = vp_tokens_add(out, t->around.after[i], (uint32_t)n, (uint32_t)n, err);
+        status = vp_tokens_add(out, t->around.after[i], n, n, err);
     return status;
 }
 
@@ -213,7 +193,7 @@ static int load(vp_tokenizer *t, const char *path, vp_error *err) {
     if (S_ISDIR(st.st_mode)) return vp_tokenizer_load_json(t, path, "tokenizer.json", err);
     if (is_gguf(path)) return vp_tokenizer_load_gguf(t, path, err);
     const char *slash = strrchr(path, '/');
-    char *folder = slash ? vp_strndup(path, (size_t)(slash - path) + 1) : vp_strndup(".", 1);
+    char *folder = slash ? vp_strndup(path, (size_t)(slash - path)) : vp_strndup(".", 1);
     if (!folder) return vp_fail_memory(err, "a path", strlen(path));
     int status = vp_tokenizer_load_json(t, folder, slash ? slash + 1 : path, err);
     free(folder);
@@ -263,24 +243,8 @@ int64_t vp_tokenizer_vocab(const vp_tokenizer *t) {
 const char *vp_tokenizer_fingerprint(const vp_tokenizer *t) {
     return t->fingerprint;
 }
-int32_t vp_tokenizer_bos(const vp_tokenizer *t) {
-    return t->bos;
-}
-int32_t vp_tokenizer_eos(const vp_tokenizer *t) {
-    return t->eos;
-}
-const char *vp_tokenizer_text(const vp_tokenizer *t, int32_t id, size_t *n) {
-    return vp_vocab_text(&t->vocab, id, n);
-}
 
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after) {
     *before = (size_t)t->around.nbefore;
     *after = (size_t)t->around.nafter;
-}
-
-int32_t vp_tokenizer_find(const vp_tokenizer *t, const char *token) {
-    size_t n = strlen(token);
-    int32_t at = vp_words_find(&t->raw.words, token, n);
-    if (at >= 0) return t->raw.token[at].id;
-    return vp_words_find(&t->words, token, n);
 }

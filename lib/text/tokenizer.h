@@ -54,15 +54,7 @@ struct vp_tokenizer {
     vp_scratch *idle;     /* scratch that no thread uses at the moment */
 };
 
-int vp_tokens_add(vp_tokens *t, int32_t id, uint32_t start, uint32_t end, vp_error *err);
-
-/* Tokens of one piece, with spans within it. */
-typedef struct vp_word {
-    int32_t *id;
-    uint32_t *start, *end;
-    size_t n, cap;
-} vp_word;
-int vp_word_add(vp_word *w, int32_t id, size_t start, size_t end, vp_error *err);
+int vp_tokens_add(vp_tokens *t, int32_t id, size_t start, size_t end, vp_error *err);
 
 typedef struct vp_bpe_symbol {
     int32_t id, prev, next; /* neighbours, -1 at the ends */
@@ -76,8 +68,9 @@ typedef struct vp_candidate {
 typedef struct vp_bpe {
     vp_buf symbols, heap; /* of vp_bpe_symbol, vp_candidate */
 } vp_bpe;
-int vp_bpe_word(const vp_tokenizer *t, vp_bpe *work, const char *s, size_t n, vp_word *out, vp_error *err);
-int vp_wordpiece_word(const vp_tokenizer *t, const char *s, size_t n, vp_word *out, vp_error *err);
+/* Append the tokens of one piece s[0..n), with spans within it. */
+int vp_bpe_word(const vp_tokenizer *t, vp_bpe *work, const char *s, size_t n, vp_tokens *out, vp_error *err);
+int vp_wordpiece_word(const vp_tokenizer *t, const char *s, size_t n, vp_tokens *out, vp_error *err);
 
 /* ---- added tokens ---- */
 int vp_added_begin(vp_added *a, size_t count, vp_error *err);

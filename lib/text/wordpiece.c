@@ -11,7 +11,7 @@ static size_t min_size(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-int vp_wordpiece_word(const vp_tokenizer *t, const char *s, size_t n, vp_word *out, vp_error *err) {
+int vp_wordpiece_word(const vp_tokenizer *t, const char *s, size_t n, vp_tokens *out, vp_error *err) {
     size_t first = out->n;
     bool known = !longer_than(s, n, t->max_word);
     for (size_t at = 0, end; known && at < n; at = end) {
@@ -23,9 +23,9 @@ int vp_wordpiece_word(const vp_tokenizer *t, const char *s, size_t n, vp_word *o
             if (id >= 0) break;
         }
         known = id >= 0;
-        if (known) VP_TRY(vp_word_add(out, id, at, end, err));
+        if (known) VP_TRY(vp_tokens_add(out, id, at, end, err));
     }
     if (known) return VP_OK;
     out->n = first;
-    return vp_word_add(out, t->unk, 0, n, err);
+    return vp_tokens_add(out, t->unk, 0, n, err);
 }

@@ -89,7 +89,7 @@ programs() { sed -n 's/^X("\([a-z-]*\)".*/\1/p' "$REPO/tools/programs.def"; }
 
 @test "progress: on a terminal only, drawn by the last program of a pipe, erased at the end" {
     need_models
-    command -v script >/dev/null || skip "no script(1)"
+    need_terminal
     pipe="tok -m '$MINILM' '$REPO/examples/corpus.jsonl' | fwd | pool >emb.vp"
     VP_TOTAL=60 script -qec "$pipe" typescript >/dev/null
     grep -q 'pool \[####.* 60/60 rows .* ETA 0:00' typescript

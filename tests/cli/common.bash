@@ -39,3 +39,8 @@ need_models() {
     export MINILM SMOLLM2
     [ -e "$MINILM" ] && [ -e "$SMOLLM2" ] || skip "no models: make models"
 }
+
+# A pseudo-terminal can be had (script(1) makes one), or the test is skipped.
+need_terminal() {
+    script -qec true /dev/null >/dev/null 2>&1 || skip "no pseudo-terminals"
+}

@@ -1,7 +1,7 @@
 # Dependencies point one way: tools -> lib/vecpipe.h -> lib -> kernels/ops.h -> a backend.
 load common
 
-setup() { cd "$REPO"; }
+setup() { cd "$REPO" || return; }
 
 # quoted FILES...: "file: header" for every #include "header"; every file must be there.
 quoted() {

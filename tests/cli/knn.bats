@@ -61,7 +61,7 @@ corpus() { printf '{"id":"%s","text":"text %s"}\n' a 1 b 2 c 3; }
 }
 
 @test "of two that make one index at once, one wins and both go on" {
-    for i in 1 2 3 4; do
+    for _ in 1 2 3 4; do
         rm -rf both.idx
         corpus | knn missing --wait both.idx >one &
         corpus | knn missing --wait both.idx >two

@@ -98,7 +98,7 @@ reads() {
 }
 
 @test "a terminal is no stream" {
-    command -v script >/dev/null || skip "no script(1)"
+    need_terminal
     status=0
     script -qec 'peek' /dev/null </dev/null >out || status=$?
     [ "$status" -eq 2 ]

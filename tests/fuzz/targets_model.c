@@ -111,11 +111,9 @@ int gguf_run(const vp_buf *input, vp_error *err) {
     for (size_t i = 0; i < sizeof keys / sizeof *keys && !status; i++) {
         const char *s;
         size_t n;
-        vp_gguf_type type;
         vp_gguf_str(g, keys[i], &s, &n);
         vp_gguf_int(g, keys[i], 0);
         vp_gguf_real(g, keys[i], 0);
-        vp_gguf_array(g, keys[i], &type);
         status = read_arrays(g, keys[i], err);
     }
     vp_gguf_close(g);

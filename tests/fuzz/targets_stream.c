@@ -134,7 +134,6 @@ static int slice(const vp_frame *f, vp_error *err) {
     vp_error why = {0};
     vp_frame *part = NULL;
     int status = f->B > 1 ? vp_frame_slice(f, 1, f->B, &part, &why) : VP_OK;
-    if (part) vp_frame_drop_tokens(part);
     vp_frame_free(part);
     return status == VP_OK || status == VP_DATA ? VP_OK : vp_fail(err, status, "%s", why.text);
 }

@@ -1,5 +1,6 @@
 /* Tokenizers: tokenizer.json and GGUF vocabularies. What loads must encode anything, to ids of the vocabulary with
  * spans inside the text. */
+#include "lib/text/tokenizer.h"
 #include "lib/vecpipe.h"
 #include "tests/fuzz/targets.h"
 #include "tests/modelfile.h"
@@ -16,7 +17,7 @@ static int check_tokens(const vp_tokenizer *t, const vp_tokens *tokens, size_t n
         if (tokens->start[i] > tokens->end[i] || tokens->end[i] > n)
             return vp_fail(err, VP_BUG, "span %u..%u of a text of %zu bytes", tokens->start[i], tokens->end[i], n);
         size_t length;
-        if (!vp_tokenizer_text(t, tokens->id[i], &length)) return vp_fail(err, VP_BUG, "a token without a text");
+        if (!vp_vocab_text(&t->vocab, tokens->id[i], &length)) return vp_fail(err, VP_BUG, "a token without a text");
     }
     return VP_OK;
 }

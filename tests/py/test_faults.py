@@ -4,20 +4,13 @@
 usage: test_faults.py [SEED]      environment: VP_BIN, REPO (as tests/run sets them); needs models/all-MiniLM-L6-v2
 """
 import json, os, random, signal, subprocess, sys, tempfile, time
+from tap import done, ok
 
 REPO, BIN = os.environ["REPO"], os.environ["VP_BIN"]
 MODEL = os.path.join(REPO, "models", "all-MiniLM-L6-v2")
 CORPUS = os.path.join(REPO, "examples", "corpus.jsonl")
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 ROUNDS = 50
-count = failed = 0
-
-
-def ok(condition, what):
-    global count, failed
-    count += 1
-    failed += not condition
-    print(("ok" if condition else "not ok"), count, "-", what, flush=True)
 
 
 def program(name, *args):
@@ -113,8 +106,7 @@ def main():
         statuses, _ = finish(start(stages(both)), 60)
         ok(statuses == [0] * 5, "a run with nothing to do succeeds")
         print(f"# nothing to do: {1000 * (time.monotonic() - began):.0f} ms")
-    print(f"1..{count}")
-    return 1 if failed else 0
+    return done()
 
 
 sys.exit(main())

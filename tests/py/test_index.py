@@ -6,16 +6,9 @@ usage: test_index.py      environment: VP_BIN, REPO (as tests/run sets them)
 import io, json, os, shutil, sqlite3, subprocess, sys, tempfile
 import numpy as np
 import synthetic
+from tap import done, ok
 
 BIN = os.environ["VP_BIN"]
-count = failed = 0
-
-
-def ok(condition, what):
-    global count, failed
-    count += 1
-    failed += not condition
-    print(("ok" if condition else "not ok"), count, "-", what, flush=True)
 
 
 def knn(*args, stdin=b""):
@@ -335,8 +328,7 @@ def main():
         check_refusals(folder)
         check_damage(folder)
         check_swap_and_readers(folder)
-    print(f"1..{count}")
-    return 1 if failed else 0
+    return done()
 
 
 sys.exit(main())

@@ -6,18 +6,11 @@ usage: test_index_faults.py [SEED]      environment: VP_BIN, REPO (as tests/run 
 """
 import json, os, random, resource, subprocess, sys, tempfile, time
 import synthetic
+from tap import done, ok
 
 BIN, HERE = os.environ["VP_BIN"], os.path.dirname(os.path.abspath(__file__))
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 ROUNDS = 50
-count = failed = 0
-
-
-def ok(condition, what):
-    global count, failed
-    count += 1
-    failed += not condition
-    print(("ok" if condition else "not ok"), count, "-", what, flush=True)
 
 
 def knn(*args):
@@ -209,8 +202,7 @@ def main():
         test_run_lock(folder)
         test_file_limit(rng, folder)
         test_full_disk(rng, folder)
-    print(f"1..{count}")
-    return 1 if failed else 0
+    return done()
 
 
 sys.exit(main())

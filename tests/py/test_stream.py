@@ -10,16 +10,9 @@ import msgpack, numpy as np, zstandard
 REPO, BIN = os.environ["REPO"], os.environ["VP_BIN"]
 sys.path.insert(0, os.path.join(REPO, "examples"))
 import stream
+from tap import done, ok
 
-count = failed = 0
 random = np.random.default_rng(1)
-
-
-def ok(condition, what):
-    global count, failed
-    count += 1
-    failed += not condition
-    print(("ok" if condition else "not ok"), count, "-", what, flush=True)
 
 
 def run(*command, data=b""):
@@ -163,8 +156,7 @@ def main():
     test_diff()
     test_example()
     test_pool()
-    print(f"1..{count}")
-    sys.exit(failed > 0)
+    return done()
 
 
-main()
+sys.exit(main())

@@ -49,7 +49,7 @@ static inline vp_buf bytes_of_hex(const char *text) {
 }
 
 /* JSON to msgpack; a string "hex:00ff" becomes the bin 00 ff. */
-static inline void pack_test_json(vp_packer *p, json_t *v) {
+static inline void pack_test_json(vp_msgpack *p, json_t *v) {
     const char *key;
     json_t *value;
     size_t i;
@@ -75,7 +75,7 @@ static inline void pack_test_json(vp_packer *p, json_t *v) {
             msgpack_pack_bin_with_body(&p->pk, b.data, b.len);
             vp_buf_free(&b);
         } else
-            vp_pack_strn(p, json_string_value(v), json_string_length(v));
+            vp_msgpack_strn(p, json_string_value(v), json_string_length(v));
         break;
     case JSON_ARRAY:
         msgpack_pack_array(&p->pk, json_array_size(v));
@@ -84,7 +84,7 @@ static inline void pack_test_json(vp_packer *p, json_t *v) {
     case JSON_OBJECT:
         msgpack_pack_map(&p->pk, json_object_size(v));
         json_object_foreach(v, key, value) {
-            vp_pack_str(p, key);
+            vp_msgpack_str(p, key);
             pack_test_json(p, value);
         }
     }
@@ -93,20 +93,20 @@ static inline void pack_test_json(vp_packer *p, json_t *v) {
 /* Append a frame around these payload bytes, with their checksum. */
 static inline void add_frame(vp_buf *out, const void *data, size_t n) {
     vp_error err = {0};
-    vp_packer p;
-    vp_packer_init(&p, out, &err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, out, &err);
     const uint64_t sum = vp_hash64(data, n);
     msgpack_pack_ext(&p.pk, n + sizeof sum, 1);
-    vp_pack_raw(&p, &sum, sizeof sum);
-    vp_pack_raw(&p, data, n);
+    vp_msgpack_raw(&p, &sum, sizeof sum);
+    vp_msgpack_raw(&p, data, n);
     if (err.code) abort();
 }
 
 static inline void add_json(vp_buf *out, const char *json) {
     vp_error err = {0};
     vp_buf b = {0};
-    vp_packer p;
-    vp_packer_init(&p, &b, &err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, &err);
     json_t *v = json_loads(json, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
     if (!v) {
         fprintf(stderr, "not JSON: %s\n", json);

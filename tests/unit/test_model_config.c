@@ -112,7 +112,7 @@ static void test_refusals(void) {
         {"llama", "\"vocab_size\": 320", "\"vocab_size\": 321",
          "embed_tokens.weight has shape [320, 64], not [321, 64]"},
         {"llama", "{", "{ \"vocab_size\": 5,", "duplicate object key"},
-        {"llama", "{", "[", "line 2"},
+        {"llama", "{", "[", "config.json:2: "},
         {"bert", "{", "{ \"position_embedding_type\": \"relative_key\",", "position_embedding_type \"relative_key\""},
         {"bert", "\"type_vocab_size\": 2", "\"type_vocab_size\": 3",
          "token_type_embeddings.weight has shape [2, 64], not [3, 64]"},

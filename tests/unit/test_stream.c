@@ -160,11 +160,11 @@ static void test_pass_through(void) {
     OK(!read_stream(out.data, out.len, 0, &frames, &err) && frames == 3, "its copy is a stream: %s", err.text);
     /* the writer puts its own keys first; columns and foreign keys are the bytes that came */
     vp_buf columns = {0}, key = {0};
-    vp_packer p;
-    vp_packer_init(&p, &columns, &err);
+    vp_msgpack p;
+    vp_msgpack_init(&p, &columns, &err);
     json_t *v = json_loads(strange_batch, 0, NULL), *h = json_loads(strange_header, 0, NULL);
     pack_test_json(&p, json_object_get(v, "columns"));
-    vp_packer_init(&p, &key, &err);
+    vp_msgpack_init(&p, &key, &err);
     pack_test_json(&p, json_object_get(h, "theirs"));
     OK(memmem(out.data, out.len, columns.data, columns.len) != NULL, "columns are the same bytes");
     OK(memmem(out.data, out.len, key.data, key.len) != NULL, "foreign keys are the same bytes");

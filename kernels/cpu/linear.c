@@ -9,7 +9,7 @@ typedef struct linear_job {
     const vp_simd *simd;
     int64_t T, tall, tiles; /* tiles of 64 rows come first */
     char *scratch;          /* per thread: x tile, out tile, the library's */
-    size_t scratch_stride, out_at, library_at;
+    size_t scratch_stride, out_at, product_at;
     vp_failure failure;
 } linear_job;
 
@@ -43,7 +43,7 @@ static void linear_item(void *ctx, int64_t item, int thread) {
     float *out = (float *)(void *)(scratch + j->out_at);
     if (p->shape) {
         const float *x = dense_rows(j, first, rows, height, (float *)(void *)scratch);
-        if (vp_product_run(p->shape, thread, height, x, p->packed, out, scratch + j->library_at)) {
+        if (vp_product_run(p->shape, thread, height, x, p->packed, out, scratch + j->product_at)) {
             vp_error err = {0};
             vp_fail(&err, VP_MEMORY, "linear: oneDNN failed");
             vp_failure_set(&j->failure, item, &err);
@@ -79,8 +79,8 @@ int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
     j.tiles = j.tall + (fills ? 0 : low);
     size_t mark = vp_arena_mark(q);
     j.out_at = aligned((size_t)(VP_TILE * j.w->in) * sizeof(float));
-    j.library_at = j.out_at + aligned((size_t)(VP_TILE * j.w->widest) * sizeof(float));
-    j.scratch_stride = j.library_at + aligned(j.w->scratch);
+    j.product_at = j.out_at + aligned((size_t)(VP_TILE * j.w->widest) * sizeof(float));
+    j.scratch_stride = j.product_at + aligned(j.w->scratch);
     size_t bytes = j.scratch_stride * (size_t)vp_pool_threads(q->device->pool);
     if (!(j.scratch = vp_arena_alloc(q, bytes)))
         return vp_queue_fail(q, VP_MEMORY, "out of memory: linear needs %zu bytes", bytes);

@@ -97,8 +97,7 @@ int vp_entries_find(vp_index *x, vp_statement which, const char *id, size_t len,
         VP_TRY(vp_grow(&out->item, &out->cap, out->n, sizeof *out->item, "a record's entries", err));
         out->item[out->n++] = (vp_entry){.n = sqlite3_column_int64(s, 0),
                                          .place = {sqlite3_column_int64(s, 1), sqlite3_column_int64(s, 2)},
-                                         .generation = sqlite3_column_int64(s, 3),
-                                         .same_id = sqlite3_column_int(s, 4) != 0};
+                                         .generation = sqlite3_column_int64(s, 3)};
     }
     sqlite3_reset(s);
     return VP_OK;

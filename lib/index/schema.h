@@ -20,7 +20,7 @@
  * many chunks that has (NULL: not a chunk; not known). hash: of the record. generation: of the commit that changed the
  * entry last.
  *
- * document: the text of an entry that has one. bm25: FTS5 over document. */
+ * document: the text of an entry that has one. bm25: FTS5 over document; words without their English endings. */
 #define VP_SCHEMA                                                                                                      \
     "CREATE TABLE setting(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;"                                        \
     "CREATE TABLE segment(id INTEGER PRIMARY KEY AUTOINCREMENT, slots INTEGER NOT NULL, live INTEGER NOT NULL,"        \
@@ -33,7 +33,7 @@
     "CREATE INDEX entry_parent ON entry(parent) WHERE parent IS NOT NULL;"                                             \
     "CREATE TABLE document(n INTEGER PRIMARY KEY, text TEXT NOT NULL);"                                                \
     "CREATE VIRTUAL TABLE bm25 USING fts5(text, content='document', content_rowid='n',"                                \
-    " tokenize='unicode61 remove_diacritics 2');"
+    " tokenize='porter unicode61 remove_diacritics 2');"
 
 /* X(name, SQL). A record ?1 is the entry of that id that is no chunk, and the entries that have it as their parent. */
 #define VP_STATEMENTS(X)                                                                                               \
@@ -49,14 +49,14 @@
     X(EXTENTS, "SELECT slot, slots, hash FROM extent WHERE segment = ?1 ORDER BY slot")                                \
     X(EXTENT_NEW, "INSERT INTO extent(segment, slot, slots, hash) VALUES(?1, ?2, ?3, ?4)")                             \
     X(EXTENTS_DROP, "DELETE FROM extent WHERE segment = ?1")                                                           \
-    X(RECORD, "SELECT n, segment, slot, generation, 1 FROM entry WHERE id = ?1 AND parent IS NULL"                     \
-              " UNION ALL SELECT n, segment, slot, generation, 0 FROM entry WHERE parent = ?1")                        \
+    X(RECORD, "SELECT n, segment, slot, generation FROM entry WHERE id = ?1 AND parent IS NULL"                        \
+              " UNION ALL SELECT n, segment, slot, generation FROM entry WHERE parent = ?1")                           \
     X(RECORD_STATE, "SELECT 1, hash, hash, meta, NULL FROM entry WHERE id = ?1 AND parent IS NULL")                    \
     X(CHUNKS_STATE, "SELECT count(*), min(hash), max(hash), min(meta), min(chunks) FROM entry WHERE parent = ?1")      \
     X(RECORD_META, "UPDATE entry SET meta = ?2, generation = ?3 WHERE (id = ?1 AND parent IS NULL) OR parent = ?1")    \
     X(RECORDS, "SELECT id, generation FROM entry WHERE parent IS NULL UNION ALL"                                       \
                " SELECT parent, max(generation) FROM entry WHERE parent IS NOT NULL GROUP BY parent")                  \
-    X(ENTRY, "SELECT n, segment, slot, generation, 1 FROM entry WHERE id = ?1")                                        \
+    X(ENTRY, "SELECT n, segment, slot, generation FROM entry WHERE id = ?1")                                           \
     X(ENTRY_NEW, "INSERT INTO entry(id, parent, chunks, hash, meta, segment, slot, generation)"                        \
                  " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                                                            \
     X(ENTRY_DROP, "DELETE FROM entry WHERE n = ?1")                                                                    \
@@ -78,6 +78,7 @@
     X(COUNTS, "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM entry WHERE parent IS NULL) +"               \
               " (SELECT count(DISTINCT parent) FROM entry WHERE parent IS NOT NULL),"                                  \
               " (SELECT count(*) FROM document)")                                                                      \
+    X(TEXTLESS, "SELECT 1 WHERE EXISTS(SELECT 1 FROM entry) AND NOT EXISTS(SELECT 1 FROM document)")                   \
     X(CHECK_DATABASE, "PRAGMA integrity_check(1)")                                                                     \
     X(CHECK_BM25, "INSERT INTO bm25(bm25, rank) VALUES('integrity-check', 1)")                                         \
     X(CHECK_DOCUMENTS, "SELECT n FROM document WHERE n NOT IN (SELECT n FROM entry) LIMIT 1")

@@ -6,8 +6,20 @@
 
 enum { ID, PARENT, TEXT, META }; /* strings of a hit */
 
+/* BM25 over an index whose rows came without texts would find nothing, silently. */
+static int need_texts(vp_index *x, vp_error *err) {
+    sqlite3_stmt *q;
+    bool textless;
+    VP_TRY(vp_store_statement(x, VP_SQL_TEXTLESS, &q, err));
+    VP_TRY(vp_store_step(x, q, &textless, err));
+    sqlite3_reset(q);
+    return textless ? vp_fail(err, VP_DATA, "the index has no texts for BM25: `tok --text` carries them to `knn add`")
+                    : VP_OK;
+}
+
 int vp_search_open(vp_searcher **out, vp_index *x, const vp_frame *header, const vp_search_options *o, vp_error *err) {
     if (o->mode != VP_SEARCH_BM25) VP_TRY(vp_store_match(x, header->keys, false, err));
+    if (o->mode != VP_SEARCH_DENSE) VP_TRY(need_texts(x, err));
     vp_searcher *s = vp_calloc(1, sizeof *s);
     if (!s) return vp_fail_memory(err, "a searcher", sizeof *s);
     s->x = x;

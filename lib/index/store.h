@@ -111,7 +111,6 @@ const uint8_t *vp_snapshot_row(const vp_snapshot *s, vp_index *x, vp_place place
 typedef struct vp_entry {
     int64_t n, generation;
     vp_place place;
-    bool same_id; /* its id, not its parent, was asked for */
 } vp_entry;
 typedef struct vp_entries {
     vp_entry *item;

@@ -35,8 +35,8 @@ const vp_settings *vp_model_settings(const vp_model *m);
  * or weights): it opens, for tok, but cannot encode; its fingerprint is "". */
 bool vp_model_has_weights(const vp_model *m);
 const char *vp_model_path(const vp_model *m); /* absolute, of the folder or file that was opened */
-const char *
-vp_model_transformer(const vp_model *m); /* where its config, weights and tokenizer lie: the path, or a folder in it */
+/* Where its config, weights and tokenizer lie: the path, or a folder in it. */
+const char *vp_model_transformer(const vp_model *m);
 const char *vp_model_fingerprint(const vp_model *m); /* 32 hex digits */
 int64_t vp_model_width(const vp_model *m);           /* C */
 int64_t vp_model_vocab(const vp_model *m);

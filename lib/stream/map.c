@@ -7,8 +7,7 @@ typedef struct entry {
     char *key;
     uint8_t *raw; /* n bytes and a NUL, which ends the text of a string */
     size_t n;
-    char **
-        strs; /* an array of nothing but strings: its elements as C strings (NULL: with a NUL inside), one allocation */
+    char **strs; /* of an array of nothing but strings: each a C string, NULL with a NUL inside; one allocation */
     size_t nstrs;
 } entry;
 

@@ -35,8 +35,8 @@ int vp_map_set_int(vp_map *m, const char *key, int64_t value, vp_error *err);
 int vp_map_set_bool(vp_map *m, const char *key, bool value, vp_error *err);
 int vp_map_set_map(vp_map *m, const char *key, const vp_map *value, vp_error *err);
 int vp_map_set_strs(vp_map *m, const char *key, const char *const *value, size_t n, vp_error *err);
-int vp_map_append_str(vp_map *m, const char *key, const char *value,
-                      vp_error *err); /* array of strings, created if absent */
+/* Append to an array of strings, created if absent. */
+int vp_map_append_str(vp_map *m, const char *key, const char *value, vp_error *err);
 void vp_map_remove(vp_map *m, const char *key);
 /* The map as compact JSON with sorted keys (bin and ext as {"bin":hex}); for printing, hashing, and storing. */
 int vp_map_json(const vp_map *m, vp_buf *out, vp_error *err);

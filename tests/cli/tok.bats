@@ -154,6 +154,8 @@ for line in sys.stdin:
     mkdir folder
     cp "$MINILM/tokenizer.json" folder/
     echo hi | tok --lines -m folder | peek --jsonl --columns ids | grep -q '\[101,7632,102\]'
+    cp "$MINILM/config.json" folder/ # as tokenizers are often published: with the configuration, without weights
+    echo hi | tok --lines -m folder | peek --jsonl --columns ids | grep -q '\[101,7632,102\]'
     expect 3 fwd -m vocabulary.gguf <ids
     grep -q 'a vocabulary without weights' err
 }

@@ -104,8 +104,8 @@ fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \
 	    /^\.\\" end of columns/ { skip = 0 } !skip' man/vecpipe.5 >man/vecpipe.5.new && mv man/vecpipe.5.new man/vecpipe.5
 lint: ## check the format of the C sources, and the scripts
-	clang-format --dry-run -Werror $(SOURCES)
-	shellcheck -x -S warning $(SCRIPTS)
+	@clang-format --dry-run -Werror $(SOURCES)
+	@shellcheck -x -S warning $(SCRIPTS)
 clean: ## remove the builds
 	rm -rf $(BUILD) $(BUILD)-sanitize
 help: ## this list

@@ -1,19 +1,20 @@
-/* The table of operations: what a backend does for the model, and nothing else (NUMERICS.md 6 and 7).
+/* The table of operations: what a backend does for the model, and nothing else.
  *
- * Legend: T tokens of a micro-batch, B sequences, C model width, F feed-forward width, H query heads, G key/value heads,
- * d head width, V vocabulary, R LoRA rank, M marked rows, D embedding width, Q queries, N index rows.
+ * Legend: T tokens of a micro-batch, B sequences, C model width, F feed-forward width, H query heads, G key/value
+ * heads, d head width, V vocabulary, R LoRA rank, M marked rows, D embedding width, Q queries, N index rows.
  * Descriptors are plain structs; matrices are row-major. Every call enqueues on a queue and returns a status (VP_OK,
- * VP_MEMORY, VP_BUG); `why` tells the reason. No call allocates device memory but open, arena and weight_prepare; scratch
- * comes from the queue's arena. A NULL slot means "this backend does not have it": vp_backend_need says so by name.
- * The forward and its backward stand side by side; finite-difference tests pair them from this table.
- * lib/base stands under this header; nothing else of lib does. */
+ * VP_MEMORY, VP_BUG); `why` tells the reason. No call allocates device memory but open, arena and weight_prepare;
+ * scratch comes from the queue's arena. A NULL slot: this backend does not have it, whoever calls it looks first. The
+ * forward and its backward stand side by side; finite-difference tests pair them from this table. lib/base stands under
+ * this header; nothing else of lib does. */
 #ifndef VP_KERNELS_OPS_H
 #define VP_KERNELS_OPS_H
-#include "kernels/dtype.h"
+#include "lib/base/dtype.h"
 #include "lib/base/base.h"
 
 typedef struct vp_device vp_device; /* opaque: threads, caches, packed-weight memory */
-typedef struct vp_queue vp_queue;   /* opaque: a stream of work and its arena; on the CPU calls complete before returning */
+typedef struct vp_queue
+    vp_queue; /* opaque: a stream of work and its arena; on the CPU calls complete before returning */
 typedef struct vp_event vp_event;
 typedef struct vp_weight vp_weight; /* opaque: packed for this backend */
 
@@ -44,7 +45,7 @@ typedef struct vp_batch {
     int64_t ntiles;
 } vp_batch;
 
-typedef struct vp_drop { /* p = 0: none. Counters: NUMERICS.md 5 */
+typedef struct vp_drop { /* p = 0: none. Philox4x32-10, counter (place, row, step, layer << 20 | site << 14 | head) */
     float p;
     uint64_t seed;
     uint32_t step, layer, site;
@@ -52,7 +53,8 @@ typedef struct vp_drop { /* p = 0: none. Counters: NUMERICS.md 5 */
 typedef enum vp_save { VP_SAVE_NONE, VP_SAVE_BLOCK, VP_SAVE_ALL } vp_save;
 
 /* ---- weights ---- */
-/* One part of a weight matrix [rows, cols]: rows are read one at a time as f32, wherever and however they are stored. */
+/* One part of a weight matrix [rows, cols]: rows are read one at a time as f32, wherever and however they are stored.
+ */
 typedef struct vp_weight_part {
     int64_t rows;
     int (*read_row)(const void *ctx, int64_t row, float *out, vp_error *err);
@@ -61,17 +63,17 @@ typedef struct vp_weight_part {
 typedef struct vp_weight_desc {
     const vp_weight_part *part; /* stacked along the outputs: q, k, v of one input are one product */
     int nparts;
-    int64_t in, out;      /* K and N = sum of the parts' rows */
-    const float *bias;    /* [N] or NULL; copied */
-    vp_dtype compute;     /* VP_F32, VP_BF16, VP_I8 */
-    bool backward;        /* also pack for dX */
-    const char *name;     /* for messages and the certification cache */
+    int64_t in, out;   /* K and N = sum of the parts' rows */
+    const float *bias; /* [N] or NULL; copied */
+    vp_dtype compute;  /* VP_F32, VP_BF16, VP_I8 */
+    bool backward;     /* also pack for dX */
+    const char *name;  /* for messages and the certification cache */
 } vp_weight_desc;
 
 /* ---- descriptors, one an operation; a `_bwd` uses the same struct with the gradient fields filled ---- */
 typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[pos[t],:]) (+ types[0,:]) */
     const vp_batch *batch;
-    const int32_t *ids; /* [T], every id < rows */
+    const int32_t *ids;          /* [T], every id < rows */
     vp_weight_part table, extra; /* extra.rows > 0: appended vocabulary rows */
     int64_t C;
     float scale;
@@ -83,7 +85,8 @@ typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[
 } vp_embed_op;
 
 typedef enum vp_norm_kind { VP_NORM_RMS, VP_NORM_RMS_PLUS1, VP_NORM_LAYER } vp_norm_kind;
-typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias); heads > 0: each row as heads of cols/heads */
+typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias); heads > 0: each row as heads of
+                               cols/heads */
     vp_norm_kind kind;
     vp_mat x;   /* [T, C] f32, updated in place when d is given */
     vp_mat d;   /* [T, C] or ptr NULL */
@@ -111,8 +114,8 @@ typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dou
 } vp_linear_op;
 
 typedef struct vp_lora_part { /* one adapter on one target: out[:, first .. first+n) += scale * (drop(x) A^T) B^T */
-    const float *a; /* [R, K] */
-    const float *b; /* [n, R] */
+    const float *a;           /* [R, K] */
+    const float *b;           /* [n, R] */
     int32_t rank;
     float scale;
     int64_t first, n; /* columns of `out` that this target owns */
@@ -135,9 +138,13 @@ typedef struct vp_bmm_op { /* out[i] = alpha * a[i] (b[i] or b[i]^T) ; strides i
     float alpha;
     const vp_mat *dout, *da, *db;
 } vp_bmm_op;
-typedef struct vp_softmax_op { vp_mat x, out; const vp_mat *dout, *dx; } vp_softmax_op;
+typedef struct vp_softmax_op {
+    vp_mat x, out;
+    const vp_mat *dout, *dx;
+} vp_softmax_op;
 
-typedef struct vp_rope_op { /* in place on heads of width d; rotates the first `rotary` of each head; sign -1: backward */
+typedef struct vp_rope_op { /* in place on heads of width d; rotates the first `rotary` of each head; sign -1: backward
+                             */
     const vp_batch *batch;
     vp_mat x; /* [T, heads * d] */
     int32_t heads, d, rotary;
@@ -145,40 +152,64 @@ typedef struct vp_rope_op { /* in place on heads of width d; rotates the first `
     int sign;
     const float *cos, *sin; /* [positions, rotary/2], LLaMA 3 scaling already in it */
 } vp_rope_op;
-typedef struct vp_rope_shift_op { vp_mat k; int32_t heads, d, rotary; bool interleaved; const float *cos, *sin; } vp_rope_shift_op;
+typedef struct vp_rope_shift_op {
+    vp_mat k;
+    int32_t heads, d, rotary;
+    bool interleaved;
+    const float *cos, *sin;
+} vp_rope_shift_op;
 
 typedef enum vp_attention { VP_ATTN_CAUSAL, VP_ATTN_BI } vp_attention; /* segments: batch.seg; prefix: batch.prefix */
-typedef struct vp_span { /* a piece of a key/value cache */
+typedef struct vp_span {                                               /* a piece of a key/value cache */
     const void *k, *v;
     vp_dtype dtype;
     int64_t ld;
     int32_t length, position;
 } vp_span;
-typedef struct vp_attn_op { /* allowed(i,j): NUMERICS.md 6. Scores scale*q.k (soft-capped), softmax and sums in f32 */
+/* Query i of a sequence sees key j when (bi or j <= i or j < prefix) and (seg_j = 0 or seg_j = seg_i) and (no window or
+ * |i - j| < window). Scores are scale q.k, soft-capped; softmax and sums in f32. */
+typedef struct vp_attn_op {
     const vp_batch *batch;
     vp_attention mode;
     int32_t window; /* 0: none; |i - j| < window */
     int32_t heads, groups, d;
     float scale, softcap;
-    vp_mat q, k, v; /* [T, H*d], [Tk, G*d], [Tk, G*d]; may be columns of one matrix */
-    vp_mat out;     /* [T, H*d] */
+    vp_mat q, k, v;              /* [T, H*d], [Tk, G*d], [Tk, G*d]; may be columns of one matrix */
+    vp_mat out;                  /* [T, H*d] */
     const vp_span *const *spans; /* [B] lists before the fresh keys, or NULL */
     const int32_t *nspans;
     float *lse; /* [T, H] or NULL */
     vp_drop drop;
     const vp_mat *dout, *dq, *dk, *dv;
 } vp_attn_op;
-typedef struct vp_kv_op { const vp_batch *batch; vp_mat k, v; vp_span *out; } vp_kv_op;
+typedef struct vp_kv_op {
+    const vp_batch *batch;
+    vp_mat k, v;
+    vp_span *out;
+} vp_kv_op;
 
 typedef struct vp_glu_op { /* out = act(gate) * up; gate and up may be columns of one matrix */
     vp_act act;
     vp_mat gate, up, out; /* [T, F] */
     const vp_mat *dout, *dgate, *dup;
 } vp_glu_op;
-typedef struct vp_act_op { vp_act act; vp_mat x, out; const vp_mat *dout, *dx; } vp_act_op;
+typedef struct vp_act_op {
+    vp_act act;
+    vp_mat x, out;
+    const vp_mat *dout, *dx;
+} vp_act_op;
 
-typedef struct vp_elem_op { vp_mat x, y, out; float a, b; vp_drop drop; const vp_batch *batch; } vp_elem_op; /* a x + b y */
-typedef struct vp_quant_op { vp_mat x, out; float *scale; int32_t *zero; } vp_quant_op;
+typedef struct vp_elem_op {
+    vp_mat x, y, out;
+    float a, b;
+    vp_drop drop;
+    const vp_batch *batch;
+} vp_elem_op; /* a x + b y */
+typedef struct vp_quant_op {
+    vp_mat x, out;
+    float *scale;
+    int32_t *zero;
+} vp_quant_op;
 
 typedef struct vp_moe_op { /* experts: route -> permute -> grouped linear -> combine, in expert order */
     vp_mat logits, x, out;
@@ -188,25 +219,40 @@ typedef struct vp_moe_op { /* experts: route -> permute -> grouped linear -> com
     const vp_mat *dout, *dx, *dlogits;
 } vp_moe_op;
 
-typedef enum vp_pool_kind { VP_POOL_MEAN, VP_POOL_WEIGHTED_MEAN, VP_POOL_LAST, VP_POOL_EOS, VP_POOL_FIRST } vp_pool_kind;
+typedef enum vp_pool_kind {
+    VP_POOL_MEAN,
+    VP_POOL_WEIGHTED_MEAN,
+    VP_POOL_LAST,
+    VP_POOL_EOS,
+    VP_POOL_FIRST
+} vp_pool_kind;
 typedef struct vp_pool_op { /* over kept tokens; a row with none gets zeros and is counted in *empty */
     vp_pool_kind kind;
     int64_t B;
-    const int32_t *cu; /* [B+1] */
+    const int32_t *cu;   /* [B+1] */
     const uint8_t *keep; /* [T] or NULL: all */
     vp_mat x;            /* [T, C] f32 or bf16 */
     vp_mat out;          /* [B, C] f32 */
     int64_t *empty;
     const vp_mat *dout, *dx;
 } vp_pool_op;
-typedef struct vp_pick_op { vp_mat x, out; const int32_t *index; int64_t M; const vp_mat *dout, *dx; } vp_pick_op;
-typedef struct vp_l2norm_op { vp_mat x, out; float *norm; const vp_mat *dout, *dx; } vp_l2norm_op; /* norm clamped at 1e-12 */
+typedef struct vp_pick_op {
+    vp_mat x, out;
+    const int32_t *index;
+    int64_t M;
+    const vp_mat *dout, *dx;
+} vp_pick_op;
+typedef struct vp_l2norm_op {
+    vp_mat x, out;
+    float *norm;
+    const vp_mat *dout, *dx;
+} vp_l2norm_op; /* norm clamped at 1e-12 */
 
 typedef struct vp_xent_op { /* rows in chunks, logits under 64 MiB */
     vp_mat x;
     const vp_weight *head;
-    const int32_t *target; /* [M], -1 none */
-    const float *weight;   /* [M] or NULL */
+    const int32_t *target;       /* [M], -1 none */
+    const float *weight;         /* [M] or NULL */
     const int32_t *bag, *bag_cu; /* bag-max form (LLaRA): targets of a group of rows */
     int32_t bag_rows;
     float denominator;
@@ -217,7 +263,7 @@ typedef struct vp_xent_op { /* rows in chunks, logits under 64 MiB */
     const float *teacher; /* [M, V] or NULL */
 } vp_xent_op;
 typedef struct vp_nce_op {
-    vp_mat q, p;            /* [Q, D], [N, D], normalised */
+    vp_mat q, p;             /* [Q, D], [N, D], normalised */
     const int32_t *positive; /* [Q] column of the positive */
     const uint8_t *exclude;  /* [Q, N] or NULL */
     float scale, denominator;
@@ -237,7 +283,8 @@ typedef struct vp_optim_op { /* a slice of one flat parameter space */
 } vp_optim_op;
 
 /* Exact search over one block: for every query, merge the best of rows [0, N) into its running list. Scores are inner
- * products accumulated in f32 in an order that depends on D alone: a (query, row) pair scores the same in every call. */
+ * products accumulated in f32 in an order that depends on D alone: a (query, row) pair scores the same in every call.
+ */
 typedef struct vp_hit {
     float score;
     int64_t row; /* base + index in the block */
@@ -251,21 +298,28 @@ typedef struct vp_topk_op {
     vp_hit *best;   /* [Q, k]: best first; higher score first, then lower row */
     int32_t *found; /* [Q] filled entries of best; 0 to start */
 } vp_topk_op;
-typedef struct vp_sample_op { vp_mat logits; float temperature, top_p; int32_t top_k; uint64_t seed; const int64_t *row; int32_t *out; } vp_sample_op;
+typedef struct vp_sample_op {
+    vp_mat logits;
+    float temperature, top_p;
+    int32_t top_k;
+    uint64_t seed;
+    const int64_t *row;
+    int32_t *out;
+} vp_sample_op;
 
 typedef struct vp_device_options {
-    int threads;      /* 0: all that the process may use */
-    int index;        /* device number */
-    const char *isa;  /* CPU: "auto", "avx512", "avx2", "scalar" */
+    int threads;     /* 0: all that the process may use */
+    int index;       /* device number */
+    const char *isa; /* CPU: "auto", "avx512", "avx2", "scalar" */
 } vp_device_options;
 typedef struct vp_caps {
-    const char *isa;      /* "avx512", "sm_90" */
+    const char *isa; /* "avx512", "sm_90" */
     int threads;
     bool bf16, i8, fp8;
     size_t memory;
 } vp_caps;
 
-#define VP_OP(name, type) int (*name)(vp_queue *q, const type *op);
+#define VP_OP(name, type) int (*name)(vp_queue * q, const type *op);
 typedef struct vp_backend {
     const char *name;
     /* device */
@@ -289,6 +343,7 @@ typedef struct vp_backend {
     int (*weight_update)(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);
     void (*weight_free)(vp_device *d, vp_weight *w);
     /* forward and backward */
+    /* clang-format off */
     VP_OP(embed, vp_embed_op) VP_OP(embed_bwd, vp_embed_op)
     VP_OP(norm, vp_norm_op) VP_OP(norm_bwd, vp_norm_op)
     VP_OP(linear, vp_linear_op) VP_OP(linear_bwd_x, vp_linear_op) VP_OP(linear_bwd_w, vp_linear_op)
@@ -310,6 +365,7 @@ typedef struct vp_backend {
     VP_OP(sumsq, vp_optim_op) VP_OP(clip, vp_optim_op) VP_OP(adamw, vp_optim_op) VP_OP(sgd, vp_optim_op)
     VP_OP(rmsprop, vp_optim_op)
     VP_OP(topk, vp_topk_op) VP_OP(sample, vp_sample_op)
+    /* clang-format on */
 } vp_backend;
 #undef VP_OP
 

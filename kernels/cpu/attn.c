@@ -229,12 +229,12 @@ static int attn_run(vp_queue *q, attn_job *j) {
     j->scratch_each = QUERIES * (BLOCK + LANES + (int64_t)op->d) + BLOCK + 64;
     j->keys = vp_queue_floats(q, "attn", blocks * op->groups * j->keys_each);
     j->values = vp_queue_floats(q, "attn", blocks * op->groups * j->values_each);
-    j->scratch = vp_queue_floats(q, "attn", j->scratch_each * vp_pool_threads(q->device->pool));
+    j->scratch = vp_queue_floats(q, "attn", j->scratch_each * vp_threads_count(q->device->threads));
     if (!j->keys || !j->values || !j->scratch) return VP_MEMORY;
-    vp_pool_run(q->device->pool, blocks, pack_block, j);
+    vp_threads_run(q->device->threads, blocks, pack_block, j);
     j->heads_each = heads_of_item(j);
     j->ranges = (op->heads + j->heads_each - 1) / j->heads_each;
-    vp_pool_run(q->device->pool, b->ntiles * j->ranges, attend_item, j);
+    vp_threads_run(q->device->threads, b->ntiles * j->ranges, attend_item, j);
     return VP_OK;
 }
 

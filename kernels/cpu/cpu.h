@@ -9,7 +9,7 @@
 #include <pthread.h>
 
 struct vp_device {
-    vp_pool *pool;
+    vp_threads *threads;
     const vp_simd *simd;
     vp_product *product;     /* NULL: an instruction set was forced; our own products */
     pthread_mutex_t prepare; /* weights are prepared one at a time */

@@ -21,7 +21,7 @@ int vp_cpu_open(vp_device **out, const vp_device_options *options, vp_error *err
     if (!d) return vp_fail_memory(err, "device", sizeof *d);
     pthread_mutex_init(&d->prepare, NULL);
     int status = vp_simd_choose(isa, &d->simd, err);
-    if (!status) status = vp_pool_open(&d->pool, threads, err);
+    if (!status) status = vp_threads_open(&d->threads, threads, err);
     const vp_simd *best = NULL;
     if (!status) status = vp_simd_choose("auto", &best, err);
     /* oneDNN chooses its instructions by itself: who forces lesser ones gets our own products */
@@ -37,7 +37,7 @@ int vp_cpu_open(vp_device **out, const vp_device_options *options, vp_error *err
 void vp_cpu_close(vp_device *d) {
     if (!d) return;
     vp_product_close(d->product);
-    vp_pool_close(d->pool);
+    vp_threads_close(d->threads);
     pthread_mutex_destroy(&d->prepare);
     free(d);
 }
@@ -45,7 +45,7 @@ void vp_cpu_close(vp_device *d) {
 void vp_cpu_caps(const vp_device *d, vp_caps *caps) {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
     *caps = (vp_caps){.isa = d->simd->name,
-                      .threads = vp_pool_threads(d->pool),
+                      .threads = vp_threads_count(d->threads),
                       .memory = pages > 0 && size > 0 ? (size_t)pages * (size_t)size : 0};
 }
 
@@ -132,7 +132,7 @@ static void row_chunk(void *ctx, int64_t item, int thread) {
 
 void vp_rows(vp_queue *q, int64_t n, int64_t grain, vp_rows_fn *fn, void *ctx) {
     row_loop l = {.n = n, .grain = grain > 0 ? grain : 1, .fn = fn, .ctx = ctx};
-    vp_pool_run(q->device->pool, (n + l.grain - 1) / l.grain, row_chunk, &l);
+    vp_threads_run(q->device->threads, (n + l.grain - 1) / l.grain, row_chunk, &l);
 }
 
 int64_t vp_grain(int64_t work) {

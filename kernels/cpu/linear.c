@@ -81,11 +81,11 @@ int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
     j.out_at = aligned((size_t)(VP_TILE * j.w->in) * sizeof(float));
     j.product_at = j.out_at + aligned((size_t)(VP_TILE * j.w->widest) * sizeof(float));
     j.scratch_stride = j.product_at + aligned(j.w->scratch);
-    size_t bytes = j.scratch_stride * (size_t)vp_pool_threads(q->device->pool);
+    size_t bytes = j.scratch_stride * (size_t)vp_threads_count(q->device->threads);
     if (!(j.scratch = vp_arena_alloc(q, bytes)))
         return vp_queue_fail(q, VP_MEMORY, "out of memory: linear needs %zu bytes", bytes);
     vp_failure_begin(&j.failure);
-    vp_pool_run(q->device->pool, j.tiles * j.w->panels, linear_item, &j);
+    vp_threads_run(q->device->threads, j.tiles * j.w->panels, linear_item, &j);
     vp_arena_release(q, mark);
     vp_error err = {0};
     int status = vp_failure_end(&j.failure, &err);

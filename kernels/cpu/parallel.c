@@ -5,12 +5,12 @@
 #include <stdlib.h>
 
 typedef struct worker {
-    vp_pool *pool;
+    vp_threads *threads;
     pthread_t thread;
     int id;
 } worker;
 
-struct vp_pool {
+struct vp_threads {
     pthread_mutex_t turn; /* one loop at a time */
     pthread_mutex_t lock; /* everything below but `next` */
     pthread_cond_t work, idle;
@@ -25,14 +25,14 @@ struct vp_pool {
     worker *workers;
 };
 
-static void take_items(vp_pool *pool, vp_parallel_fn *fn, void *ctx, int64_t n, int thread) {
+static void take_items(vp_threads *pool, vp_parallel_fn *fn, void *ctx, int64_t n, int thread) {
     int64_t i;
     while ((i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < n) fn(ctx, i, thread);
 }
 
 static void *worker_main(void *arg) {
     worker *self = arg;
-    vp_pool *pool = self->pool;
+    vp_threads *pool = self->threads;
     pthread_mutex_lock(&pool->lock);
     for (;;) {
         while (!pool->stop && pool->invited == 0) pthread_cond_wait(&pool->work, &pool->lock);
@@ -51,11 +51,11 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
-int vp_pool_threads(const vp_pool *pool) {
+int vp_threads_count(const vp_threads *pool) {
     return pool->started + 1;
 }
 
-void vp_pool_run(vp_pool *pool, int64_t n, vp_parallel_fn *fn, void *ctx) {
+void vp_threads_run(vp_threads *pool, int64_t n, vp_parallel_fn *fn, void *ctx) {
     if (n <= 0) return;
     pthread_mutex_lock(&pool->turn);
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
@@ -82,8 +82,8 @@ void vp_pool_run(vp_pool *pool, int64_t n, vp_parallel_fn *fn, void *ctx) {
     pthread_mutex_unlock(&pool->turn);
 }
 
-int vp_pool_open(vp_pool **out, int threads, vp_error *err) {
-    vp_pool *pool = vp_calloc(1, sizeof *pool);
+int vp_threads_open(vp_threads **out, int threads, vp_error *err) {
+    vp_threads *pool = vp_calloc(1, sizeof *pool);
     if (!pool) return vp_fail_memory(err, "thread pool", sizeof *pool);
     pthread_mutex_init(&pool->turn, NULL);
     pthread_mutex_init(&pool->lock, NULL);
@@ -91,14 +91,14 @@ int vp_pool_open(vp_pool **out, int threads, vp_error *err) {
     pthread_cond_init(&pool->idle, NULL);
     int wanted = threads > 1 ? threads - 1 : 0;
     if (wanted > 0 && !(pool->workers = vp_calloc((size_t)wanted, sizeof *pool->workers))) {
-        vp_pool_close(pool);
+        vp_threads_close(pool);
         return vp_fail_memory(err, "thread pool", (size_t)wanted * sizeof *pool->workers);
     }
     for (int i = 0; i < wanted; i++) {
-        pool->workers[i] = (worker){.pool = pool, .id = i + 1};
+        pool->workers[i] = (worker){.threads = pool, .id = i + 1};
         int failed = pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]);
         if (failed) {
-            vp_pool_close(pool);
+            vp_threads_close(pool);
             return vp_fail(err, VP_MEMORY, "threads: cannot start thread %d of %d", i + 2, threads);
         }
         pool->started++;
@@ -107,7 +107,7 @@ int vp_pool_open(vp_pool **out, int threads, vp_error *err) {
     return VP_OK;
 }
 
-void vp_pool_close(vp_pool *pool) {
+void vp_threads_close(vp_threads *pool) {
     if (!pool) return;
     pthread_mutex_lock(&pool->lock);
     pool->stop = true;

@@ -4,18 +4,18 @@
 #include "lib/base/base.h"
 #include <pthread.h>
 
-typedef struct vp_pool vp_pool;
+typedef struct vp_threads vp_threads;
 /* One item; `thread` in [0, threads) is stable during the call, for per-thread scratch. */
 typedef void vp_parallel_fn(void *ctx, int64_t item, int thread);
 
 /* threads >= 1 counts the caller: threads - 1 are started. */
-int vp_pool_open(vp_pool **pool, int threads, vp_error *err);
-void vp_pool_close(vp_pool *pool);
-int vp_pool_threads(const vp_pool *pool);
+int vp_threads_open(vp_threads **pool, int threads, vp_error *err);
+void vp_threads_close(vp_threads *pool);
+int vp_threads_count(const vp_threads *pool);
 /* fn(ctx, i, thread) for every i in [0, n), handed out one by one in ascending order; returns when all are done. The
  * caller takes part as thread 0. Calls from several threads take turns; fn must not call it again. n = 1 runs inline.
  */
-void vp_pool_run(vp_pool *pool, int64_t n, vp_parallel_fn *fn, void *ctx);
+void vp_threads_run(vp_threads *pool, int64_t n, vp_parallel_fn *fn, void *ctx);
 
 /* The failure of the lowest item of a loop whose items can fail: the same one however they were handed out. */
 typedef struct vp_failure {

@@ -80,9 +80,10 @@ int vp_cpu_pool(vp_queue *q, const vp_pool_op *op) {
     VP_TRY(pool_check(q, op));
     pool_job j = {.op = op, .simd = q->device->simd};
     size_t mark = vp_arena_mark(q);
-    if (op->x.dtype == VP_BF16 && !(j.row = vp_queue_floats(q, "pool", op->x.cols * vp_pool_threads(q->device->pool))))
+    if (op->x.dtype == VP_BF16 &&
+        !(j.row = vp_queue_floats(q, "pool", op->x.cols * vp_threads_count(q->device->threads))))
         return VP_MEMORY;
-    vp_pool_run(q->device->pool, op->B, pool_item, &j);
+    vp_threads_run(q->device->threads, op->B, pool_item, &j);
     vp_arena_release(q, mark);
     if (op->empty) *op->empty += j.empty;
     return VP_OK;

@@ -76,8 +76,8 @@ static int lora_run(vp_queue *q, lora_job *j) {
         if (!j->a[i] || !j->b[i]) return VP_MEMORY;
     }
     j->stride = ROWS * rank;
-    if (!(j->t = vp_queue_floats(q, "lora", j->stride * vp_pool_threads(q->device->pool)))) return VP_MEMORY;
-    vp_pool_run(q->device->pool, op->nparts, lora_pack, j);
+    if (!(j->t = vp_queue_floats(q, "lora", j->stride * vp_threads_count(q->device->threads)))) return VP_MEMORY;
+    vp_threads_run(q->device->threads, op->nparts, lora_pack, j);
     vp_rows(q, op->x.rows, ROWS, lora_rows, j);
     return VP_OK;
 }
@@ -131,8 +131,8 @@ int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op) {
     j.each = vp_packed_floats(j.simd, k, n);
     size_t mark = vp_arena_mark(q);
     if (!(j.packed = vp_queue_floats(q, "bmm", op->count * j.each))) return VP_MEMORY;
-    vp_pool_run(q->device->pool, op->count, bmm_pack, &j);
-    vp_pool_run(q->device->pool, op->count * j.blocks, bmm_item, &j);
+    vp_threads_run(q->device->threads, op->count, bmm_pack, &j);
+    vp_threads_run(q->device->threads, op->count * j.blocks, bmm_item, &j);
     vp_arena_release(q, mark);
     return VP_OK;
 }

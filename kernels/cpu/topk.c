@@ -114,15 +114,15 @@ static int topk_run(vp_queue *q, topk_job *j) {
     if (!j->best || !j->found || !j->scores)
         return vp_queue_fail(q, VP_MEMORY, "out of memory: topk needs %zu bytes", bytes);
     memset(j->found, 0, lists * sizeof *j->found);
-    vp_pool_run(q->device->pool, (op->rows.rows + CHUNK_ROWS - 1) / CHUNK_ROWS, topk_chunk, j);
-    vp_pool_run(q->device->pool, op->queries.rows, merge_query, j);
+    vp_threads_run(q->device->threads, (op->rows.rows + CHUNK_ROWS - 1) / CHUNK_ROWS, topk_chunk, j);
+    vp_threads_run(q->device->threads, op->queries.rows, merge_query, j);
     return VP_OK;
 }
 
 int vp_cpu_topk(vp_queue *q, const vp_topk_op *op) {
     VP_TRY(topk_check(q, op));
     if (op->queries.rows == 0 || op->rows.rows == 0) return VP_OK;
-    topk_job j = {.op = op, .simd = q->device->simd, .threads = vp_pool_threads(q->device->pool)};
+    topk_job j = {.op = op, .simd = q->device->simd, .threads = vp_threads_count(q->device->threads)};
     size_t mark = vp_arena_mark(q);
     int status = topk_run(q, &j);
     vp_arena_release(q, mark);

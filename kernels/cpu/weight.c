@@ -82,10 +82,10 @@ static void pack_item(void *ctx, int64_t item, int thread) {
 
 static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
     packing pk = {.device = d, .desc = desc, .weight = w};
-    size_t floats = (size_t)vp_pool_threads(d->pool) * (size_t)w->widest * (size_t)w->in;
+    size_t floats = (size_t)vp_threads_count(d->threads) * (size_t)w->widest * (size_t)w->in;
     if (!(pk.rows = vp_calloc(floats, sizeof(float)))) return vp_fail_memory(err, "packing a weight", floats * 4);
     vp_failure_begin(&pk.failure);
-    vp_pool_run(d->pool, w->panels, pack_item, &pk);
+    vp_threads_run(d->threads, w->panels, pack_item, &pk);
     free(pk.rows);
     return vp_failure_end(&pk.failure, err);
 }

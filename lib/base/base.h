@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Statuses are exit codes (DESIGN.md 6); one table drives the enum, vecpipe(7) and the tests.
+/* Statuses are exit codes; one table drives the enum, vecpipe(7) and the tests.
  * Every fallible function returns one of them and describes a failure in its last argument. */
 #define VP_STATUSES(X)                                                                                                 \
     X(OK, 0, "done")                                                                                                   \

@@ -1,6 +1,6 @@
 /* UTF-8 validity, escaping for people, hex, hashing, and the table of element types. */
 #include "lib/base/base.h"
-#include "kernels/dtype.h"
+#include "lib/base/dtype.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,7 @@
 #include "lib/base/base.h"
 
 typedef enum vp_option_kind {
-    VP_OPT_FLAG,   /* bool *: --name sets true; also accepts --no-name when `negatable` */
+    VP_OPT_FLAG,   /* bool *: --name sets true */
     VP_OPT_STRING, /* const char **: borrowed from argv */
     VP_OPT_INT,    /* int64_t *: strict decimal with optional K M G suffix (powers of 1024), within [min, max] */
     VP_OPT_REAL,   /* double *: strict, finite, within [min, max] */
@@ -28,7 +28,6 @@ typedef struct vp_option {
     const char *help;    /* one line; the live default is appended by the printer */
     const char *choices; /* VP_OPT_CHOICE */
     double min, max;     /* VP_OPT_INT and VP_OPT_REAL; both 0: no limits */
-    bool negatable;
 } vp_option;
 
 typedef struct vp_program {

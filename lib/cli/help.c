@@ -42,7 +42,6 @@ static void describe_default(const vp_option *o, char *out, size_t cap) {
     out[0] = '\0';
     switch (o->kind) {
     case VP_OPT_FLAG:
-        if (o->negatable) snprintf(out, cap, " [%s]", *(const bool *)o->target ? "yes" : "no");
         return;
     case VP_OPT_STRING: {
         const char *s = *(const char *const *)o->target;
@@ -73,7 +72,7 @@ static void print_option(const vp_option *o) {
         return;
     }
     int at = o->letter ? printf("  -%c, ", o->letter) : printf("      ");
-    at += printf("--%s%s", o->kind == VP_OPT_FLAG && o->negatable ? "[no-]" : "", o->name);
+    at += printf("--%s", o->name);
     if (o->kind != VP_OPT_FLAG) {
         const char *value = o->value ? o->value : o->choices;
         at += printf(" %s", value ? value : "VALUE");

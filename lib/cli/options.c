@@ -28,25 +28,19 @@ typedef struct spelling {
     char text[80];
 } spelling;
 
-static const vp_option *find_in(const vp_option *o, const char *name, size_t n, char letter, bool *negated) {
+static const vp_option *find_in(const vp_option *o, const char *name, size_t n, char letter) {
     for (; o && (o->name || o->kind == VP_OPT_GROUP); o++) {
         if (!o->name) continue;
         if (letter && o->letter == letter) return o;
         if (!name) continue;
         if (strlen(o->name) == n && memcmp(o->name, name, n) == 0) return o;
-        if (o->negatable && n > 3 && memcmp(name, "no-", 3) == 0 && strlen(o->name) == n - 3 &&
-            memcmp(o->name, name + 3, n - 3) == 0) {
-            *negated = true;
-            return o;
-        }
     }
     return NULL;
 }
 
-static const vp_option *find(const parser *p, const char *name, size_t n, char letter, bool *negated) {
-    *negated = false;
-    const vp_option *o = find_in(p->program->options, name, n, letter, negated);
-    return o ? o : find_in(vp_cli_common, name, n, letter, negated);
+static const vp_option *find(const parser *p, const char *name, size_t n, char letter) {
+    const vp_option *o = find_in(p->program->options, name, n, letter);
+    return o ? o : find_in(vp_cli_common, name, n, letter);
 }
 
 static bool parse_int(const char *s, int64_t *out) {
@@ -145,14 +139,13 @@ static int unknown(const parser *p, const char *option) {
 static int parse_long(parser *p) {
     const char *word = p->argv[p->at], *name = word + 2;
     size_t n = strcspn(name, "=");
-    bool negated;
-    const vp_option *o = find(p, name, n, 0, &negated);
+    const vp_option *o = find(p, name, n, 0);
     if (!o) return unknown(p, word);
     spelling as;
     snprintf(as.text, sizeof as.text, "--%.*s", (int)n, name);
     if (o->kind == VP_OPT_FLAG) {
         if (name[n]) return vp_fail(p->err, VP_USAGE, "%s: takes no value", as.text);
-        *(bool *)o->target = !negated;
+        *(bool *)o->target = true;
         return VP_OK;
     }
     const char *value = name + n + 1;
@@ -163,8 +156,7 @@ static int parse_long(parser *p) {
 /* "-k10", "-k 10", "-vq" */
 static int parse_letters(parser *p) {
     for (const char *c = p->argv[p->at] + 1; *c; c++) {
-        bool negated;
-        const vp_option *o = find(p, NULL, 0, *c, &negated);
+        const vp_option *o = find(p, NULL, 0, *c);
         spelling as = {.text = {'-', *c}};
         if (!o) return unknown(p, as.text);
         if (o->kind == VP_OPT_FLAG) {

@@ -1,4 +1,4 @@
-/* The identity of a model's weights (DESIGN.md 2): what is hashed, and in which order. */
+/* The identity of a model's weights: what is hashed, and in which order. */
 #include "lib/file/source_table.h"
 
 enum { SAMPLE = 64 << 10 };

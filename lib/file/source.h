@@ -3,7 +3,7 @@
 #ifndef VP_FILE_SOURCE_H
 #define VP_FILE_SOURCE_H
 #include "lib/base/base.h"
-#include "kernels/dtype.h"
+#include "lib/base/dtype.h"
 
 typedef enum vp_storage {
     VP_STORE_PLAIN, /* dtype says */

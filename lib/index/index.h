@@ -1,5 +1,5 @@
-/* The index: vectors, texts and their catalogue in one folder; adding, finding what is missing, deleting, searching
- * (DESIGN.md 5). Exact, incremental, safe against being killed at any moment.
+/* The index: vectors, texts and their catalogue in one folder; adding, finding what is missing, deleting,
+ * searching. Exact, incremental, safe against being killed at any moment.
  *
  * On disk, for an index INDEX:
  *   INDEX/index.db         SQLite (WAL, synchronous=FULL): settings, rows, extents, liveness, BM25; lib/index/schema.h

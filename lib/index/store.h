@@ -4,7 +4,7 @@
 #define VP_INDEX_STORE_H
 #include "lib/index/index.h"
 #include "lib/index/schema.h"
-#include "kernels/dtype.h"
+#include "lib/base/dtype.h"
 #include <sqlite3.h>
 
 /* A segment takes no more slots than this, nor more than 1 GiB: bitmaps stay small, compaction works in pieces. */

@@ -49,7 +49,7 @@ int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err);
 /* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, attention, pooling,
  * normalize, dims, max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */
 int vp_model_describe(const vp_model *m, vp_map *header, vp_error *err);
-/* Compute encoder.space (32 hex digits) from everything that is known (DESIGN.md 2, Identity): model.fingerprint,
+/* Compute encoder.space (32 hex digits) from everything that is known: model.fingerprint,
  * adapter_fingerprints and tokenizer; encoder.attention, layer, pooling, projection, normalize and dims. Called by tok,
  * fwd and pool after each change; absent members count as empty. */
 int vp_encoder_space(vp_map *header, vp_error *err);

@@ -1,4 +1,4 @@
-/* vecpipe/1: reading and writing streams of msgpack-framed tensors (DESIGN.md 2, vecpipe(5)).
+/* vecpipe/1: reading and writing streams of msgpack-framed tensors (vecpipe(5)).
  *
  * Symbols of shapes: B rows (sequences), T tokens of the frame, M marked positions; every other dimension is a number.
  * A frame is read whole into one buffer and checked there (checksum, types, shapes, depth, duplicates); columns point
@@ -7,7 +7,7 @@
 #ifndef VP_STREAM_H
 #define VP_STREAM_H
 #include "lib/base/base.h"
-#include "kernels/dtype.h"
+#include "lib/base/dtype.h"
 
 /* ---- ordered map of msgpack values: control records and their nested maps ---- */
 /* Values are kept as raw msgpack, so whatever a stranger's program put there passes through unchanged. */

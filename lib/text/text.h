@@ -86,7 +86,7 @@ bool vp_prompt_masks(const vp_prompt *p);
  * VP_DATA. */
 int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err);
 
-/* keep: 0 for what is not pooled: the prompt before the text and the specials before that (RECIPES.md 2.5), when there
+/* keep: 0 for what is not pooled: the prompt before the text and the specials before that, when there
  * is such a prompt. A token with a byte of the text belongs to the text. */
 typedef struct vp_prompt_row {
     const int32_t *ids;  /* n */

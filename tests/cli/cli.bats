@@ -1,4 +1,4 @@
-# What every program does: --help, --version, wrong usage, a full disk, closed descriptors, signals (DESIGN.md 6).
+# What every program does: --help, --version, wrong usage, a full disk, closed descriptors, signals.
 # also under sanitizers
 load common
 

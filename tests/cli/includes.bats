@@ -35,8 +35,8 @@ only() {
     only 'lib/vecpipe\.h|tools/[a-z_]+\.(h|def)' tools/*.[ch]
 }
 
-@test "lib/base includes itself and the element types" {
-    only 'lib/base/.*|kernels/dtype\.h' lib/base/*.[ch]
+@test "lib/base includes itself " {
+    only 'lib/base/.*' lib/base/*.[ch]
 }
 
 @test "lib/cli includes base" {
@@ -44,32 +44,32 @@ only() {
 }
 
 @test "lib/stream includes base and the table of columns" {
-    only 'lib/(base|stream)/.*|kernels/dtype\.h|schemas/columns\.def' lib/stream/*.[ch]
+    only 'lib/(base|stream)/.*|schemas/columns\.def' lib/stream/*.[ch]
 }
 
-@test "lib/file includes base and the element types" {
-    only 'lib/(base|file)/.*|kernels/dtype\.h' lib/file/*.[ch]
+@test "lib/file includes base " {
+    only 'lib/(base|file)/.*' lib/file/*.[ch]
 }
 
 @test "lib/text includes base, stream and what reads model files" {
-    only 'lib/(base|stream|text|file)/.*|kernels/dtype\.h' lib/text/*.[ch]
+    only 'lib/(base|stream|text|file)/.*' lib/text/*.[ch]
 }
 
 @test "lib/model reaches arithmetic through kernels/ops.h" {
-    only 'lib/(base|file|stream|model)/.*|lib/index/index\.h|kernels/(ops|dtype)\.h' lib/model/*.[ch]
+    only 'lib/(base|file|stream|model)/.*|lib/index/index\.h|kernels/ops\.h' lib/model/*.[ch]
 }
 
 @test "lib/index does not know models" {
-    only 'lib/(base|stream|text|index)/.*|kernels/(ops|dtype)\.h' lib/index/*.[ch]
+    only 'lib/(base|stream|text|index)/.*|kernels/ops\.h' lib/index/*.[ch]
 }
 
 @test "kernels include base and themselves" {
-    only 'lib/base/base\.h|kernels/.*' kernels/*.h kernels/*/*.[ch]
+    only 'lib/base/.*|kernels/.*' kernels/*.h kernels/*/*.[ch]
 }
 
 @test "no backend includes another, and ops.h includes none" {
-    only 'lib/base/base\.h|kernels/[a-z_]+\.h' kernels/*.h
-    only 'lib/base/base\.h|kernels/([a-z_]+\.h|cpu/.*)' kernels/cpu/*.[ch]
+    only 'lib/base/.*|kernels/[a-z_]+\.h' kernels/*.h
+    only 'lib/base/.*|kernels/([a-z_]+\.h|cpu/.*)' kernels/cpu/*.[ch]
 }
 
 @test "tests include public headers and the library's private ones, never a .c file" {

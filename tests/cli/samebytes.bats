@@ -29,9 +29,9 @@ by_every_road() {
     # a batch of 64 with others around, and every fifth text alone
     for i in 1 2; do sed "s/\"id\": *\"/&$i-/" corpus.jsonl; done >more.jsonl
     cat more.jsonl corpus.jsonl | head -n $((64 * 2)) | tok "$@" --batch-tokens 100000 | fwd | pool | vectors |
-        grep -v '"id":"[12]-' >batch
-    [ -s batch ]
-    grep -Fxf batch want | cmp - batch
+        grep -v '"id":"[12]-' >together
+    [ -s together ]
+    grep -Fxf together want | cmp - together
     awk 'NR % 5 == 1' corpus.jsonl | while read -r line; do
         tok "$@" <<<"$line" | fwd | pool | vectors
     done | sort >alone

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""knn from outside: what it takes, gives and refuses, checked against NumPy and against its contract (DESIGN.md 5).
+"""knn from outside: what it takes, gives and refuses, checked against NumPy and against its contract.
 
 usage: test_index.py      environment: VP_BIN, REPO (as tests/run sets them)
 """

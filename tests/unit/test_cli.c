@@ -27,11 +27,11 @@ typedef struct outcome {
 
 /* Parses the words of one line; `words` is cut up in place and must outlive the outcome. */
 static outcome parse(char *words) {
-    outcome o = {.got = {.normalize = true, .model = "the/default", .k = 10, .rate = 0.2}};
+    outcome o = {.got = {.model = "the/default", .k = 10, .rate = 0.2}};
     settings *s = &o.got;
     const vp_option options[] = {
         {.name = "lines", .letter = 'l', .kind = VP_OPT_FLAG, .target = &s->lines, .help = "lines of text"},
-        {.name = "normalize", .kind = VP_OPT_FLAG, .target = &s->normalize, .help = "unit length", .negatable = true},
+        {.name = "normalize", .kind = VP_OPT_FLAG, .target = &s->normalize, .help = "unit length"},
         {.name = "model", .letter = 'm', .kind = VP_OPT_STRING, .target = &s->model, .value = "PATH", .help = "model"},
         {.name = "k",
          .letter = 'k',
@@ -65,9 +65,9 @@ static void test_spellings(void) {
            strcmp(o.argv[o.first + 2], "--k") == 0,
        "operands come last, - and what follows -- among them");
     free(o.got.adapter.item);
-    char b[] = "-lk7 -vq --no-normalize --k 2K";
+    char b[] = "-lk7 -vq --normalize --k 2K";
     o = parse(b);
-    OK(o.status == VP_OK && o.got.lines && !o.got.normalize && o.got.k == 2048, "clusters, --no-, suffixes: %s",
+    OK(o.status == VP_OK && o.got.lines && o.got.normalize && o.got.k == 2048, "clusters, flags, suffixes: %s",
        o.err.text);
     OK(vp_cli_verbose() && vp_cli_quiet(), "every program has -v and -q");
     char c[] = "--k 7 --k 9";
@@ -131,7 +131,7 @@ static const char *printed(void (*f)(void)) {
 }
 
 static void ask_help(void) {
-    char words[] = "--k 42 --no-normalize --help";
+    char words[] = "--k 42 --normalize --help";
     outcome o = parse(words);
     if (o.action != VP_CLI_EXIT) printf("no exit");
 }
@@ -140,10 +140,10 @@ static void test_help(void) {
     const char *text = printed(ask_help);
     OK(strstr(text, "prog: a test\nUsage: prog [OPTION]...\n") != NULL, "help begins with summary and usage");
     OK(strstr(text, "  -m, --model PATH           model [the/default]\n") != NULL, "help shows defaults");
-    OK(strstr(text, "hits [42]") != NULL && strstr(text, "unit length [no]") != NULL, "help shows live values");
-    OK(strstr(text, "--[no-]normalize") &&
+    OK(strstr(text, "hits [42]") != NULL, "help shows live values");
+    OK(strstr(text, "  --normalize ") &&
            strstr(text, "--compute auto|f32|bf16\n                             how [auto]\n"),
-       "negatable, choices");
+       "flags, choices");
     OK(strstr(text, "-h, --help") && strstr(text, "--version"), "help lists the common options");
 }
 

@@ -86,11 +86,11 @@ static void add_item(void *ctx, int64_t item, int thread) {
 
 static void *run_loops(void *arg) {
     static const int64_t sizes[] = {0, 1, 2, 3, 5, ITEMS};
-    vp_pool *pool = arg;
+    vp_threads *pool = arg;
     for (int i = 0; i < LOOPS; i++) {
         int64_t n = sizes[i % 6];
-        count c = {.threads = vp_pool_threads(pool)};
-        vp_pool_run(pool, n, add_item, &c);
+        count c = {.threads = vp_threads_count(pool)};
+        vp_threads_run(pool, n, add_item, &c);
         if (c.sum != n * (n + 1) / 2 || c.wrong) return arg;
     }
     return NULL;
@@ -98,8 +98,8 @@ static void *run_loops(void *arg) {
 
 static void test_loop(void) {
     vp_error err = {0};
-    vp_pool *pool = NULL;
-    OK(!vp_pool_open(&pool, 4, &err), "a pool of 4");
+    vp_threads *pool = NULL;
+    OK(!vp_threads_open(&pool, 4, &err), "a pool of 4");
     pthread_t caller[CALLERS];
     bool good = true;
     for (int i = 0; i < CALLERS; i++) good = good && !pthread_create(&caller[i], NULL, run_loops, pool);
@@ -109,7 +109,7 @@ static void test_loop(void) {
         good = good && !failed;
     }
     OK(good, "every item once, from %d callers in turn", CALLERS);
-    vp_pool_close(pool);
+    vp_threads_close(pool);
 }
 
 static void test_failure(void) {

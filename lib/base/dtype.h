@@ -1,6 +1,6 @@
 /* Element types, by safetensors' names. Shared by the library and the backends; holds no code but two small lookups. */
-#ifndef VP_KERNELS_DTYPE_H
-#define VP_KERNELS_DTYPE_H
+#ifndef VP_BASE_DTYPE_H
+#define VP_BASE_DTYPE_H
 #include <stddef.h>
 
 /* One row a type: enumerator, safetensors' name, bytes an element. Block-quantised GGUF types are storage only:

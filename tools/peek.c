@@ -13,7 +13,7 @@ static struct options {
 } options;
 
 static const vp_option table[] = {
-    {.name = "jsonl", .kind = VP_OPT_FLAG, .target = &options.jsonl, .help = "one JSON object a row"},
+    {.name = "jsonl", .kind = VP_OPT_FLAG, .target = &options.jsonl, .help = "one JSON object a row, in `row` order"},
     {.name = "columns",
      .kind = VP_OPT_STRING,
      .target = &options.columns,
@@ -60,11 +60,13 @@ static const vp_program program = {
 typedef struct sink {
     vp_buf text;
     vp_npy *npy;
-    int64_t left; /* rows still wanted */
+    vp_row_order order; /* of JSON lines */
+    int64_t rows;       /* of the batches shown */
 } sink;
 
-static int64_t wanted_rows(void) {
-    return options.head ? options.head : INT64_MAX;
+static bool is_full(const sink *s) {
+    if (s->npy) return vp_npy_full(s->npy);
+    return options.jsonl ? vp_row_order_full(&s->order) : options.head && s->rows >= options.head;
 }
 
 static int open_stream(const char *path, int *fd, vp_reader **r, vp_error *err) {
@@ -88,13 +90,13 @@ static int flush_text(vp_buf *text, vp_error *err) {
 static int show_frame(sink *s, const vp_frame *f, vp_error *err) {
     const bool batch = f->kind == VP_FRAME_BATCH;
     if (s->npy) {
-        if (batch) VP_TRY(vp_npy_add(s->npy, f, s->left, err));
+        if (batch) VP_TRY(vp_npy_add(s->npy, f, err));
     } else if (options.jsonl) {
-        if (batch) VP_TRY(vp_look_rows(f, options.columns, s->left, &s->text, err));
+        if (batch) VP_TRY(vp_look_rows(f, options.columns, &s->order, &s->text, err));
     } else {
         VP_TRY(vp_look_frame(f, options.columns, &s->text, err));
     }
-    if (batch) s->left -= f->B;
+    if (batch) s->rows += f->B;
     return flush_text(&s->text, err);
 }
 
@@ -103,7 +105,7 @@ static int show_stream(sink *s, const char *path, bool last, vp_error *err) {
     vp_reader *r = NULL;
     vp_frame *f;
     int status = open_stream(path, &fd, &r, err);
-    while (!status && s->left > 0 && !(status = vp_reader_next(r, &f, err)) && f) status = show_frame(s, f, err);
+    while (!status && !is_full(s) && !(status = vp_reader_next(r, &f, err)) && f) status = show_frame(s, f, err);
     if (!status && s->npy && last) status = vp_npy_finish(s->npy, vp_reader_header(r), err);
     close_stream(fd, r);
     return status;
@@ -123,9 +125,21 @@ static int show_all(sink *s, int n, char **paths, vp_error *err) {
     return status;
 }
 
+static int show(int n, char **paths, vp_error *err) {
+    sink s = {.order.limit = options.head};
+    vp_error late = {0};
+    int status = show_all(&s, n, paths, err);
+    /* lines that wait for their turn are lines, also when the upstream died */
+    int finished = vp_row_order_finish(&s.order, &s.text, &late);
+    if (!finished) finished = flush_text(&s.text, &late);
+    if (!status && finished) *err = late;
+    vp_buf_free(&s.text);
+    return status ? status : finished;
+}
+
 static int convert_into(int fd, int n, char **paths, vp_error *err) {
-    sink s = {.left = wanted_rows()};
-    int status = vp_npy_open(&s.npy, fd, options.column, err);
+    sink s = {0};
+    int status = vp_npy_open(&s.npy, fd, options.column, options.head, err);
     if (!status) status = show_all(&s, n, paths, err);
     vp_npy_close(s.npy);
     return status;
@@ -185,10 +199,7 @@ static int run(int argc, char **argv, vp_error *err) {
         return vp_fail(err, VP_USAGE, "--jsonl, --npy and --diff exclude each other");
     if (options.diff) return compare(argc - first, argv + first, err);
     if (options.npy) return convert(argc - first, argv + first, err);
-    sink s = {.left = wanted_rows()};
-    const int status = show_all(&s, argc - first, argv + first, err);
-    vp_buf_free(&s.text);
-    return status;
+    return show(argc - first, argv + first, err);
 }
 
 int main(int argc, char **argv) {

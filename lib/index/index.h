@@ -17,6 +17,7 @@
 #ifndef VP_INDEX_H
 #define VP_INDEX_H
 #include "lib/base/base.h"
+#include "lib/stream/order.h"
 #include "lib/stream/stream.h"
 
 typedef struct vp_index vp_index;
@@ -126,18 +127,6 @@ void vp_search_close(vp_searcher *s);
  * table for a person: the query, then rank, score, id, and the title in `meta` or the text, cut to `width` columns. */
 int vp_search_print_jsonl(const vp_search_result *r, vp_buf *out, vp_error *err);
 int vp_search_print_table(const vp_search_result *r, int width, vp_buf *out, vp_error *err);
-
-/* What belongs to rows, in `row` order: pieces come in any order within a window, ordinals count from 0. {0} is empty.
- */
-typedef struct vp_row_order {
-    struct vp_row_piece *piece; /* waiting, ascending */
-    size_t n, cap;
-    int64_t next;
-} vp_row_order;
-/* Append to `out` the piece if its turn has come (and those that waited for it), else keep a copy. */
-int vp_row_order_put(vp_row_order *o, int64_t row, const char *data, size_t n, vp_buf *out, vp_error *err);
-/* At the end: everything that still waits, gaps or not; frees *o. */
-int vp_row_order_finish(vp_row_order *o, vp_buf *out, vp_error *err);
 
 /* ---- the whole ---- */
 /* Everything that must hold: SQLite's own check, rows against extents and liveness, extents against files and

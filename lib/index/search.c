@@ -103,12 +103,11 @@ static int search_query(vp_searcher *s, const vp_frame *f, int64_t i, vp_search_
 
 /* The query's id, text and ordinal; where the stream has no ids, the ordinal's spelling. */
 static int name_query(vp_searcher *s, const vp_frame *f, int64_t i, vp_search_result *r, vp_error *err) {
-    const vp_column *id = vp_frame_find(f, "id"), *row = vp_frame_find(f, "row"), *words = vp_frame_find(f, "text");
+    const vp_column *id = vp_frame_find(f, "id"), *words = vp_frame_find(f, "text");
     char scratch[32];
     const char *text = NULL;
     size_t n = 0;
-    r->row = s->rows_seen + i;
-    if (row && !row->is_values && row->dtype == VP_I64 && row->ndim == 1) memcpy(&r->row, row->data + 8 * i, 8);
+    r->row = vp_row_ordinal(f, i, s->rows_seen);
     if (id && id->is_values) VP_TRY(vp_column_str(f, id, i, &text, &n, scratch, err));
     if (!text) {
         n = (size_t)snprintf(scratch, sizeof scratch, "%lld", (long long)r->row);

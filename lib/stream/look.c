@@ -93,25 +93,36 @@ static bool has_rows(const vp_frame *f, const vp_column *c) {
     return s == VP_SYMBOL_B || (s == VP_SYMBOL_T && vp_frame_find(f, "cu"));
 }
 
-int vp_look_rows(const vp_frame *f, const char *columns, int64_t rows, vp_buf *out, vp_error *err) {
+static int row_line(const vp_frame *f, const char *columns, int64_t b, vp_buf *out, vp_error *err) {
+    const char *separator = "{";
+    for (int i = 0; i < f->ncolumns; i++) {
+        const vp_column *c = &f->column[i];
+        if (!vp_look_selected(columns, c->name) || !has_rows(f, c)) continue;
+        VP_TRY(vp_buf_add(out, separator, 1, err));
+        VP_TRY(vp_json_quote(out, c->name, strlen(c->name), err));
+        VP_TRY(vp_buf_add(out, ":", 1, err));
+        VP_TRY(row_cell(f, c, b, out, err));
+        separator = ",";
+    }
+    return vp_buf_printf(out, err, "%s}\n", *separator == '{' ? "{" : "");
+}
+
+int vp_look_rows(const vp_frame *f, const char *columns, vp_row_order *order, vp_buf *out, vp_error *err) {
     VP_TRY(vp_look_check(f, columns, err));
     for (int i = 0; i < f->ncolumns && columns; i++)
         if (vp_look_selected(columns, f->column[i].name) && !has_rows(f, &f->column[i]))
             return vp_frame_fail(f, VP_DATA, err, "column '%s' has no rows of its own", f->column[i].name);
-    for (int64_t b = 0; b < f->B && b < rows; b++) {
-        const char *separator = "{";
-        for (int i = 0; i < f->ncolumns; i++) {
-            const vp_column *c = &f->column[i];
-            if (!vp_look_selected(columns, c->name) || !has_rows(f, c)) continue;
-            VP_TRY(vp_buf_add(out, separator, 1, err));
-            VP_TRY(vp_json_quote(out, c->name, strlen(c->name), err));
-            VP_TRY(vp_buf_add(out, ":", 1, err));
-            VP_TRY(row_cell(f, c, b, out, err));
-            separator = ",";
-        }
-        VP_TRY(vp_buf_printf(out, err, "%s}\n", *separator == '{' ? "{" : ""));
+    int64_t first;
+    VP_TRY(vp_row_order_frame(order, f, &first, out, err));
+    vp_buf line = {0};
+    int status = VP_OK;
+    for (int64_t b = 0; b < f->B && !status && !vp_row_order_full(order); b++) {
+        line.len = 0;
+        status = row_line(f, columns, b, &line, err);
+        if (!status) status = vp_row_order_put(order, vp_row_ordinal(f, b, first), line.data, line.len, out, err);
     }
-    return VP_OK;
+    vp_buf_free(&line);
+    return status;
 }
 
 /* ---- tables ---- */

@@ -2,20 +2,24 @@
  * `columns`: names separated by commas; NULL: all. A name that a batch does not have is VP_DATA. */
 #ifndef VP_STREAM_LOOK_H
 #define VP_STREAM_LOOK_H
+#include "lib/stream/order.h"
 #include "lib/stream/stream.h"
 
 /* Append a frame as a table for people: the header's maps, or a line a column (type, shape, minimum, maximum, mean,
  * first values), or the end's counts. No control character of the input comes through. */
 int vp_look_frame(const vp_frame *f, const char *columns, vp_buf *out, vp_error *err);
-/* Append the first `rows` rows of a batch, one JSON object a line, with each row's part of every column. Columns that
- * have no rows (cu; marked positions; layers) are left out, or VP_DATA if asked for by name. */
-int vp_look_rows(const vp_frame *f, const char *columns, int64_t rows, vp_buf *out, vp_error *err);
+/* Put the rows of a batch into `order`, one JSON object a line with each row's part of every column; lines whose turn
+ * has come are appended. Columns that have no rows (cu; marked positions; layers) are left out, or VP_DATA if asked for
+ * by name. */
+int vp_look_rows(const vp_frame *f, const char *columns, vp_row_order *order, vp_buf *out, vp_error *err);
 
 /* One tensor column of all batches joined along its first dimension, as a NumPy file (format 1.0) of the same element
- * type (BF16 becomes F32). Offsets (`cu`) go on counting over the batches. */
+ * type (BF16 becomes F32), rows in `row` order. Offsets (`cu`) go on counting over the batches. */
 typedef struct vp_npy vp_npy;
-int vp_npy_open(vp_npy **npy, int fd, const char *column, vp_error *err);    /* fd: seekable, empty, not closed */
-int vp_npy_add(vp_npy *npy, const vp_frame *f, int64_t rows, vp_error *err); /* the first `rows` rows of a batch */
+/* fd: seekable, empty, not closed; rows: only the first so many (0: all). */
+int vp_npy_open(vp_npy **npy, int fd, const char *column, int64_t rows, vp_error *err);
+int vp_npy_add(vp_npy *npy, const vp_frame *f, vp_error *err);
+bool vp_npy_full(const vp_npy *npy); /* the rows are there: more frames change nothing */
 int vp_npy_finish(vp_npy *npy, const vp_frame *header,
                   vp_error *err); /* without a batch the header's declaration counts */
 void vp_npy_close(vp_npy *npy);

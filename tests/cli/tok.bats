@@ -147,6 +147,20 @@ for line in sys.stdin:
     cmp <(tok --lines --batch-tokens 100 t | rows) <(rows <s)
 }
 
+@test "whatever the packing, peek gives the rows in the order of the input" {
+    for i in $(seq 300); do printf 'word %.0s' $(seq $((i % 17 + 1))); echo; done >t
+    tok --lines --batch-tokens 100 t >packed
+    tok --lines --window 1 t >plain
+    peek --jsonl --columns row packed >rows
+    diff <(seq 0 299 | sed 's/.*/{"row":&}/') rows
+    [ "$(peek --jsonl --columns row --head 7 packed | tail -1)" = '{"row":6}' ]
+    for column in ids cu row hash; do
+        cmp <(peek --npy - --column $column packed) <(peek --npy - --column $column plain)
+        cmp <(peek --npy - --column $column --head 9 packed) <(peek --npy - --column $column --head 9 plain)
+    done
+    peek --jsonl --columns row packed packed | diff <(cat rows rows) -
+}
+
 @test "a vocabulary without weights is enough for tok, and is refused by fwd" {
     zstd -qd "$REPO/tests/tokenizers/gpt-2.gguf.zst" -o vocabulary.gguf
     echo 'Hello world' | tok --lines -m vocabulary.gguf >ids

@@ -9,7 +9,7 @@
 enum { STALL_MS = 200 }; /* what is held back is written when the input pauses for so long */
 
 typedef struct options {
-    const char *model, *instruction, *layout, *id_from, *log;
+    const char *model, *instruction, *layout, *id_from;
     int64_t max_len, chunk, overlap, batch_tokens, window;
     int specials, truncation;
     bool lines, query, text, no_meta, skip_bad;
@@ -96,7 +96,6 @@ static const vp_option table[] = {
      .help = "rows among which those of like length are packed together"},
     {.name = "text", .kind = VP_OPT_FLAG, .target = &opt.text, .help = "carry the texts in column `text`"},
     {.name = "no-meta", .kind = VP_OPT_FLAG, .target = &opt.no_meta, .help = "drop the other fields of the records"},
-    {.name = "log", .kind = VP_OPT_STRING, .target = &opt.log, .value = "FILE", .help = "append events as JSONL"},
     {0},
 };
 static const vp_program program = {
@@ -118,7 +117,6 @@ typedef struct state {
     vp_writer *writer;
     vp_packer *packer;
     vp_map *header;
-    vp_log *log;
     vp_progress *progress;
     vp_buf text, id;
     vp_record record; /* read ahead where the input names the model */
@@ -384,7 +382,7 @@ static int finish(state *s, vp_error *err) {
         status = vp_buf_printf(
             &event, err, "\"rows\":%lld,\"tokens\":%lld,\"truncated\":%lld,\"skipped\":%lld,\"empty\":%lld",
             (long long)s->rows, (long long)s->tokens, (long long)s->truncated, (long long)skipped, (long long)s->empty);
-    if (!status) vp_log_event(s->log, "end", event.data);
+    if (!status) vp_cli_log("texts", event.data);
     if (!status) note_losses(s, skipped);
     vp_buf_free(&event);
     vp_map_free(end);
@@ -409,7 +407,6 @@ static int check_options(vp_error *err) {
 static int run(state *s, const char *file, const char *command, vp_error *err) {
     const char *named = opt.model ? opt.model : getenv("VP_MODEL");
     VP_TRY(check_options(err));
-    VP_TRY(vp_log_open(&s->log, opt.log, err));
     VP_TRY(open_input(s, file, err));
     s->header = vp_map_new();
     if (!s->header) return vp_fail_memory(err, "the header", 1);
@@ -448,7 +445,5 @@ int main(int argc, char **argv) {
     vp_buf_free(&s.id);
     vp_buf_free(&command);
     if (s.fd > STDIN_FILENO) close(s.fd);
-    vp_error late = {0};
-    int closed = vp_log_close(s.log, status ? &late : &err);
-    return vp_cli_finish(status ? status : closed, &err);
+    return vp_cli_finish(status, &err);
 }

@@ -77,10 +77,9 @@ void vp_progress_finish(vp_progress *p);
 int vp_cli_refuse_terminal(int fd, vp_error *err);
 
 /* A --log file: one JSON object a line, appended, each line in one write; NULL path: does nothing. */
-typedef struct vp_log vp_log;
-int vp_log_open(vp_log **log, const char *path, vp_error *err);
-/* Adds time, program, event; json_members is "\"rows\":3" or NULL. A failed write is reported by vp_log_close. */
-void vp_log_event(vp_log *log, const char *event, const char *json_members);
-int vp_log_close(vp_log *log, vp_error *err); /* NULL is accepted */
+/* Adds time, program, event; json_members is "\"rows\":3" or NULL. Without --log it does nothing; a failed write is
+ * reported by vp_cli_finish. "totals" (vp_progress_finish) and "end" with the status (vp_cli_finish) come by
+ * themselves. */
+void vp_cli_log(const char *event, const char *json_members);
 
 #endif

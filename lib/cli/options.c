@@ -6,6 +6,7 @@
 #include <string.h>
 
 static bool wants_help, wants_version, wants_verbose, wants_quiet;
+static const char *log_path;
 
 const vp_option vp_cli_common[] = {
     {.kind = VP_OPT_GROUP, .help = "Common"},
@@ -13,6 +14,11 @@ const vp_option vp_cli_common[] = {
     {.name = "version", .target = &wants_version, .help = "print the version"},
     {.name = "verbose", .letter = 'v', .target = &wants_verbose, .help = "print totals at the end"},
     {.name = "quiet", .letter = 'q', .target = &wants_quiet, .help = "print errors only"},
+    {.name = "log",
+     .kind = VP_OPT_STRING,
+     .target = &log_path,
+     .value = "FILE",
+     .help = "append events to FILE as JSON lines"},
     {0},
 };
 
@@ -187,6 +193,7 @@ static int parse_words(parser *p, char **operand, int *noperands) {
 
 int vp_cli_parse(const vp_program *program, int argc, char **argv, int *first, vp_cli_action *action, vp_error *err) {
     wants_help = wants_version = wants_verbose = wants_quiet = false;
+    log_path = NULL;
     *action = VP_CLI_RUN;
     *first = argc;
     parser p = {.program = program, .argc = argc, .argv = argv, .err = err};
@@ -203,6 +210,7 @@ int vp_cli_parse(const vp_program *program, int argc, char **argv, int *first, v
         else if (wants_version)
             printf("%.*s (vecpipe) %s\n", (int)strcspn(program->name, " "), program->name, VP_VERSION);
         if (wants_help || wants_version) *action = VP_CLI_EXIT;
+        if (*action == VP_CLI_RUN) status = vp_cli_log_open(log_path, err);
     }
     free(operand);
     return status;

@@ -116,6 +116,7 @@ int vp_cli_finish(int status, vp_error *err) {
         int failed = vp_fail_errno(err, "cannot write standard output");
         if (!status) status = failed;
     }
+    status = vp_cli_log_close(status, err);
     if (!status) return VP_OK;
     vp_temporaries_unlink();
     if (err->broken_pipe && !process.keeps_sigpipe) {

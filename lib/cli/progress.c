@@ -104,12 +104,16 @@ void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens) {
 
 void vp_progress_finish(vp_progress *p) {
     if (!p) return;
+    char text[300];
+    double elapsed = now() - p->started;
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
     if (p->shown) vp_cli_status_line(NULL);
+    snprintf(text, sizeof text, "\"rows\":%" PRId64 ",\"tokens\":%" PRId64 ",\"seconds\":%.3f,\"peak_memory_mib\":%ld",
+             p->rows, p->tokens, elapsed, use.ru_maxrss / 1024);
+    vp_cli_log("totals", text);
     if (vp_cli_verbose()) {
-        char text[300], rows[32], tokens[96] = "", number[32], rate[32];
-        double elapsed = now() - p->started;
-        struct rusage use;
-        getrusage(RUSAGE_SELF, &use);
+        char rows[32], tokens[96] = "", number[32], rate[32];
         if (p->tokens)
             snprintf(tokens, sizeof tokens, ", %s tokens, %s tokens/s", grouped(p->tokens, number),
                      grouped((int64_t)((double)p->tokens / (elapsed > 1e-6 ? elapsed : 1e-6)), rate));

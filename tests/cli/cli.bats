@@ -107,3 +107,15 @@ programs() { sed -n 's/^X("\([a-z-]*\)".*/\1/p' "$REPO/tools/programs.def"; }
     fwd -v <ids.vp 2>err >hidden.vp
     grep -Eqx 'fwd: 60 rows, [0-9,]+ tokens, [0-9,]+ tokens/s, [0-9.]+ s, peak memory [0-9]+ MiB' err
 }
+
+@test "--log: programs of a pipe append their totals and how they ended to one file" {
+    need_models
+    echo hello | tok --log log -m "$MINILM" --lines | fwd --log log | pool --log log >emb
+    [ "$(grep -c '"event":"end","status":0}$' log)" -eq 3 ]
+    grep -q '"program":"tok","event":"texts","rows":1,"tokens":3,' log
+    grep -q '"program":"fwd","event":"totals","rows":1,"tokens":3,"seconds":' log
+    while read -r line; do python3 -c 'import json, sys; json.loads(sys.argv[1])' "$line"; done <log
+    expect 3 pool --log bad <log
+    grep -q '"program":"pool","event":"end","status":3,"error":"standard input: ' bad
+    refused 4 pool --log /nonexistent/log <emb
+}

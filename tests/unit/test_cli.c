@@ -1,5 +1,6 @@
 /* Option parsing (strict numbers, spellings, operands), --help with live defaults, the log, the registry of
  * temporaries. */
+#include "lib/cli/internal.h"
 #include "lib/vecpipe.h"
 #include "tests/unit/tap.h"
 #include <signal.h>
@@ -148,26 +149,27 @@ static void test_help(void) {
 }
 
 static void test_log(void) {
-    char path[] = "/tmp/vp-test-log-XXXXXX", text[400] = {0};
+    char path[] = "/tmp/vp-test-log-XXXXXX", text[600] = {0};
     int fd = mkstemp(path);
-    vp_error err = {0};
-    vp_log *log;
-    OK(vp_log_open(&log, NULL, &err) == VP_OK && log == NULL && vp_log_close(log, &err) == VP_OK, "no log is fine");
-    OK(vp_log_open(&log, path, &err) == VP_OK, "a log opens");
-    vp_log_event(log, "start", NULL);
-    vp_log_event(log, "done", "\"rows\":3");
-    OK(vp_log_close(log, &err) == VP_OK, "a log closes");
+    vp_error err = {0}, bad = {0};
+    OK(vp_cli_log_open(NULL, &err) == VP_OK && vp_cli_log_close(VP_OK, &err) == VP_OK, "no log is fine");
+    OK(vp_cli_log_open(path, &err) == VP_OK, "a log opens");
+    vp_cli_log("start", NULL);
+    vp_cli_log("done", "\"rows\":3");
+    vp_fail(&bad, VP_DATA, "a \"bad\" line\n");
+    OK(vp_cli_log_close(VP_DATA, &bad) == VP_DATA, "a log closes");
     ssize_t n = read(fd, text, sizeof text - 1);
     OK(n > 0 && strstr(text, "\"event\":\"start\"}\n{\"time\":\"20") &&
-           strstr(text, "\"event\":\"done\",\"rows\":3}\n"),
+           strstr(text, "\"event\":\"done\",\"rows\":3}\n") &&
+           strstr(text, "\"event\":\"end\",\"status\":3,\"error\":\"a \\\"bad\\\" line\\\\n\"}\n"),
        "events are JSON lines");
     close(fd);
     unlink(path);
-    OK(vp_log_open(&log, "/nonexistent/log", &err) == VP_IO, "an impossible log is an I/O failure: %s", err.text);
+    OK(vp_cli_log_open("/nonexistent/log", &err) == VP_IO, "an impossible log is an I/O failure: %s", err.text);
     err = (vp_error){0};
-    OK(vp_log_open(&log, "/dev/full", &err) == VP_OK, "a full device opens");
-    vp_log_event(log, "start", NULL);
-    OK(vp_log_close(log, &err) == VP_IO, "a lost event is reported at the close: %s", err.text);
+    OK(vp_cli_log_open("/dev/full", &err) == VP_OK, "a full device opens");
+    vp_cli_log("start", NULL);
+    OK(vp_cli_log_close(VP_OK, &err) == VP_IO, "a lost event is reported at the close: %s", err.text);
 }
 
 /* A child is ended by SIGTERM while it writes a file: the temporary must be gone and the signal be seen. */

@@ -41,7 +41,7 @@ $(BUILD)/headers.ok:
 	@CC='$(CC)' scripts/deps --headers && touch $@
 # Rewritten only when what it holds changes: other flags recompile, another list of objects makes the library anew.
 STAMP_flags   = $(COMPILE) $(foreach i,avx512 avx2 scalar,$(ISA_$(i)))
-STAMP_objects = $(sort $(OBJ))
+STAMP_objects = $(sort $(OBJ:$(BUILD)/%=%))
 $(BUILD)/%.stamp: FORCE
 	@mkdir -p $(@D)
 	@echo '$(STAMP_$*)' | cmp -s - $@ || echo '$(STAMP_$*)' >$@

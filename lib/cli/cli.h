@@ -45,6 +45,8 @@ typedef enum vp_cli_action { VP_CLI_RUN, VP_CLI_EXIT } vp_cli_action;
  * vp_cli_quiet()). Operands are moved to argv[*first .. argc). For --help or --version it prints and sets *action to
  * VP_CLI_EXIT. Wrong usage: VP_USAGE, naming the option and the value. */
 int vp_cli_parse(const vp_program *p, int argc, char **argv, int *first, vp_cli_action *action, vp_error *err);
+/* The strict number of VP_OPT_REAL, for operands: decimal, finite, nothing after it. False: s is none. */
+bool vp_cli_real(const char *s, double *out);
 bool vp_cli_verbose(void);
 bool vp_cli_quiet(void);
 

@@ -65,7 +65,7 @@ static bool parse_int(const char *s, int64_t *out) {
     return true;
 }
 
-static bool parse_real(const char *s, double *out) {
+bool vp_cli_real(const char *s, double *out) {
     if (!*s || s[strspn(s, "0123456789.eE+-")]) return false;
     char *end;
     *out = strtod(s, &end);
@@ -121,7 +121,7 @@ static int set_value(const parser *p, const vp_option *o, const spelling *as, co
         *(int64_t *)o->target = whole;
         return VP_OK;
     case VP_OPT_REAL:
-        if (!parse_real(value, &real)) return refuse(p, as, value, "is not a number");
+        if (!vp_cli_real(value, &real)) return refuse(p, as, value, "is not a number");
         VP_TRY(check_range(p, o, as, value, real));
         *(double *)o->target = real;
         return VP_OK;

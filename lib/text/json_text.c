@@ -1,8 +1,24 @@
-/* Walks over the source text of JSON that Jansson has accepted, so the grammar is known to hold and the depth to be
- * bounded; every step still stops at the end of the text. */
+/* Lines as JSON, strictly; and walks over the source text of JSON that Jansson has accepted, so the grammar is known to
+ * hold and the depth to be bounded; every step still stops at the end of the text. */
 #include "lib/text/json_text.h"
 #include <stdlib.h>
 #include <string.h>
+
+int vp_line_parse(const char *s, size_t n, json_t **object, const char *name, int64_t number, vp_error *err) {
+    json_error_t why;
+    const size_t valid = vp_utf8_valid(s, n);
+    if (valid < n)
+        return vp_fail(err, VP_DATA, "%s:%lld: not UTF-8 at byte %zu of the line", name, (long long)number, valid);
+    if (!object) return VP_OK;
+    *object = json_loadb(s, n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, &why);
+    if (!*object)
+        return vp_fail(err, VP_DATA, "%s:%lld: not JSON: %s (byte %d)", name, (long long)number, why.text,
+                       why.position);
+    if (json_is_object(*object)) return VP_OK;
+    json_decref(*object);
+    *object = NULL;
+    return vp_fail(err, VP_DATA, "%s:%lld: not a JSON object", name, (long long)number);
+}
 
 typedef struct cursor {
     const char *at, *end;

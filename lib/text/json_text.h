@@ -1,8 +1,14 @@
 /* The source text of a JSON value that Jansson has already accepted: members by their spelling, and a canonical compact
- * form that keeps every number and string as it was written. Private to lib/text. */
+ * form that keeps every number and string as it was written. For lib/text and lib/train alone. */
 #ifndef VP_TEXT_JSON_TEXT_H
 #define VP_TEXT_JSON_TEXT_H
 #include "lib/base/base.h"
+#include <jansson.h>
+
+/* Line `number` of the input `name` must be UTF-8 and, unless `object` is NULL, one JSON object, which the caller
+ * frees: VP_DATA with name:number. All numbers are reals: their values are not used, and integers of any length may
+ * pass. */
+int vp_line_parse(const char *s, size_t n, json_t **object, const char *name, int64_t number, vp_error *err);
 
 typedef struct vp_json_text {
     const char *s;

@@ -166,18 +166,10 @@ static int take_id(const vp_records *r, vp_json_text line, vp_record *record, vp
     return take_name(r, line, key, &record->id, &record->id_len, err);
 }
 
-/* Parse one line of JSON. *control: it was a _vp line. */
+/* The members of a line of JSON. *control: it was a _vp line. */
 static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *control, vp_error *err) {
     static const char *const own[] = {"id", "_id", "text", NULL};
-    json_error_t why;
     r->line = line;
-    json_decref(r->object);
-    /* reals for all numbers: their values are not used, and integers of any length may pass */
-    r->object = json_loadb(line.s, line.n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, &why);
-    if (!r->object)
-        return vp_fail(err, VP_DATA, "%s:%lld: not JSON: %s (byte %d)", r->name, (long long)r->number, why.text,
-                       why.position);
-    if (!json_is_object(r->object)) return bad(r, err, "not a JSON object");
     const json_t *vp = json_object_get(r->object, "_vp");
     *control = vp != NULL;
     if (vp) return take_control(r, line, vp, err);
@@ -196,10 +188,9 @@ static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *
 
 static int take_line(vp_records *r, const char *line, size_t n, vp_record *record, bool *control, vp_error *err) {
     *record = (vp_record){.line = line, .line_len = n, .number = r->number};
-    size_t valid = vp_utf8_valid(line, n);
-    if (valid < n)
-        return vp_fail(err, VP_DATA, "%s:%lld: not UTF-8 at byte %zu of the line", r->name, (long long)r->number,
-                       valid);
+    json_decref(r->object);
+    r->object = NULL;
+    VP_TRY(vp_line_parse(line, n, r->format == VP_RECORDS_JSONL ? &r->object : NULL, r->name, r->number, err));
     if (r->format == VP_RECORDS_JSONL) return take_json(r, (vp_json_text){line, n}, record, control, err);
     record->text = line;
     record->text_len = n;

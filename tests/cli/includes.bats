@@ -63,6 +63,10 @@ only() {
     only 'lib/(base|stream|text|index)/.*|kernels/ops\.h' lib/index/*.[ch]
 }
 
+@test "lib/train includes base, stream and text" {
+    only 'lib/(base|stream|text|train)/.*' lib/train/*.[ch]
+}
+
 @test "kernels include base and themselves" {
     only 'lib/base/.*|kernels/.*' kernels/*.h kernels/*/*.[ch]
 }

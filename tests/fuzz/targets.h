@@ -30,6 +30,7 @@ int stream_run(const vp_buf *input, vp_error *err);
 /* targets_text.c */
 void records_seeds(fuzz_seeds *s);
 int records_run(const vp_buf *input, vp_error *err);
+int mix_run(const vp_buf *input, vp_error *err);
 
 /* targets_tokenizer.c */
 void tokenizer_seeds(fuzz_seeds *s);

@@ -1,6 +1,7 @@
-/* Texts: JSONL and line records. */
+/* Texts: JSONL and line records, read in order and mixed. */
 #include "lib/vecpipe.h"
 #include "tests/fuzz/targets.h"
+#include <string.h>
 #include <unistd.h>
 
 static int read_records(int fd, vp_record_format format, bool skip_bad, vp_error *err) {
@@ -50,4 +51,31 @@ int records_run(const vp_buf *input, vp_error *err) {
     if (is_answer(skipping) && is_answer(lines)) return status;
     *err = (vp_error){0};
     return vp_fail(err, VP_BUG, "skipping: %d %s; lines: %d %s", skipping, skip.text, lines, line.text);
+}
+
+static int mix_rows(const vp_mix_set *set, vp_mix_lines lines, vp_error *err) {
+    const vp_mix_options o = {.set = set, .sets = 1, .batch = 1, .epochs = 1, .lines = lines};
+    vp_mix *m = NULL;
+    vp_buf row = {0};
+    int status = vp_mix_open(&m, &o, err);
+    for (int64_t step = 0; !status && step < vp_mix_steps(m); step++) {
+        row.len = 0;
+        status = vp_mix_row(m, step, 0, &row, err);
+        if (!status && memchr(row.data, '\n', row.len) != row.data + row.len - 1)
+            status = vp_fail(err, VP_BUG, "a row that is not one line");
+    }
+    vp_mix_close(m);
+    vp_buf_free(&row);
+    return status;
+}
+
+int mix_run(const vp_buf *input, vp_error *err) {
+    int fd;
+    vp_error why = {0};
+    const vp_mix_set set = {.path = fuzz_memory_file(input, &fd), .weight = 1};
+    int status = mix_rows(&set, VP_MIX_LINES_AUTO, err), lines = mix_rows(&set, VP_MIX_LINES_YES, &why);
+    close(fd);
+    if (is_answer(lines)) return status;
+    *err = (vp_error){0};
+    return vp_fail(err, VP_BUG, "lines: %d %s", lines, why.text);
 }

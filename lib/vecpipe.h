@@ -3,6 +3,7 @@
  *   file    model files: safetensors, GGUF
  *   stream  vecpipe/1 frames, columns, control maps         text    records, tokenizers, prompts, packing
  *   model   models, settings, encoding, pooling             index   vectors and texts on disk, search
+ *   score   figures from vectors or hits and judgments
  * tools/ includes this header and no other of the project; the library includes kernels/ops.h below it. */
 #ifndef VECPIPE_H
 #define VECPIPE_H
@@ -13,4 +14,5 @@
 #include "lib/text/text.h"
 #include "lib/model/model.h"
 #include "lib/index/index.h"
+#include "lib/score/score.h"
 #endif

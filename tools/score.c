@@ -5,13 +5,13 @@
 #include <unistd.h>
 
 static const char *const list_choices = "none|queries|candidates";
-enum { LIST_NONE, LIST_QUERIES, LIST_CANDIDATES, MAX_FILES = 3 };
+enum { LIST_NONE, LIST_QUERIES, LIST_CANDIDATES, MAX_FILES = 3 }; /* --against is the third of retrieval's */
 
 typedef struct options {
     bool json;
     vp_score_options score;
     int64_t seed;
-    const char *run;
+    const char *run, *against;
     int list;
 } options;
 
@@ -31,7 +31,7 @@ static void close_files(files *x) {
         if (x->f[i].fd > STDIN_FILENO) close(x->f[i].fd);
 }
 
-static int open_files(files *x, char **path, int n, vp_error *err) {
+static int open_files(files *x, const char *const *path, int n, vp_error *err) {
     bool standard = false;
     for (int i = 0; i < n; i++) {
         if (strcmp(path[i], "-") == 0) {
@@ -56,36 +56,54 @@ static int publish(const char *path, const vp_buf *text, vp_error *err) {
     return status;
 }
 
-static int score_files(enum task task, const options *o, const vp_score_file f[MAX_FILES], vp_buf *out, vp_buf *run,
-                       vp_error *err) {
+static int print(const vp_score *s, bool json, vp_buf *out, vp_error *err) {
+    return json ? vp_score_print_json(s, out, err) : vp_score_print_table(s, out, err);
+}
+
+static int search(const options *o, const vp_score_file f[MAX_FILES], vp_buf *out, vp_error *err) {
+    vp_score s, difference;
+    vp_buf run = {0};
+    const vp_search_files x = {.qrels = f[0],
+                               .hits = f[1],
+                               .run = o->run ? &run : NULL,
+                               .difference = o->against ? &difference : NULL,
+                               .against = f[2]};
+    int status = vp_score_retrieval(&s, &x, &o->score, err);
+    if (!status && o->run) status = publish(o->run, &run, err);
+    if (!status) status = print(&s, o->json, out, err);
+    if (!status && o->against) status = print(&difference, o->json, out, err);
+    vp_buf_free(&run);
+    return status;
+}
+
+static int score_files(enum task task, const options *o, const vp_score_file f[MAX_FILES], vp_buf *out, vp_error *err) {
     vp_score s;
+    if (task == RETRIEVAL) return search(o, f, out, err);
     if (task == RERANK && o->list) return vp_score_rerank_texts(f[0], o->list == LIST_CANDIDATES, out, err);
     if (task == STS) VP_TRY(vp_score_sts(&s, f[0], f[1], f[2], &o->score, err));
     if (task == PAIRS) VP_TRY(vp_score_pairs(&s, f[0], f[1], f[2], &o->score, err));
     if (task == RERANK) VP_TRY(vp_score_rerank(&s, f[0], f[1], f[2], &o->score, err));
-    if (task == RETRIEVAL) VP_TRY(vp_score_retrieval(&s, f[0], f[1], o->run ? run : NULL, &o->score, err));
-    if (o->run) VP_TRY(publish(o->run, run, err));
-    return o->json ? vp_score_print_json(&s, out, err) : vp_score_print_table(&s, out, err);
+    return print(&s, o->json, out, err);
 }
 
 static int score(enum task task, const options *o, char **path, int n, vp_error *err) {
-    static char standard[] = "-";
-    char *paths[MAX_FILES] = {0};
+    const char *paths[MAX_FILES] = {0};
     files x = {0};
-    vp_buf out = {0}, run = {0};
+    vp_buf out = {0};
     const bool lists = task == RERANK && o->list;
     const int least = lists ? 1 : tasks[task].least, most = lists ? 1 : tasks[task].most;
     if (n < least) return vp_fail(err, VP_USAGE, "%s: too few files; see score --help", tasks[task].name);
     if (n > most) return vp_fail(err, VP_USAGE, "%.200s: one file too many; see score --help", path[most]);
     if (o->run && task != RETRIEVAL) return vp_fail(err, VP_USAGE, "--run: only for retrieval");
+    if (o->against && task != RETRIEVAL) return vp_fail(err, VP_USAGE, "--against: only for retrieval");
     if (o->list && task != RERANK) return vp_fail(err, VP_USAGE, "--list: only for rerank");
-    for (int i = 0; i < most; i++) paths[i] = i < n ? path[i] : standard;
-    int status = open_files(&x, paths, most, err);
-    if (!status) status = score_files(task, o, x.f, &out, &run, err);
+    for (int i = 0; i < most; i++) paths[i] = i < n ? path[i] : "-";
+    if (o->against) paths[most] = o->against;
+    int status = open_files(&x, paths, most + (o->against != NULL), err);
+    if (!status) status = score_files(task, o, x.f, &out, err);
     if (!status) status = vp_write_all(STDOUT_FILENO, out.data, out.len, "standard output", err);
     close_files(&x);
     vp_buf_free(&out);
-    vp_buf_free(&run);
     return status;
 }
 
@@ -112,6 +130,11 @@ static int run(int argc, char **argv, vp_error *err) {
          .target = &o.run,
          .value = "FILE",
          .help = "retrieval: write the judged queries' hits as a TREC run"},
+        {.name = "against",
+         .kind = VP_OPT_STRING,
+         .target = &o.against,
+         .value = "HITS",
+         .help = "retrieval: also print the difference to the hits of another system"},
         {.name = "list",
          .kind = VP_OPT_CHOICE,
          .target = &o.list,

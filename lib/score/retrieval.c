@@ -100,31 +100,56 @@ static int score_queries(retrieval *r, vp_error *err) {
     return VP_OK;
 }
 
-static int score_tables(vp_score *s, retrieval *r, const vp_score_options *o, vp_error *err) {
+/* Read one system's hits and fill r->value. */
+static int score_hits(retrieval *r, vp_score_file hits, vp_error *err) {
+    VP_TRY(vp_judgments_read_hits(&r->hits, hits, err));
     const size_t most = r->qrels.n > r->hits.n ? r->qrels.n : r->hits.n;
     r->value = vp_calloc(r->qrels.n, sizeof *r->value * MEASURES);
     r->gain = vp_calloc(most, sizeof *r->gain);
     r->ideal = vp_calloc(most, sizeof *r->ideal);
     if (!r->value || !r->gain || !r->ideal) return vp_fail_memory(err, "queries", r->qrels.n * sizeof *r->value);
-    VP_TRY(score_queries(r, err));
+    return score_queries(r, err);
+}
+
+/* All but the judgments, which two systems share. */
+static void close_hits(retrieval *r) {
+    vp_judgments_free(&r->hits);
+    free(r->value);
+    free(r->gain);
+    free(r->ideal);
+}
+
+static void begin(vp_score *s, const char *task) {
+    *s = (vp_score){.task = task, .unit = "queries"};
+    for (int m = 0; m < MEASURES; m++) vp_score_name(s, measures[m].name);
+}
+
+static int finish(vp_score *s, const retrieval *r, const vp_score_options *o, vp_error *err) {
     s->units = r->queries;
     vp_score_count(s, "queries_without_hits", r->without_hits);
     vp_score_count(s, "queries_unjudged", r->unjudged);
     return vp_score_take_means(s, r->value, o, err);
 }
 
-int vp_score_retrieval(vp_score *s, vp_score_file qrels, vp_score_file hits, vp_buf *run, const vp_score_options *o,
-                       vp_error *err) {
-    retrieval r = {.run = run};
-    *s = (vp_score){.task = "retrieval", .unit = "queries"};
-    for (int m = 0; m < MEASURES; m++) vp_score_name(s, measures[m].name);
-    int status = vp_judgments_read_qrels(&r.qrels, qrels, err);
-    if (!status) status = vp_judgments_read_hits(&r.hits, hits, err);
-    if (!status) status = score_tables(s, &r, o, err);
+/* Query by query r - other: a resample takes the same queries of both. */
+static int compare(const vp_search_files *f, const retrieval *r, const vp_score_options *o, vp_error *err) {
+    retrieval other = {.qrels = r->qrels};
+    int status = score_hits(&other, f->against, err);
+    for (int64_t i = 0; i < r->queries * MEASURES && !status; i++) other.value[i] = r->value[i] - other.value[i];
+    begin(f->difference, "difference");
+    if (!status) status = finish(f->difference, &other, o, err);
+    close_hits(&other);
+    return status;
+}
+
+int vp_score_retrieval(vp_score *s, const vp_search_files *f, const vp_score_options *o, vp_error *err) {
+    retrieval r = {.run = f->run};
+    begin(s, "retrieval");
+    int status = vp_judgments_read_qrels(&r.qrels, f->qrels, err);
+    if (!status) status = score_hits(&r, f->hits, err);
+    if (!status) status = finish(s, &r, o, err);
+    if (!status && f->difference) status = compare(f, &r, o, err);
     vp_judgments_free(&r.qrels);
-    vp_judgments_free(&r.hits);
-    free(r.value);
-    free(r.gain);
-    free(r.ideal);
+    close_hits(&r);
     return status;
 }

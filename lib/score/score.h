@@ -47,13 +47,18 @@ int vp_score_sts(vp_score *s, vp_score_file gold, vp_score_file first, vp_score_
 int vp_score_pairs(vp_score *s, vp_score_file gold, vp_score_file first, vp_score_file second,
                    const vp_score_options *o, vp_error *err);
 
+typedef struct vp_search_files {
+    vp_score_file qrels, hits;
+    vp_buf *run;           /* NULL, or gets the judged queries' hits as a TREC run */
+    vp_score *difference;  /* NULL, or gets the means of hits' measures less those of `against`, query by query; its
+                              counts are of `against` */
+    vp_score_file against; /* the hits of another system */
+} vp_search_files;
 /* qrels: query, document, relevance (an integer; below 1 is not relevant) between tabs, after a line of headings if
  * there is one, or TREC's four columns. hits: JSON lines with query, id, score, in any order; where they have a parent,
  * it is the document, with its best hit. A query's hits count by descending score, ties by descending id bytes, as
- * trec_eval has it. The mean is over the judged queries: one without hits counts as zero. run: NULL, or a buffer that
- * gets the judged queries' hits as a TREC run. */
-int vp_score_retrieval(vp_score *s, vp_score_file qrels, vp_score_file hits, vp_buf *run, const vp_score_options *o,
-                       vp_error *err);
+ * trec_eval has it. The mean is over the judged queries: one without hits counts as zero. */
+int vp_score_retrieval(vp_score *s, const vp_search_files *f, const vp_score_options *o, vp_error *err);
 
 /* gold: JSON lines {"query": text, "positive": [text...], "negative": [text...]}. queries: a vector a line; candidates:
  * the vectors of each line's positives, then of its negatives. Lines that lack one or the other are left out of the

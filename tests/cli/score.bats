@@ -37,6 +37,16 @@ assert abs(o["map"] - (1 + 2 / 3) / 4) < 1e-8 and o["recall_at_10"] == 0.5 and o
     grep -q '^  ndcg_at_10  *47.51  \[  0.00,  95.02\]$' a
 }
 
+@test "the difference to another system" {
+    grep -v '"x"' hits.jsonl >better.jsonl
+    expect 0 score retrieval --bootstrap 100 --against hits.jsonl qrels.tsv better.jsonl
+    grep -q '^difference: 2 queries, 95 % intervals$' out
+    sed -n '/^difference/,$p' out | grep -q '^  ndcg_at_10  *2.49  \[  0.00,   4.98\]$'
+    score retrieval --json --against hits.jsonl qrels.tsv hits.jsonl | tail -1 | grep -q '^{"task":"difference","main_score":0,'
+    refused 2 score pairs --against hits.jsonl gold.tsv a b
+    refused 3 score retrieval --against /dev/null qrels.tsv hits.jsonl
+}
+
 @test "a TREC run, whole or not at all" {
     score retrieval --run run.txt qrels.tsv hits.jsonl >/dev/null
     printf '1 Q0 %s %s %s vecpipe\n' a 1 0.9 x 2 0.8 b 3 0.7 | diff - <(sed 's/0.90*1* /0.9 /; s/0.80*1* /0.8 /' run.txt)

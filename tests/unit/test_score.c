@@ -84,7 +84,8 @@ static void test_retrieval(void) {
     vp_score s;
     vp_error err = {0};
     vp_buf run = {0};
-    OK(!vp_score_retrieval(&s, qrels, hits, &run, &plain, &err), "retrieval: %s", err.text);
+    const vp_search_files f = {.qrels = qrels, .hits = hits, .run = &run};
+    OK(!vp_score_retrieval(&s, &f, &plain, &err), "retrieval: %s", err.text);
     const double dcg = 1 / log2(3) + 2 / log2(4), ideal = 2 + 1 / log2(3);
     OK(near(s.measure[0].value, dcg / ideal / 2), "nDCG@10, a query without hits is zero: %.9g", s.measure[0].value);
     OK(s.units == 2 && s.count[0].n == 1 && s.count[1].n == 1, "what was missing is counted");
@@ -99,7 +100,7 @@ static void refuse_retrieval(const char *qrels, const char *hits, const char *wh
     const vp_score_file q = file_of(qrels, "qrels"), h = file_of(hits, "hits");
     vp_score s;
     vp_error err = {0};
-    const int status = vp_score_retrieval(&s, q, h, NULL, &plain, &err);
+    const int status = vp_score_retrieval(&s, &(vp_search_files){.qrels = q, .hits = h}, &plain, &err);
     OK(status == VP_DATA && strstr(err.text, why), "refused, '%s': %s", why, err.text);
     close(q.fd);
     close(h.fd);
@@ -129,10 +130,27 @@ static void test_parents(void) {
                                        "hits");
     vp_score s;
     vp_error err = {0};
-    OK(!vp_score_retrieval(&s, qrels, hits, NULL, &plain, &err) && s.measure[0].value == 1,
+    const vp_search_files f = {.qrels = qrels, .hits = hits};
+    OK(!vp_score_retrieval(&s, &f, &plain, &err) && s.measure[0].value == 1,
        "the best chunk stands for its document: %s", err.text);
     close(qrels.fd);
     close(hits.fd);
+}
+
+static void test_difference(void) {
+    const vp_search_files f = {.qrels = file_of("q\ta\t1\nr\ta\t1\n", "qrels"),
+                               .hits = file_of(HIT("a") HIT("b"), "hits"),
+                               .against = file_of(HIT("a") "{\"query\":\"r\",\"id\":\"a\",\"score\":1}\n", "against"),
+                               .difference = &(vp_score){0}};
+    const vp_score_options intervals = {.bootstrap = 100};
+    vp_score s;
+    vp_error err = {0};
+    OK(!vp_score_retrieval(&s, &f, &intervals, &err), "two systems: %s", err.text);
+    /* reciprocal ranks: q 1/2 (b before a) and 1, r none and 1 */
+    const vp_score_measure *mrr = &f.difference->measure[5];
+    OK(strcmp(mrr->name, "mrr_at_10") == 0 && mrr->value == -0.75, "the difference: %g", mrr->value);
+    OK(mrr->low == -1 && mrr->high == -0.5, "its interval: %g, %g", mrr->low, mrr->high);
+    close(f.qrels.fd), close(f.hits.fd), close(f.against.fd);
 }
 
 #define E0 "0000803f00000000" /* (1, 0) */
@@ -211,6 +229,7 @@ int main(void) {
     test_retrieval();
     test_refused_retrieval();
     test_parents();
+    test_difference();
     test_pairs();
     test_rerank();
     return done();

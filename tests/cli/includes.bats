@@ -67,6 +67,10 @@ only() {
     only 'lib/(base|stream|text|train)/.*' lib/train/*.[ch]
 }
 
+@test "lib/score does not know models nor indexes" {
+    only 'lib/(base|stream|text|score)/.*' lib/score/*.[ch]
+}
+
 @test "kernels include base and themselves" {
     only 'lib/base/.*|kernels/.*' kernels/*.h kernels/*/*.[ch]
 }

@@ -1,0 +1,110 @@
+# score: tasks from files and pipes, its options, and what it refuses. The arithmetic is tests/unit/test_score's.
+# also under sanitizers
+load common
+
+setup() {
+    printf 'query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t1\n2\tc\t1\n' >qrels.tsv
+    printf '{"query":"%s","rank":%s,"id":"%s","score":%s}\n' 1 1 a 0.9 1 2 x 0.8 1 3 b 0.7 >hits.jsonl
+    printf '1\tone\tother\n0\ttwo\tthings\n' >gold.tsv
+}
+
+# A stream of two rows.
+vectors() {
+    sed 's/#.*//' "$REPO/tests/streams/minimal.hex" | tr -d ' \n' | tr a-f A-F | basenc --base16 -d |
+        fwd -m "$REPO/tests/golden/bert" | pool "$@"
+}
+
+@test "hits from a pipe and from a file, as a table and as JSON" {
+    score retrieval qrels.tsv <hits.jsonl >piped
+    score retrieval qrels.tsv hits.jsonl >table
+    diff piped table
+    score retrieval - hits.jsonl <qrels.tsv | diff - table
+    [ "$(head -1 table)" = "retrieval: 2 queries" ]
+    grep -q '^  ndcg_at_10  *47.51$' table
+    grep -q '^  queries_without_hits  *1$' table
+    run ! grep -q unjudged table
+    score retrieval --json qrels.tsv hits.jsonl | python3 -c '
+import json, sys
+o = json.load(sys.stdin)
+assert o["task"] == "retrieval" and o["main_score"] == o["ndcg_at_10"] and o["queries"] == 2, o
+assert abs(o["map"] - (1 + 2 / 3) / 4) < 1e-8 and o["recall_at_10"] == 0.5 and o["queries_without_hits"] == 1, o'
+}
+
+@test "intervals come of the seed alone" {
+    score retrieval --bootstrap 200 qrels.tsv hits.jsonl >a
+    score retrieval --bootstrap 200 --seed 0 qrels.tsv hits.jsonl | diff a -
+    grep -q '^retrieval: 2 queries, 95 % intervals$' a
+    grep -q '^  ndcg_at_10  *47.51  \[  0.00,  95.02\]$' a
+}
+
+@test "the difference to another system" {
+    grep -v '"x"' hits.jsonl >better.jsonl
+    expect 0 score retrieval --bootstrap 100 --against hits.jsonl qrels.tsv better.jsonl
+    grep -q '^difference: 2 queries, 95 % intervals$' out
+    sed -n '/^difference/,$p' out | grep -q '^  ndcg_at_10  *2.49  \[  0.00,   4.98\]$'
+    score retrieval --json --against hits.jsonl qrels.tsv hits.jsonl | tail -1 | grep -q '^{"task":"difference","main_score":0,'
+    refused 2 score pairs --against hits.jsonl gold.tsv a b
+    refused 3 score retrieval --against /dev/null qrels.tsv hits.jsonl
+}
+
+@test "a TREC run, whole or not at all" {
+    score retrieval --run run.txt qrels.tsv hits.jsonl >/dev/null
+    printf '1 Q0 %s %s %s vecpipe\n' a 1 0.9 x 2 0.8 b 3 0.7 | diff - <(sed 's/0.90*1* /0.9 /; s/0.80*1* /0.8 /' run.txt)
+    sed 's/"x"/"x y"/' hits.jsonl >blank.jsonl
+    refused 3 score retrieval --run other.txt qrels.tsv blank.jsonl
+    [ ! -e other.txt ]
+    refused 4 score retrieval --run missing/run.txt qrels.tsv hits.jsonl
+}
+
+@test "pairs of vectors" {
+    vectors >a.vp
+    expect 0 score pairs gold.tsv a.vp a.vp
+    grep -q '^  cosine_ap  *[0-9.]*$' out
+    vectors | expect 0 score pairs gold.tsv - a.vp
+    head -1 gold.tsv >short.tsv
+    refused 3 score pairs short.tsv a.vp a.vp
+    grep -q 'a.vp: 2 vectors for 1 pairs' err
+    vectors --dims 5 >b.vp
+    refused 3 score pairs gold.tsv a.vp b.vp
+    refused 6 score pairs gold.tsv a.vp /dev/null
+    refused 3 score pairs gold.tsv a.vp gold.tsv
+}
+
+@test "the texts of a file of candidates" {
+    echo '{"query":"q","positive":["p\u001b"],"negative":["n"]}' >gold.jsonl
+    expect 0 score rerank --list queries gold.jsonl
+    [ "$(cat out)" = '{"id":"1","text":"q"}' ]
+    expect 0 score rerank --list candidates - <gold.jsonl
+    [ "$(cat out)" = '{"id":"1/1","text":"p\u001b"}
+{"id":"1/2","text":"n"}' ]
+    echo '{"query":"q","positive":"p"}' >bad.jsonl
+    refused 3 score rerank --list candidates bad.jsonl
+    grep -q "bad.jsonl:1: 'positive' is not an array" err
+}
+
+@test "bad lines are named" {
+    echo 'nonsense' >>hits.jsonl
+    refused 3 score retrieval qrels.tsv hits.jsonl
+    grep -q 'hits.jsonl:4: ' err
+    printf '1\tone\tother\n2\ttwo\tthings\n' >bad.tsv
+    refused 3 score pairs bad.tsv /dev/null /dev/null
+    grep -q 'bad.tsv:2: label 2 is neither 0 nor 1' err
+    refused 3 score retrieval qrels.tsv </dev/null
+    printf '\377\t1\t1\n' >bad.tsv
+    refused 3 score retrieval bad.tsv hits.jsonl
+}
+
+@test "wrong usage and files that are not there" {
+    refused 2 score
+    refused 2 score words
+    refused 2 score sts gold.tsv
+    refused 2 score retrieval a b c
+    refused 2 score pairs gold.tsv - -
+    refused 2 score pairs --run x gold.tsv a b
+    refused 2 score retrieval --list queries qrels.tsv
+    refused 2 score retrieval --bootstrap -1 qrels.tsv hits.jsonl
+    refused 4 score retrieval missing.tsv hits.jsonl
+    status=0
+    score retrieval qrels.tsv hits.jsonl >/dev/full 2>err || status=$?
+    [ "$status" -eq 4 ]
+}

@@ -70,7 +70,11 @@ typedef struct vp_weight_desc {
     const char *name;  /* for messages and the certification cache */
 } vp_weight_desc;
 
-/* ---- descriptors, one an operation; a `_bwd` uses the same struct with the gradient fields filled ---- */
+/* ---- descriptors, one an operation; a `_bwd` uses the same struct with the gradient fields filled ----
+ * A backward overwrites gradients of activations (dx, dq, dgate, ...) but lora_bwd, which adds to the dx that linear's
+ * wrote, and adds to gradients of weights (dw, dweight, da, dtable, ...): one sum a unit, in unit order. Forward's
+ * operands it reads are the ones that its formula names: norm's x (after += d), softmax's out, attention's q, k, v, out
+ * and lse, linear's x; what a fused epilogue did (activation, residual) is the caller's to undo. */
 typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[pos[t],:]) (+ types[0,:]) */
     const vp_batch *batch;
     const int32_t *ids;          /* [T], every id < rows */
@@ -96,7 +100,8 @@ typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias
     int32_t heads;
     float *rstd; /* [T] saved for backward, or NULL */
     const vp_mat *dout, *dx;
-    float *dweight, *dbias;
+    float *dweight, *dbias; /* [C], or [C / heads]; NULL: not wanted, as dx */
+    const vp_batch *batch;  /* units of dweight and dbias; NULL: one */
 } vp_norm_op;
 
 typedef enum vp_act { VP_ACT_NONE, VP_ACT_SILU, VP_ACT_GELU, VP_ACT_GELU_TANH, VP_ACT_RELU, VP_ACT_TANH } vp_act;
@@ -178,7 +183,7 @@ typedef struct vp_attn_op {
     vp_mat out;                  /* [T, H*d] */
     const vp_span *const *spans; /* [B] lists before the fresh keys, or NULL */
     const int32_t *nspans;
-    float *lse; /* [T, H] or NULL */
+    float *lse; /* [T, H] log of a query's sum of exp(score): saved if not NULL, needed by backward */
     vp_drop drop;
     const vp_mat *dout, *dq, *dk, *dv;
 } vp_attn_op;

@@ -40,14 +40,17 @@ struct vp_weight {
     vp_panel *panel;
     int64_t panels;
     int64_t widest;
-    float *packed;  /* of all panels */
-    size_t scratch; /* of the library, per thread */
+    float *packed;       /* of all panels */
+    size_t scratch;      /* of the library, per thread */
+    vp_weight *backward; /* its transpose [in, out], or NULL */
 };
 
 /* Record why an operation failed and return `code`. */
 int vp_queue_fail(vp_queue *q, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* VP_BUG unless m is a host matrix of this type and shape; `what` is "norm.x". */
 int vp_check_mat(vp_queue *q, const char *what, const vp_mat *m, vp_dtype dtype, int64_t rows, int64_t cols);
+/* The same of a gradient in f32 that must be there. */
+int vp_check_grad(vp_queue *q, const char *what, const vp_mat *m, int64_t rows, int64_t cols);
 /* `count` floats of the queue's arena, or NULL after recording VP_MEMORY for `what`. */
 float *vp_queue_floats(vp_queue *q, const char *what, int64_t count);
 
@@ -77,9 +80,23 @@ void vp_arena_free(vp_queue *q);
 int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);
 void vp_cpu_weight_free(vp_device *d, vp_weight *w);
 int vp_cpu_linear(vp_queue *q, const vp_linear_op *op);
+int vp_lora_check(vp_queue *q, const vp_lora_op *op);
 int vp_cpu_lora(vp_queue *q, const vp_lora_op *op);
 int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op);
+/* linear_bwd.c, small_bwd.c */
+int vp_cpu_linear_bwd_x(vp_queue *q, const vp_linear_op *op);
+int vp_cpu_linear_bwd_w(vp_queue *q, const vp_linear_op *op);
+int vp_cpu_lora_bwd(vp_queue *q, const vp_lora_op *op);
+int vp_cpu_bmm_bwd(vp_queue *q, const vp_bmm_op *op);
+/* rows_bwd.c */
+int vp_cpu_embed_bwd(vp_queue *q, const vp_embed_op *op);
+int vp_cpu_norm_bwd(vp_queue *q, const vp_norm_op *op);
+int vp_cpu_softmax_rows_bwd(vp_queue *q, const vp_softmax_op *op);
+int vp_cpu_glu_bwd(vp_queue *q, const vp_glu_op *op);
+int vp_cpu_act_bwd(vp_queue *q, const vp_act_op *op);
+int vp_cpu_l2norm_bwd(vp_queue *q, const vp_l2norm_op *op);
 /* rows.c */
+int vp_check_act(vp_queue *q, const char *what, vp_act act);
 int vp_cpu_embed(vp_queue *q, const vp_embed_op *op);
 int vp_cpu_norm(vp_queue *q, const vp_norm_op *op);
 int vp_cpu_softmax_rows(vp_queue *q, const vp_softmax_op *op);
@@ -90,10 +107,13 @@ int vp_cpu_add(vp_queue *q, const vp_elem_op *op);
 int vp_cpu_cast(vp_queue *q, const vp_elem_op *op);
 int vp_cpu_fill(vp_queue *q, const vp_elem_op *op);
 int vp_cpu_l2norm(vp_queue *q, const vp_l2norm_op *op);
-/* attn.c, pool.c, topk.c */
+/* attn.c, attn_bwd.c, pool.c, topk.c */
 int vp_cpu_attn(vp_queue *q, const vp_attn_op *op);
+int vp_cpu_attn_bwd(vp_queue *q, const vp_attn_op *op);
 int vp_cpu_pool(vp_queue *q, const vp_pool_op *op);
+int vp_cpu_pool_bwd(vp_queue *q, const vp_pool_op *op);
 int vp_cpu_pick(vp_queue *q, const vp_pick_op *op);
+int vp_cpu_pick_bwd(vp_queue *q, const vp_pick_op *op);
 int vp_cpu_topk(vp_queue *q, const vp_topk_op *op);
 
 #endif

@@ -110,6 +110,10 @@ int vp_check_mat(vp_queue *q, const char *what, const vp_mat *m, vp_dtype dtype,
     return VP_OK;
 }
 
+int vp_check_grad(vp_queue *q, const char *what, const vp_mat *m, int64_t rows, int64_t cols) {
+    return m ? vp_check_mat(q, what, m, VP_F32, rows, cols) : vp_queue_fail(q, VP_BUG, "%s: is missing", what);
+}
+
 float *vp_queue_floats(vp_queue *q, const char *what, int64_t count) {
     size_t n = count > 0 ? (size_t)count : 0;
     float *p = n <= SIZE_MAX / sizeof *p ? vp_arena_alloc(q, n * sizeof *p) : NULL;

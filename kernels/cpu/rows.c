@@ -139,7 +139,7 @@ int vp_cpu_rope(vp_queue *q, const vp_rope_op *op) {
 }
 
 /* ---- activations ---- */
-static int check_act(vp_queue *q, const char *what, vp_act act) {
+int vp_check_act(vp_queue *q, const char *what, vp_act act) {
     return act >= VP_ACT_NONE && act <= VP_ACT_TANH ? VP_OK
                                                     : vp_queue_fail(q, VP_BUG, "%s: no activation %d", what, (int)act);
 }
@@ -153,7 +153,7 @@ static void glu_rows(void *ctx, int64_t first, int64_t last, int thread) {
 }
 
 int vp_cpu_glu(vp_queue *q, const vp_glu_op *op) {
-    VP_TRY(check_act(q, "glu", op->act));
+    VP_TRY(vp_check_act(q, "glu", op->act));
     VP_TRY(vp_check_mat(q, "glu.gate", &op->gate, VP_F32, op->out.rows, op->out.cols));
     VP_TRY(vp_check_mat(q, "glu.up", &op->up, VP_F32, op->out.rows, op->out.cols));
     VP_TRY(vp_check_mat(q, "glu.out", &op->out, VP_F32, op->out.rows, op->out.cols));
@@ -169,7 +169,7 @@ static void act_rows(void *ctx, int64_t first, int64_t last, int thread) {
 }
 
 int vp_cpu_act(vp_queue *q, const vp_act_op *op) {
-    VP_TRY(check_act(q, "act", op->act));
+    VP_TRY(vp_check_act(q, "act", op->act));
     VP_TRY(vp_check_mat(q, "act.x", &op->x, VP_F32, op->x.rows, op->x.cols));
     VP_TRY(vp_check_mat(q, "act.out", &op->out, VP_F32, op->x.rows, op->x.cols));
     return run_rows(q, op, op->x.rows, 6 * op->x.cols, act_rows);

@@ -33,11 +33,16 @@ static float sum_row(const float *x, int64_t n) {
     return v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
 }
 
+static void norm_stats(vp_norm_kind kind, const float *x, float eps, int64_t n, float *mean, float *rstd) {
+    *mean = kind == VP_NORM_LAYER ? sum_row(x, n) / (float)n : 0.0f;
+    *rstd = 1.0f / sqrtf(sum_squares(x, *mean, n) / (float)n + eps);
+}
+
 static float norm_row(vp_norm_kind kind, float *x, const float *d, float *out, const float *weight, const float *bias,
                       float eps, int64_t n) {
     if (d) add_into(x, d, n);
-    float mean = kind == VP_NORM_LAYER ? sum_row(x, n) / (float)n : 0.0f;
-    float rstd = 1.0f / sqrtf(sum_squares(x, mean, n) / (float)n + eps);
+    float mean, rstd;
+    norm_stats(kind, x, eps, n, &mean, &rstd);
     vec m = v_set1(mean), r = v_set1(rstd), one = v_set1(kind == VP_NORM_RMS_PLUS1 ? 1.0f : 0.0f);
     for (int64_t i = 0; i < n; i += VW) {
         vec y = v_mul(v_sub(v_load_upto(x + i, n - i), m), r);
@@ -129,6 +134,7 @@ static void from_bf16_row(const uint16_t *x, float *out, int64_t n) {
 
 const vp_simd_rows VP_ISA_NAME(vp_simd_rows) = {
     .norm = norm_row,
+    .norm_stats = norm_stats,
     .softmax = softmax_row,
     .rope = rope_row,
     .axpby = axpby_row,

@@ -9,6 +9,8 @@ typedef struct vp_simd_rows {
     /* x += d (unless NULL); out = norm(x) * weight (+ bias); returns 1 / deviation */
     float (*norm)(vp_norm_kind kind, float *x, const float *d, float *out, const float *weight, const float *bias,
                   float eps, int64_t n);
+    /* mean (0 but for layer norms) and 1 / deviation, the numbers that `norm` uses */
+    void (*norm_stats)(vp_norm_kind kind, const float *x, float eps, int64_t n, float *mean, float *rstd);
     void (*softmax)(const float *x, float *out, int64_t n);
     /* the first `rotary` of each of `heads` heads of width d; c, s [rotary/2]; sign +1 or -1 */
     void (*rope)(float *x, int32_t heads, int32_t d, int32_t rotary, bool interleaved, const float *c, const float *s,
@@ -24,6 +26,10 @@ typedef struct vp_simd_acts {
     void (*glu)(vp_act act, const float *gate, const float *up, float *out, int64_t n); /* act(gate) * up */
     /* out = act(x + bias) + residual; bias and residual may be NULL */
     void (*epilogue)(vp_act act, const float *x, const float *bias, const float *residual, float *out, int64_t n);
+    void (*act_bwd)(vp_act act, const float *x, const float *dout, float *dx, int64_t n); /* dout act'(x) */
+    /* dgate = dout up act'(gate), dup = dout act(gate); either may be dout's own memory */
+    void (*glu_bwd)(vp_act act, const float *gate, const float *up, const float *dout, float *dgate, float *dup,
+                    int64_t n);
     /* the functions themselves, for the tests of their bounds */
     void (*exp)(const float *x, float *out, int64_t n);
     void (*tanh)(const float *x, float *out, int64_t n);
@@ -54,6 +60,23 @@ typedef struct vp_simd_attn {
     void (*finish)(const float *x, const float *lanes, float *out, int64_t n);
 } vp_simd_attn;
 
+/* ---- simd_grads.c: derivatives of one row. The gradient of a row may be written over `dout`. ---- */
+typedef struct vp_simd_grads {
+    float (*dot)(const float *a, const float *b, int64_t n);
+    /* y = (x - mean) rstd, g = dout weight (or 1 + weight): dx = rstd (g - [layer: mean of g] - y mean of g y) */
+    void (*norm_dx)(vp_norm_kind kind, const float *x, const float *dout, const float *weight, float mean, float rstd,
+                    float *dx, int64_t n);
+    /* dw += dout y, db += dout; either may be NULL */
+    void (*norm_dw)(const float *x, const float *dout, float mean, float rstd, float *dw, float *db, int64_t n);
+    void (*softmax_dx)(const float *p, const float *dout, float *dx, int64_t n); /* p (dout - p . dout) */
+    /* y = x / norm: (dout - y (y . dout)) / norm, or dout / norm where the norm was clamped */
+    void (*l2norm_dx)(const float *x, const float *dout, float *dx, int64_t n);
+    /* One query's block of n keys, visible as in softmax_block. s: scores before scaling -> P = exp(cap(scale s) -
+     * lse); dp: dO . v -> dS = P (dp - delta) scale cap'(scale s). Hidden keys: 0 in both. */
+    void (*attn_block)(float *s, float *dp, int64_t n, int64_t lo, int64_t hi, const float *hide, float scale,
+                       float softcap, float lse, float delta);
+} vp_simd_grads;
+
 /* ---- simd_topk.c: inner products accumulated in an order that depends on D alone ---- */
 typedef struct vp_simd_topk {
     /* out[q * ldo + r] = <queries[q], rows[r]>, rows of dtype F32, BF16 or I8, stride in bytes, unaligned */
@@ -67,6 +90,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     const vp_simd_acts *acts;
     const vp_simd_gemm *gemm;
     const vp_simd_attn *attn;
+    const vp_simd_grads *grads;
     const vp_simd_topk *topk;
 } vp_simd;
 
@@ -76,6 +100,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     extern const vp_simd_acts vp_simd_acts_##isa;                                                                      \
     extern const vp_simd_gemm vp_simd_gemm_##isa;                                                                      \
     extern const vp_simd_attn vp_simd_attn_##isa;                                                                      \
+    extern const vp_simd_grads vp_simd_grads_##isa;                                                                    \
     extern const vp_simd_topk vp_simd_topk_##isa;
 VP_ISAS(X)
 #undef X

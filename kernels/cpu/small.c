@@ -48,7 +48,7 @@ static void lora_pack(void *ctx, int64_t item, int thread) {
     j->simd->gemm->pack(p->b, p->rank, true, p->rank, p->n, j->b[item]);
 }
 
-static int lora_check(vp_queue *q, const vp_lora_op *op) {
+int vp_lora_check(vp_queue *q, const vp_lora_op *op) {
     VP_TRY(vp_check_mat(q, "lora.x", &op->x, VP_F32, op->out.rows, op->x.cols));
     VP_TRY(vp_check_mat(q, "lora.out", &op->out, VP_F32, op->x.rows, op->out.cols));
     if (op->drop.p > 0.0f) return vp_queue_fail(q, VP_BUG, "lora: the CPU has no dropout");
@@ -83,7 +83,7 @@ static int lora_run(vp_queue *q, lora_job *j) {
 }
 
 int vp_cpu_lora(vp_queue *q, const vp_lora_op *op) {
-    VP_TRY(lora_check(q, op));
+    VP_TRY(vp_lora_check(q, op));
     if (op->nparts == 0 || op->x.rows == 0) return VP_OK;
     lora_job j = {.op = op, .simd = q->device->simd};
     size_t mark = vp_arena_mark(q);

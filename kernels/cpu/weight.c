@@ -18,7 +18,6 @@ static int check_desc(const vp_weight_desc *desc, vp_error *err) {
     const char *name = desc->name ? desc->name : "weight";
     if (desc->compute != VP_F32)
         return vp_fail(err, VP_BUG, "%s: the CPU has no products of %s", name, vp_dtype_name(desc->compute));
-    if (desc->backward) return vp_fail(err, VP_BUG, "%s: the CPU has no backward products", name);
     if (desc->in < 1 || desc->out < 1 || desc->in > most || desc->out > most)
         return vp_fail(err, VP_BUG, "%s: shape [%lld, %lld]", name, (long long)desc->out, (long long)desc->in);
     int64_t rows = 0;
@@ -112,23 +111,54 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
     return VP_OK;
 }
 
-int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp_error *err) {
-    VP_TRY(check_desc(desc, err));
-    vp_weight *w = vp_calloc(1, sizeof *w);
+/* Panels of the weight that `desc` describes. The caller holds the lock. */
+static int prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp_error *err) {
+    vp_weight *w = *out = vp_calloc(1, sizeof *w);
     if (!w) return vp_fail_memory(err, "weight", sizeof *w);
     w->in = desc->in;
     w->out = desc->out;
-    int status = VP_OK;
     if (desc->bias) {
         size_t bytes = (size_t)w->out * sizeof(float);
-        if ((w->bias = vp_calloc(1, bytes)))
-            memcpy(w->bias, desc->bias, bytes);
-        else
-            status = vp_fail_memory(err, "bias", bytes);
+        if (!(w->bias = vp_calloc(1, bytes))) return vp_fail_memory(err, "bias", bytes);
+        memcpy(w->bias, desc->bias, bytes);
     }
+    VP_TRY(cut_panels(d, w, err));
+    return pack_all(d, desc, w, err);
+}
+
+/* ---- the transpose, for dx = dout W ---- */
+typedef struct transposed {
+    const float *w; /* [rows, cols] */
+    int64_t rows, cols;
+} transposed;
+
+static int read_column(const void *ctx, int64_t column, float *out, vp_error *err) {
+    (void)err;
+    const transposed *t = ctx;
+    for (int64_t i = 0; i < t->rows; i++) out[i] = t->w[i * t->cols + column];
+    return VP_OK;
+}
+
+static int prepare_backward(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
+    float *dense = vp_calloc((size_t)desc->out * (size_t)desc->in, sizeof *dense);
+    if (!dense) return vp_fail_memory(err, "transposing a weight", (size_t)desc->out * (size_t)desc->in * 4);
+    int status = VP_OK;
+    for (int64_t i = 0; i < desc->out && !status; i++) status = read_row(desc, i, dense + i * desc->in, err);
+    transposed columns = {dense, desc->out, desc->in};
+    vp_weight_part part = {desc->in, read_column, &columns};
+    vp_weight_desc turned = {.part = &part, .nparts = 1, .in = desc->out, .out = desc->in, .compute = desc->compute};
+    turned.name = desc->name;
+    if (!status) status = prepare(d, &turned, &w->backward, err);
+    free(dense);
+    return status;
+}
+
+int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp_error *err) {
+    VP_TRY(check_desc(desc, err));
+    vp_weight *w = NULL;
     pthread_mutex_lock(&d->prepare);
-    if (!status) status = cut_panels(d, w, err);
-    if (!status) status = pack_all(d, desc, w, err);
+    int status = prepare(d, desc, &w, err);
+    if (!status && desc->backward) status = prepare_backward(d, desc, w, err);
     pthread_mutex_unlock(&d->prepare);
     if (status) {
         vp_cpu_weight_free(d, w);
@@ -139,8 +169,8 @@ int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **
 }
 
 void vp_cpu_weight_free(vp_device *d, vp_weight *w) {
-    (void)d;
     if (!w) return;
+    vp_cpu_weight_free(d, w->backward);
     free(w->packed);
     free(w->panel);
     free(w->bias);

@@ -1,0 +1,31 @@
+/* The backward of linear, without its activation (act_bwd comes first): dx = dout W by the forward's own tiles over the
+ * transposed weight, and dw += dout^T x a gradient unit. */
+#include "kernels/cpu/units.h"
+
+static int check_dout(vp_queue *q, const char *what, const vp_linear_op *op) {
+    if (!op->weight || !op->dout) return vp_queue_fail(q, VP_BUG, "%s: no weight or no gradient", what);
+    if (op->act != VP_ACT_NONE || op->group)
+        return vp_queue_fail(q, VP_BUG, "%s: activations and groups are not part of it", what);
+    return vp_check_mat(q, what, op->dout, VP_F32, op->dout->rows, op->weight->out);
+}
+
+int vp_cpu_linear_bwd_x(vp_queue *q, const vp_linear_op *op) {
+    VP_TRY(check_dout(q, "linear_bwd_x.dout", op));
+    if (!op->weight->backward) return vp_queue_fail(q, VP_BUG, "linear_bwd_x: the weight is packed for forward only");
+    if (!op->dx) return vp_queue_fail(q, VP_BUG, "linear_bwd_x: no dx");
+    VP_TRY(vp_check_mat(q, "linear_bwd_x.dx", op->dx, VP_F32, op->dout->rows, op->weight->in));
+    vp_linear_op turned = {.weight = op->weight->backward, .x = *op->dout, .out = *op->dx};
+    return vp_cpu_linear(q, &turned);
+}
+
+int vp_cpu_linear_bwd_w(vp_queue *q, const vp_linear_op *op) {
+    VP_TRY(check_dout(q, "linear_bwd_w.dout", op));
+    if (!op->dw) return vp_queue_fail(q, VP_BUG, "linear_bwd_w: no dw");
+    VP_TRY(vp_check_mat(q, "linear_bwd_w.x", &op->x, VP_F32, op->dout->rows, op->weight->in));
+    vp_units units;
+    size_t mark = vp_arena_mark(q);
+    int status = vp_units_make(q, "linear_bwd_w", op->batch, op->x.rows, &units);
+    if (!status) status = vp_units_product(q, "linear_bwd_w", &units, op->dout, &op->x, op->dw);
+    vp_arena_release(q, mark);
+    return status;
+}

@@ -1,0 +1,19 @@
+/* Gradient units: runs of whole sequences whose weight gradients are summed by themselves, and then added in order. */
+#ifndef VP_CPU_UNITS_H
+#define VP_CPU_UNITS_H
+#include "kernels/cpu/cpu.h"
+
+typedef struct vp_units {
+    int64_t *first; /* [count + 1] first row of a unit */
+    int64_t count, longest;
+} vp_units;
+
+/* The units of `rows` rows, from batch->unit of their sequences; one unit when there is no batch or it tells none. In
+ * the queue's arena. */
+int vp_units_make(vp_queue *q, const char *what, const vp_batch *batch, int64_t rows, vp_units *units);
+/* dw [N, K] += left_u^T right_u for every unit u in order; left [T, N], right [T, K]. Each product is summed by itself
+ * over the unit's rows, ascending, so dw's bytes do not depend on which units share a call. */
+int vp_units_product(vp_queue *q, const char *what, const vp_units *units, const vp_mat *left, const vp_mat *right,
+                     float *dw);
+
+#endif

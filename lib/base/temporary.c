@@ -33,4 +33,6 @@ void vp_temporary_remove(int slot) {
 void vp_temporaries_unlink(void) {
     for (int i = 0; i < SLOTS; i++)
         if (atomic_load(&slots[i].state) == USED) unlink(slots[i].path);
+    for (int i = 0; i < SLOTS; i++) /* folders, now empty */
+        if (atomic_load(&slots[i].state) == USED) rmdir(slots[i].path);
 }

@@ -30,7 +30,6 @@ struct vp_export {
     int64_t left; /* its bytes that are still to come */
     int fd;
     char *path; /* of the open file */
-    int *slot;  /* one a file, so that a signal leaves none behind */
     int64_t opened;
     vp_buf buffer;
     double largest, sum;
@@ -55,10 +54,8 @@ int vp_export_open(vp_export **out, const char *folder, int64_t max_shard, vp_er
 void vp_export_close(vp_export *e) {
     if (!e) return;
     if (e->fd >= 0) close(e->fd);
-    for (int64_t i = 0; i < e->opened; i++) vp_temporary_remove(e->slot[i]);
     for (size_t i = 0; i < e->n; i++) free(e->tensor[i].name);
     free(e->tensor);
-    free(e->slot);
     free(e->path);
     free(e->folder);
     vp_buf_free(&e->buffer);
@@ -154,15 +151,13 @@ static int put_header(vp_export *e, vp_error *err) {
 }
 
 static int open_shard(vp_export *e, vp_error *err) {
-    if (!e->slot && !(e->slot = vp_calloc((size_t)e->shards, sizeof *e->slot)))
-        return vp_fail_memory(err, "a list of files", (size_t)e->shards * sizeof *e->slot);
     char name[NAME_BYTES];
     vp_buf path = {0};
     shard_name(e, e->opened, name);
     VP_TRY(vp_buf_printf(&path, err, "%s/%s", e->folder, name));
     free(e->path);
     e->path = path.data;
-    e->slot[e->opened++] = vp_temporary_add(e->path);
+    e->opened++;
     e->fd = open(e->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (e->fd < 0) return vp_fail_errno(err, "cannot create '%s'", e->path);
     return put_header(e, err);

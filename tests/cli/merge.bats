@@ -106,17 +106,35 @@ leftovers() { find . -name '*.tmp-*' | grep .; }
     run ! leftovers
 }
 
-@test "nothing is left after a failure, a signal, and in the end after kill -9" {
+@test "nothing is left after a failure; what a killed program left is swept up" {
     refused 3 merge -m "$GOLDEN/llama" --adapter "$GOLDEN/qwen2/adapter" --out no
     refused 4 merge -m "$GOLDEN/llama" --adapter nothing --out no
     refused 4 merge -m "$GOLDEN/llama" --out no/such/parent
     (trap '' XFSZ; ulimit -f 16; refused 4 merge -m "$GOLDEN/llama" --out no)
     [ ! -e no ]
     run ! leftovers
-    mkdir no.tmp-abc123
-    touch no.tmp-abc123/model.safetensors
+    mkdir -p no.tmp-abc123/1_Pooling
+    touch no.tmp-abc123/model.safetensors no.tmp-abc123/1_Pooling/config.json
     merge -m "$GOLDEN/llama" --out no
     run ! leftovers
+}
+
+@test "a killed program publishes nothing, and SIGTERM removes what was written" {
+    need_models
+    merge -m "$SMOLLM2" --out stopped &
+    until ls stopped.tmp-*/model.safetensors >/dev/null 2>&1; do sleep 0.01; done
+    kill -TERM $!
+    status=0
+    wait $! || status=$?
+    [ "$status" -eq 143 ]
+    [ ! -e stopped ]
+    run ! leftovers
+    merge -m "$SMOLLM2" --out killed &
+    until ls killed.tmp-*/model.safetensors >/dev/null 2>&1; do sleep 0.01; done
+    kill -KILL $!
+    wait $! || status=$?
+    [ "$status" -eq 137 ]
+    [ ! -e killed ] && leftovers
 }
 
 @test "wrong usage" {

@@ -92,9 +92,28 @@ int vp_publish_open(vp_publish *p, const char *path, vp_error *err);
 int vp_publish_commit(vp_publish *p, vp_error *err);
 void vp_publish_abort(vp_publish *p);
 
-/* Temporaries that a signal must not leave behind: a program ended by SIGINT or SIGTERM unlinks what is registered. add
- * copies the path and returns a slot for remove, 0 if none is free (the file is then swept up by the next run, as after
- * kill -9), which remove accepts. unlink is async-signal-safe. */
+/* A folder that appears under its name whole or not at all: its files are written into `temporary`, a locked folder
+ * beside it, then commit syncs and renames it. A name that is taken is refused (VP_IO) unless it is an empty folder, or
+ * `replace` names a file ("config.json") that the folder holds: then the two change places in one step and the old one
+ * is removed. abort (also after a failure) removes the temporary; the next open of the same name sweeps up what killed
+ * programs left. */
+typedef struct vp_publish_folder {
+    int fd;
+    char *path, *temporary;
+    bool exchange; /* for a folder that is there */
+    int slot;
+} vp_publish_folder;
+int vp_publish_folder_open(vp_publish_folder *p, const char *path, const char *replace, vp_error *err);
+int vp_publish_folder_commit(vp_publish_folder *p, vp_error *err);
+void vp_publish_folder_abort(vp_publish_folder *p);
+/* A new file folder/name with these n bytes, synced. */
+int vp_write_file(const char *folder, const char *name, const void *data, size_t n, vp_error *err);
+
+/* Remove temporaries PATH.tmp-*, files and folders, that no living process holds locked. */
+void vp_temporaries_sweep(const char *path);
+/* Temporaries that a signal must not leave behind: a program ended by SIGINT or SIGTERM unlinks what is registered,
+ * folders last. add copies the path and returns a slot for remove, 0 if none is free (the file is then swept up by the
+ * next run, as after kill -9), which remove accepts. unlink is async-signal-safe. */
 int vp_temporary_add(const char *path);
 void vp_temporary_remove(int slot);
 void vp_temporaries_unlink(void);

@@ -2,8 +2,6 @@
 #include "lib/base/base.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,32 +77,12 @@ int vp_write_all(int fd, const void *data, size_t n, const char *name, vp_error 
     return VP_OK;
 }
 
-/* Remove temporaries PATH.tmp-* that no living process holds locked. */
-static void sweep_temporaries(const char *path) {
-    char pattern[PATH_MAX];
-    size_t n = 0;
-    for (const char *s = path; *s && n + 16 < sizeof pattern; s++) {
-        if (strchr("*?[\\", *s)) pattern[n++] = '\\';
-        pattern[n++] = *s;
-    }
-    snprintf(pattern + n, sizeof pattern - n, ".tmp-*");
-    glob_t found;
-    if (glob(pattern, GLOB_NOSORT, NULL, &found) != 0) return;
-    for (size_t i = 0; i < found.gl_pathc; i++) {
-        int fd = open(found.gl_pathv[i], O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-        if (fd < 0) continue;
-        if (flock(fd, LOCK_EX | LOCK_NB) == 0) unlink(found.gl_pathv[i]);
-        close(fd);
-    }
-    globfree(&found);
-}
-
 int vp_publish_open(vp_publish *p, const char *path, vp_error *err) {
     struct stat st;
     *p = (vp_publish){.fd = -1};
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* never rename over /dev/null */
         return vp_fail(err, VP_IO, "cannot write '%s': not a regular file", path);
-    sweep_temporaries(path);
+    vp_temporaries_sweep(path);
     p->path = vp_strndup(path, strlen(path));
     p->temporary = malloc(strlen(path) + 16);
     if (!p->path || !p->temporary) {

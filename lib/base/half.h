@@ -1,4 +1,5 @@
-/* f16 and bf16 as f32, exactly. Inline, so that loops over tensors vectorise. */
+/* f16 and bf16 as f32, exactly, and back, to the nearest, ties to even. Inline, so that loops over tensors vectorise.
+ */
 #ifndef VP_HALF_H
 #define VP_HALF_H
 #include <stdint.h>
@@ -25,6 +26,30 @@ static inline float vp_f16_float(uint16_t h) {
     bits = (bits & subnormal) | (((uint32_t)magnitude + (112u << 23)) & ~subnormal);
     bits = (bits & ~special) | (((uint32_t)magnitude | 0x7f800000u) & special); /* infinity, not a number */
     return vp_float_from_bits(bits | sign);
+}
+
+static inline uint32_t vp_float_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* Of a finite number; one beyond the largest becomes infinity. */
+static inline uint16_t vp_float_bf16(float x) {
+    uint32_t bits = vp_float_bits(x);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* The same. Below 2^-14 the spacing is 2^-24, that of f32 numbers from 0.5 to 1: adding 0.5 rounds there. */
+static inline uint16_t vp_float_f16(float x) {
+    uint32_t bits = vp_float_bits(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude < 113u << 23) {
+        float shifted = vp_float_from_bits(magnitude) + 0.5f;
+        return (uint16_t)(sign | (vp_float_bits(shifted) - vp_float_bits(0.5f)));
+    }
+    uint32_t rounded = (magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    rounded -= 112u << 10;
+    return (uint16_t)(sign | (rounded < 0x7c00 ? rounded : 0x7c00));
 }
 
 #endif

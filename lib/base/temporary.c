@@ -1,5 +1,7 @@
 /* Paths of temporaries that a signal must not leave behind. Static storage, so that a signal handler may walk it. */
 #include "lib/base/base.h"
+#include <dirent.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -30,7 +32,24 @@ void vp_temporary_remove(int slot) {
     if (slot >= 1 && slot <= SLOTS) atomic_store(&slots[slot - 1].state, FREE);
 }
 
+/* A folder's files, and folders of one more level: with system calls only, for opendir allocates. */
+static void clear_folder(int parent, const char *name, int depth) {
+    char entries[4096] __attribute__((aligned(8)));
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    for (ssize_t n; fd >= 0 && (n = getdents64(fd, entries, sizeof entries)) > 0;)
+        for (ssize_t at = 0; at < n;) {
+            const struct dirent64 *e = (const struct dirent64 *)(entries + at);
+            at += e->d_reclen;
+            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && unlinkat(fd, e->d_name, 0) != 0 &&
+                depth > 0)
+                clear_folder(fd, e->d_name, depth - 1);
+        }
+    if (fd >= 0) close(fd);
+    unlinkat(parent, name, AT_REMOVEDIR);
+}
+
 void vp_temporaries_unlink(void) {
     for (int i = 0; i < SLOTS; i++)
-        if (atomic_load(&slots[i].state) == USED) unlink(slots[i].path);
+        if (atomic_load(&slots[i].state) == USED && unlink(slots[i].path) != 0)
+            clear_folder(AT_FDCWD, slots[i].path, 1);
 }

@@ -193,3 +193,9 @@ void vp_adapter_close(vp_adapter *a) {
     free(a->path);
     free(a);
 }
+
+const vp_adapter_target *vp_adapter_find(const vp_adapter *a, const vp_weight_entry *w) {
+    for (size_t i = 0; i < a->n; i++)
+        if (a->target[i].weight == w) return &a->target[i];
+    return NULL;
+}

@@ -87,6 +87,7 @@ static vp_names gguf_bert_names = {
 static const vp_arch archs[] = {
     {
         .name = "llama",
+        .hf_class = "LlamaForCausalLM",
         .gguf = "llama",
         .prefix = "model.",
         .names = &decoder_names,
@@ -102,6 +103,7 @@ static const vp_arch archs[] = {
     },
     {
         .name = "mistral",
+        .hf_class = "MistralForCausalLM",
         .prefix = "model.",
         .names = &decoder_names,
         .norm = VP_NORM_RMS,
@@ -114,6 +116,7 @@ static const vp_arch archs[] = {
     },
     {
         .name = "qwen2",
+        .hf_class = "Qwen2ForCausalLM",
         .gguf = "qwen2",
         .prefix = "model.",
         .names = &decoder_names,
@@ -128,6 +131,7 @@ static const vp_arch archs[] = {
     },
     {
         .name = "qwen3",
+        .hf_class = "Qwen3ForCausalLM",
         .gguf = "qwen3",
         .prefix = "model.",
         .names = &decoder_names,
@@ -144,6 +148,7 @@ static const vp_arch archs[] = {
     },
     {
         .name = "gemma",
+        .hf_class = "GemmaForCausalLM",
         .prefix = "model.",
         .names = &decoder_names,
         .norm = VP_NORM_RMS_PLUS1,
@@ -158,6 +163,7 @@ static const vp_arch archs[] = {
     },
     {
         .name = "gptj",
+        .hf_class = "GPTJForCausalLM",
         .prefix = "transformer.",
         .names = &gptj_names,
         .norm = VP_NORM_LAYER,
@@ -169,6 +175,7 @@ static const vp_arch archs[] = {
     },
     {
         .name = "bert",
+        .hf_class = "BertModel",
         .gguf = "bert",
         .prefix = "bert.",
         .names = &bert_names,

@@ -66,9 +66,10 @@ typedef struct vp_config {
 } vp_config;
 
 typedef struct vp_arch {
-    const char *name;   /* Hugging Face's model_type, and `model.arch` in a stream */
-    const char *gguf;   /* GGUF's general.architecture, or NULL */
-    const char *prefix; /* of tensor names in a model with a head; inner models lack it */
+    const char *name;     /* Hugging Face's model_type, and `model.arch` in a stream */
+    const char *gguf;     /* GGUF's general.architecture, or NULL */
+    const char *hf_class; /* what transformers calls it, for a config.json of ours */
+    const char *prefix;   /* of tensor names in a model with a head; inner models lack it */
     vp_names *names, *gguf_names;
     vp_norm_kind norm;
     bool post_norm; /* x = norm(x + f(x)); else x = x + f(norm(x)) */

@@ -26,13 +26,19 @@ static const struct {
     {"swish", VP_ACT_SILU},
     {"gelu", VP_ACT_GELU},
     {"gelu_python", VP_ACT_GELU},
-    {"gelu_new", VP_ACT_GELU_TANH},
     {"gelu_pytorch_tanh", VP_ACT_GELU_TANH},
+    {"gelu_new", VP_ACT_GELU_TANH},
     {"gelu_python_tanh", VP_ACT_GELU_TANH},
     {"gelu_accurate", VP_ACT_GELU_TANH},
     {"relu", VP_ACT_RELU},
     {"tanh", VP_ACT_TANH},
 };
+
+const char *vp_act_name(vp_act act) {
+    size_t i = 0;
+    while (i + 1 < sizeof activations / sizeof *activations && activations[i].act != act) i++;
+    return activations[i].name;
+}
 
 int vp_config_finish(vp_config *c, const char *path, vp_error *err) {
     if (!c->groups) c->groups = c->heads;

@@ -9,6 +9,9 @@
 int vp_config_from_json(vp_config *c, const vp_json *j, vp_error *err);
 /* `s` is the opened file: sizes that GGUF leaves to the tensors (vocabulary, biases) are taken from it. */
 int vp_config_from_gguf(vp_config *c, const vp_source *s, vp_error *err);
+/* The config in config.json's spelling; caller decrefs. What Hugging Face's format cannot say is left out: reading it
+ * back tells. */
+int vp_config_to_json(const vp_config *c, json_t **out, vp_error *err);
 /* Every number that decides a result, one line each, in a fixed order: the config's part of the weight fingerprint. The
  * same model spelled differently gives the same text. */
 int vp_config_text(const vp_config *c, vp_buf *out, vp_error *err);
@@ -18,6 +21,9 @@ int vp_config_text(const vp_config *c, vp_buf *out, vp_error *err);
 void vp_rope_frequencies(const vp_config *c, const float *factors, float *out);
 /* Cosines and sines [n, rotary/2] of positions 0..n-1, computed in double from f32 angles, rounded once. */
 void vp_rope_tables(const float *inverse, int64_t half, int64_t n, float *cosines, float *sines);
+
+/* config.json's name of an activation. */
+const char *vp_act_name(vp_act act);
 
 /* ---- shared by the two readers ---- */
 /* Fill what follows from other numbers (head width, groups, rotary width) and check every size; `path` is for messages.

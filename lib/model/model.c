@@ -192,6 +192,9 @@ const char *vp_model_path(const vp_model *m) {
 const char *vp_model_transformer(const vp_model *m) {
     return m->transformer ? m->transformer : m->path;
 }
+bool vp_model_is_gguf(const vp_model *m) {
+    return !m->transformer;
+}
 const char *vp_model_fingerprint(const vp_model *m) {
     return m->fingerprint;
 }

@@ -2,6 +2,7 @@
 #ifndef VP_MODEL_H
 #define VP_MODEL_H
 #include "lib/base/base.h"
+#include "lib/file/export.h"
 #include "lib/stream/stream.h"
 
 /* Spellings, for options and checks. */
@@ -37,6 +38,7 @@ bool vp_model_has_weights(const vp_model *m);
 const char *vp_model_path(const vp_model *m); /* absolute, of the folder or file that was opened */
 /* Where its config, weights and tokenizer lie: the path, or a folder in it. */
 const char *vp_model_transformer(const vp_model *m);
+bool vp_model_is_gguf(const vp_model *m);            /* the path is a .gguf file */
 const char *vp_model_fingerprint(const vp_model *m); /* 32 hex digits */
 int64_t vp_model_width(const vp_model *m);           /* C */
 int64_t vp_model_vocab(const vp_model *m);
@@ -45,6 +47,19 @@ int64_t vp_model_vocab(const vp_model *m);
  * matches nothing, DoRA and other unsupported kinds are VP_DATA. An llm2vec_config.json in it replaces the model's
  * settings. */
 int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err);
+
+/* Write the model with its adapters merged, W + scale B A in f32 and rounded once, into `folder` (existing and empty)
+ * as a Hugging Face folder: config.json, safetensors, and from a base that is a folder also its tokenizer, generation,
+ * sentence-transformers and LLM2Vec files. A GGUF base is dequantised under Hugging Face's names, q and k rows in its
+ * order; its tokenizer is vp_tokenizer_export's business. Tensors that are no weights of the architecture are copied as
+ * they are; a tied head is not written. VP_DATA: a model without weights, numbers that config.json cannot say, a value
+ * that the type cannot hold. dtype is VP_F32, VP_BF16 or VP_F16. */
+typedef struct vp_merged { /* what was written */
+    int64_t tensors, bytes, files;
+    vp_rounding rounding;
+} vp_merged;
+int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_t max_shard, vp_merged *merged,
+                   vp_error *err);
 
 /* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, attention, pooling,
  * normalize, dims, max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */

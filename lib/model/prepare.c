@@ -38,12 +38,6 @@ typedef struct site { /* weights that share an input, stacked along their output
     int n;
 } site;
 
-static const vp_adapter_target *target_of(const vp_adapter *a, const vp_weight_entry *w) {
-    for (size_t i = 0; i < a->n; i++)
-        if (a->target[i].weight == w) return &a->target[i];
-    return NULL;
-}
-
 static int prepare_lora(vp_encoder *e, const site *s, vp_linear *linear, vp_error *err) {
     const vp_model *m = e->model;
     size_t most = m->nadapters * MAX_PARTS;
@@ -53,7 +47,7 @@ static int prepare_lora(vp_encoder *e, const site *s, vp_linear *linear, vp_erro
     for (size_t i = 0; i < m->nadapters; i++) {
         int64_t first = 0;
         for (int k = 0; k < s->n; first += s->part[k++]->rows) {
-            const vp_adapter_target *t = target_of(m->adapter[i], s->part[k]);
+            const vp_adapter_target *t = vp_adapter_find(m->adapter[i], s->part[k]);
             if (!t) continue;
             vp_lora_part *part = &linear->lora[linear->nlora++];
             *part = (vp_lora_part){.rank = t->rank, .scale = t->scale, .first = first, .n = t->weight->rows};

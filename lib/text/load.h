@@ -2,6 +2,7 @@
 #ifndef VP_TEXT_LOAD_H
 #define VP_TEXT_LOAD_H
 #include "lib/base/json.h"
+#include "lib/file/source.h"
 #include "lib/text/tokenizer.h"
 
 /* A token's id: an integer in 0 .. VP_MAX_VOCAB - 1, else -1. */
@@ -28,6 +29,17 @@ int vp_tokenizer_add_merge(vp_tokenizer *t, uint32_t rank, const char *left, siz
 int vp_template_put(vp_template *around, bool before, int64_t id, vp_error *err);
 /* Fingerprint of the filled tables and of `settings`, a canonical spelling of everything else that decides. */
 int vp_tokenizer_seal(vp_tokenizer *t, const char *settings, size_t n, vp_error *err);
+
+/* ---- GGUF's byte-level tokenizers, for the loader and the exporter ---- */
+enum { VP_TOKEN_NORMAL = 1, VP_TOKEN_UNKNOWN = 2, VP_TOKEN_CONTROL = 3, VP_TOKEN_USER_DEFINED = 4 };
+enum { VP_GGUF_CUTS = 4 };
+typedef struct vp_gguf_cuts { /* how text is cut before byte-pair encoding */
+    const char *name;
+    const char *regex[VP_GGUF_CUTS]; /* one after the other, each match isolated; NULL: no more */
+    bool add_bos, ignore_merges;
+} vp_gguf_cuts;
+/* By tokenizer.ggml.pre; VP_DATA naming one that is not supported. */
+int vp_gguf_cuts_find(const vp_gguf *g, const vp_gguf_cuts **out, vp_error *err);
 
 /* ---- sections of tokenizer.json; the section may be null ---- */
 int vp_load_normalizer(const vp_json *j, const json_t *o, vp_norms *out, vp_error *err);

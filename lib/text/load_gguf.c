@@ -9,33 +9,40 @@
 #define MARK "\xe2\x96\x81" /* U+2581, SentencePiece's visible space */
 enum { MARK_BYTES = 3, LONGEST_PIECE = 1024 };
 
-/* Token types of the format. */
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4 };
-
 #define LLAMA3_REGEX(numbers)                                                                                          \
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers                                              \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-/* tokenizer.ggml.pre: how text is cut before byte-pair encoding. NULL regexes are GPT-2's. */
-static const struct {
-    const char *name, *first, *second;
-    bool add_bos, ignore_merges;
-} cuttings[] = {
-    {"gpt-2", NULL, NULL, false, false},
-    {"phi-2", NULL, NULL, false, false},
-    {"olmo", NULL, NULL, false, false},
-    {"mpt", NULL, NULL, false, false},
-    {"jais", NULL, NULL, false, false},
-    {"smollm", "\\p{N}", NULL, false, false},
-    {"starcoder", "\\p{N}", NULL, false, false},
-    {"refact", "\\p{N}", NULL, false, false},
-    {"command-r", "\\p{N}", NULL, false, false},
-    {"codeshell", "\\p{N}", NULL, false, false},
-    {"llama3", "", LLAMA3_REGEX("\\p{N}{1,3}"), true, true},
-    {"llama-v3", "", LLAMA3_REGEX("\\p{N}{1,3}"), true, true},
-    {"llama-bpe", "", LLAMA3_REGEX("\\p{N}{1,3}"), true, true},
-    {"qwen2", "", LLAMA3_REGEX("\\p{N}"), false, false},
+/* By tokenizer.ggml.pre. */
+static const vp_gguf_cuts cuttings[] = {
+    {"gpt-2", {vp_gpt2_regex}, false, false},
+    {"phi-2", {vp_gpt2_regex}, false, false},
+    {"olmo", {vp_gpt2_regex}, false, false},
+    {"mpt", {vp_gpt2_regex}, false, false},
+    {"jais", {vp_gpt2_regex}, false, false},
+    {"smollm", {"\\p{N}", vp_gpt2_regex}, false, false},
+    {"starcoder", {"\\p{N}", vp_gpt2_regex}, false, false},
+    {"refact", {"\\p{N}", vp_gpt2_regex}, false, false},
+    {"command-r", {"\\p{N}", vp_gpt2_regex}, false, false},
+    {"codeshell", {"\\p{N}", vp_gpt2_regex}, false, false},
+    {"llama3", {LLAMA3_REGEX("\\p{N}{1,3}")}, true, true},
+    {"llama-v3", {LLAMA3_REGEX("\\p{N}{1,3}")}, true, true},
+    {"llama-bpe", {LLAMA3_REGEX("\\p{N}{1,3}")}, true, true},
+    {"qwen2", {LLAMA3_REGEX("\\p{N}")}, false, false},
+    {"default", {"[\\p{P}\\$\\+<=>\\^~\\|]+", vp_gpt2_regex, "\\p{N}+", "[0-9][0-9][0-9]"}, false, false},
 };
+
+int vp_gguf_cuts_find(const vp_gguf *g, const vp_gguf_cuts **out, vp_error *err) {
+    const char *pre = "gpt-2";
+    size_t n = strlen(pre);
+    vp_gguf_str(g, "tokenizer.ggml.pre", &pre, &n);
+    for (size_t i = 0; i < sizeof cuttings / sizeof *cuttings; i++) {
+        *out = &cuttings[i];
+        if (strlen(cuttings[i].name) == n && memcmp(cuttings[i].name, pre, n) == 0) return VP_OK;
+    }
+    return vp_fail(err, VP_DATA, "%s: tokenizer.ggml.pre is not supported: %.*s", vp_gguf_path(g),
+                   (int)(n < 80 ? n : 80), pre);
+}
 
 typedef struct loader {
     vp_tokenizer *t;
@@ -51,7 +58,7 @@ static int data(const loader *l, vp_error *err, const char *what, const char *wh
 }
 
 static int64_t type_of(const loader *l, int64_t id) {
-    return l->type ? l->type[id] : TYPE_NORMAL;
+    return l->type ? l->type[id] : VP_TOKEN_NORMAL;
 }
 
 static int load_tokens(loader *l, vp_error *err) {
@@ -78,10 +85,11 @@ static int take_id(const loader *l, const char *key, int32_t *id, vp_error *err)
 /* Control, user-defined and unknown tokens are recognised in the text. */
 static int load_added(const loader *l, vp_error *err) {
     size_t count = 0;
-    for (int64_t i = 0; i < l->n; i++) count += type_of(l, i) >= TYPE_UNKNOWN && type_of(l, i) <= TYPE_USER_DEFINED;
+    for (int64_t i = 0; i < l->n; i++)
+        count += type_of(l, i) >= VP_TOKEN_UNKNOWN && type_of(l, i) <= VP_TOKEN_USER_DEFINED;
     VP_TRY(vp_added_begin(&l->t->raw, count, err));
     for (int64_t i = 0; i < l->n; i++) {
-        if (type_of(l, i) < TYPE_UNKNOWN || type_of(l, i) > TYPE_USER_DEFINED || l->len[i] == 0) continue;
+        if (type_of(l, i) < VP_TOKEN_UNKNOWN || type_of(l, i) > VP_TOKEN_USER_DEFINED || l->len[i] == 0) continue;
         vp_added_token token = {.id = (int32_t)i};
         VP_TRY(vp_added_add(&l->t->raw, &token, l->text[i], l->len[i], err));
     }
@@ -101,25 +109,13 @@ static int load_template(const loader *l, bool add_bos, bool add_eos, vp_error *
 
 /* ---- gpt2 ---- */
 static int load_cuts(const loader *l, bool *add_bos, vp_error *err) {
-    vp_cuts *cuts = &l->t->cuts;
-    const char *pre = "gpt-2";
-    size_t n = strlen(pre);
-    vp_gguf_str(l->file, "tokenizer.ggml.pre", &pre, &n);
-    if (n == 7 && memcmp(pre, "default", n) == 0) {
-        static const char *const regexes[] = {"[\\p{P}\\$\\+<=>\\^~\\|]+", vp_gpt2_regex, "\\p{N}+", "[0-9][0-9][0-9]"};
-        for (size_t i = 0; i < sizeof regexes / sizeof *regexes; i++)
-            VP_TRY(vp_cuts_push_regex(cuts, regexes[i], VP_SPLIT_ISOLATED, err));
-        return VP_OK;
-    }
-    for (size_t i = 0; i < sizeof cuttings / sizeof *cuttings; i++) {
-        if (strlen(cuttings[i].name) != n || memcmp(cuttings[i].name, pre, n) != 0) continue;
-        const char *first = cuttings[i].first, *second = cuttings[i].second;
-        *add_bos = cuttings[i].add_bos;
-        l->t->ignore_merges = cuttings[i].ignore_merges;
-        if (first && *first) VP_TRY(vp_cuts_push_regex(cuts, first, VP_SPLIT_ISOLATED, err));
-        return vp_cuts_push_regex(cuts, second ? second : vp_gpt2_regex, VP_SPLIT_ISOLATED, err);
-    }
-    return data(l, err, "tokenizer.ggml.pre is not supported: ", pre, n);
+    const vp_gguf_cuts *cuts;
+    VP_TRY(vp_gguf_cuts_find(l->file, &cuts, err));
+    *add_bos = cuts->add_bos;
+    l->t->ignore_merges = cuts->ignore_merges;
+    for (int i = 0; i < VP_GGUF_CUTS && cuts->regex[i]; i++)
+        VP_TRY(vp_cuts_push_regex(&l->t->cuts, cuts->regex[i], VP_SPLIT_ISOLATED, err));
+    return VP_OK;
 }
 
 static int load_merges(const loader *l, vp_error *err) {
@@ -164,7 +160,7 @@ static bool marked(const loader *l, int64_t id) {
 static int set_piece(const loader *l, int64_t id, vp_buf *scratch, vp_error *err) {
     vp_tokenizer *t = l->t;
     scratch->len = 0;
-    bool starts = marked(l, id), whole = type_of(l, id) != TYPE_NORMAL;
+    bool starts = marked(l, id), whole = type_of(l, id) != VP_TOKEN_NORMAL;
     if (!starts && !whole) VP_TRY(vp_buf_add(scratch, "##", 2, err));
     size_t skip = starts ? MARK_BYTES : 0;
     VP_TRY(vp_buf_add(scratch, l->text[id] + skip, l->len[id] - skip, err));
@@ -230,7 +226,7 @@ static int merges_by_score(const loader *l, const float *score, vp_error *err) {
     if (!order) return vp_fail_memory(err, "scores", (size_t)l->n * sizeof *order);
     size_t n = 0, total = 0;
     for (int64_t i = 0; i < l->n; i++) {
-        if (type_of(l, i) != TYPE_NORMAL && type_of(l, i) != TYPE_USER_DEFINED) continue;
+        if (type_of(l, i) != VP_TOKEN_NORMAL && type_of(l, i) != VP_TOKEN_USER_DEFINED) continue;
         order[n++] = (scored){score[i], (int32_t)i};
         total += splits(l->t, (int32_t)i, NULL);
     }

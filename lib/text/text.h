@@ -61,6 +61,11 @@ const char *vp_tokenizer_fingerprint(const vp_tokenizer *t); /* 32 hex digits: p
 /* How many tokens `specials` puts before and after a text. */
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after);
 
+/* Write the tokenizer of a .gguf file into `folder` as tokenizer.json and tokenizer_config.json, the same ids for the
+ * same text. Only byte-level BPE ("gpt2") has an equal form: of the others nothing is written, and *written is false.
+ */
+int vp_tokenizer_export(const char *gguf, const char *folder, bool *written, vp_error *err);
+
 /* ---- prompts: what is put around a text, what is pooled, what is cut ---- */
 typedef enum vp_truncation { VP_TRUNCATE_RIGHT, VP_TRUNCATE_LEFT, VP_TRUNCATE_ERROR } vp_truncation;
 #define VP_TRUNCATIONS "right|left|error" /* spellings, in that order */

@@ -116,15 +116,15 @@ const char *linked_folder(const char *from) {
     char *folder = made[nmade++], target[1300], link[500];
     snprintf(folder, sizeof made[0], "%.150s/vp-model-XXXXXX", tmp ? tmp : "/tmp");
     if (!mkdtemp(folder)) stop(folder);
-    DIR *d = opendir(from);
-    if (!d) stop(from);
-    for (struct dirent *e; (e = readdir(d));) {
+    DIR *d = from ? opendir(from) : NULL;
+    if (from && !d) stop(from);
+    for (struct dirent *e; d && (e = readdir(d));) {
         if (e->d_name[0] == '.' || e->d_type == DT_DIR) continue;
         snprintf(target, sizeof target, "%s/%s", from, e->d_name);
         snprintf(link, sizeof link, "%s/%s", folder, e->d_name);
         if (symlink(target, link)) stop(link);
     }
-    closedir(d);
+    if (d) closedir(d);
     return folder;
 }
 

@@ -31,7 +31,8 @@ void packed_free(packed *p);
 /* hidden [T, C] of a frame; NULL and err set on failure. Opens and closes the encoder. */
 float *encode(vp_model *m, const vp_frame *f, const char *attention, int threads, int64_t batch_tokens, vp_error *err);
 
-/* A new folder under $TMPDIR with links to every file of `from` (an absolute path); removed at exit. */
+/* A new folder under $TMPDIR with links to every file of `from` (an absolute path; NULL: empty); removed at
+ * exit. */
 const char *linked_folder(const char *from);
 /* Replace folder/name (a link or nothing) by a file with this text; in `find`-less form of a golden config: the same
  * file with the first occurrence of `find` replaced. */

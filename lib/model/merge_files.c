@@ -1,0 +1,172 @@
+/* What stands beside the weights of a merged model: config.json, written anew, and the base's own small files. */
+#include "lib/model/private.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- config.json ---- */
+
+static const char *dtype_name(vp_dtype dtype) {
+    return dtype == VP_F32 ? "float32" : dtype == VP_BF16 ? "bfloat16" : "float16";
+}
+
+static int write_json(const char *folder, const char *name, const json_t *root, vp_error *err) {
+    char *text = json_dumps(root, JSON_INDENT(2));
+    if (!text) return vp_fail_memory(err, name, 0);
+    int status = vp_write_file(folder, name, text, strlen(text), err);
+    free(text);
+    return status;
+}
+
+/* The base's own, with the new type. Its integers stay integers. */
+static int config_of_folder(const vp_model *m, json_t **root, vp_error *err) {
+    char *path;
+    vp_buf text = {0};
+    json_error_t why;
+    VP_TRY(vp_path_join(&path, m->transformer, "config.json", err));
+    int status = vp_read_file(path, 64 << 20, &text, err);
+    if (!status) *root = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, &why);
+    if (!status && !json_is_object(*root))
+        status = vp_fail(err, VP_DATA, "%s:%d: %s", path, *root ? 1 : why.line, *root ? "no object" : why.text);
+    vp_buf_free(&text);
+    free(path);
+    return status;
+}
+
+static int config_of_gguf(const vp_model *m, json_t **root, vp_error *err) {
+    static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
+                                         {"eos_token_id", "tokenizer.ggml.eos_token_id"}};
+    VP_TRY(vp_config_to_json(&m->config, root, err));
+    for (size_t i = 0; i < 2; i++) {
+        int64_t id = vp_gguf_int(vp_source_gguf(m->source), ids[i][1], -1);
+        if (id >= 0 && id < m->config.vocab && json_object_set_new(*root, ids[i][0], json_integer(id)))
+            return vp_fail_memory(err, "config.json", 0);
+    }
+    return VP_OK;
+}
+
+/* What was written must mean what the GGUF file means. Its reals are f32: 1e-5 is spelled 9.99999975e-06 there. */
+static int check_config(const vp_model *m, const char *folder, vp_error *err) {
+    vp_json j;
+    vp_config *back = vp_calloc(1, sizeof *back), *said = vp_calloc(1, sizeof *said);
+    vp_buf want = {0}, got = {0};
+    int status = back && said ? vp_json_open(&j, folder, "config.json", JSON_OBJECT, err)
+                              : vp_fail_memory(err, "a config", sizeof *back);
+    if (!status) {
+        *said = m->config;
+        status = vp_config_from_json(back, &j, err);
+        vp_json_close(&j);
+    }
+    if (!status && (float)back->eps == (float)said->eps) said->eps = back->eps;
+    if (!status && (float)back->theta == (float)said->theta) said->theta = back->theta;
+    if (!status && (float)back->factor == (float)said->factor) said->factor = back->factor;
+    if (!status) status = vp_config_text(said, &want, err);
+    if (!status) status = vp_config_text(back, &got, err);
+    if (!status && (want.len != got.len || memcmp(want.data, got.data, want.len) != 0))
+        status = vp_fail(err, VP_DATA, "%s: its settings have no form in config.json", m->path);
+    vp_buf_free(&want);
+    vp_buf_free(&got);
+    free(back);
+    free(said);
+    return status;
+}
+
+int vp_merge_config(const vp_model *m, const char *folder, vp_dtype dtype, vp_error *err) {
+    json_t *root = NULL;
+    int status = m->transformer ? config_of_folder(m, &root, err) : config_of_gguf(m, &root, err);
+    const char *key = json_object_get(root, "dtype") ? "dtype" : "torch_dtype"; /* the older name is still read */
+    if (!status && json_object_set_new(root, key, json_string(dtype_name(dtype))))
+        status = vp_fail_memory(err, "config.json", 0);
+    if (!status) status = write_json(folder, "config.json", root, err);
+    json_decref(root);
+    return status || m->transformer ? status : check_config(m, folder, err);
+}
+
+/* ---- the base's small files ---- */
+
+static const char llm2vec[] = "llm2vec_config.json";
+
+/* Tokenizers, prompts, generation and pooling settings; no weights, however they are called. */
+static bool wanted(const char *name, bool transformer) {
+    static const char *const ends[] = {".json", ".txt", ".model", ".jinja"};
+    static const char *const not [] = {"adapter_config.json", llm2vec};
+    size_t n = strlen(name), index = strlen(".index.json");
+    if (name[0] == '.' || (transformer && !strcmp(name, "config.json"))) return false;
+    if (n >= index && !strcmp(name + n - index, ".index.json")) return false;
+    for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
+        if (!strcmp(name, not [i])) return false;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t k = strlen(ends[i]);
+        if (n > k && !strcmp(name + n - k, ends[i])) return true;
+    }
+    return false;
+}
+
+static int copy_file(const char *from, const char *to, const char *name, vp_error *err) {
+    char *path;
+    vp_map_file map;
+    VP_TRY(vp_path_join(&path, from, name, err));
+    int status = vp_map_open(&map, path, err);
+    if (!status) {
+        status = vp_write_file(to, name, map.data, map.size, err);
+        vp_map_close(&map);
+    }
+    free(path);
+    return status;
+}
+
+static int copy_files(const char *from, const char *to, bool transformer, vp_error *err) {
+    DIR *d = opendir(from);
+    if (!d) return vp_fail_errno(err, "cannot open '%s'", from);
+    int status = VP_OK;
+    for (struct dirent *e; !status && (e = readdir(d));) {
+        struct stat st;
+        if (wanted(e->d_name, transformer) && fstatat(dirfd(d), e->d_name, &st, 0) == 0 && S_ISREG(st.st_mode))
+            status = copy_file(from, to, e->d_name, err);
+    }
+    closedir(d);
+    return status;
+}
+
+/* The folder of one module of a sentence-transformers model. */
+static int copy_module(const vp_model *m, const char *folder, const char *name, bool transformer, vp_error *err) {
+    char *from = NULL, *to = NULL;
+    int status = vp_path_join(&from, m->path, name, err);
+    if (!status) status = vp_path_join(&to, folder, name, err);
+    if (!status && mkdir(to, 0777) && errno != EEXIST) status = vp_fail_errno(err, "cannot create '%s'", to);
+    struct stat st;
+    if (!status && stat(from, &st) == 0) status = copy_files(from, to, transformer, err); /* Normalize has no folder */
+    free(from);
+    free(to);
+    return status;
+}
+
+static int copy_modules(const vp_model *m, const char *folder, const char *sub, vp_error *err) {
+    vp_json j;
+    VP_TRY(vp_json_open_optional(&j, m->path, "modules.json", JSON_ARRAY, err));
+    int status = VP_OK;
+    for (size_t i = 0; j.root && !status && i < json_array_size(j.root); i++) {
+        const char *name = json_string_value(json_object_get(json_array_get(j.root, i), "path"));
+        if (name && *name && strcmp(name, ".") && !strchr(name, '/')) /* "..": the model did not open */
+            status = copy_module(m, folder, name, !strcmp(name, sub), err);
+    }
+    vp_json_close(&j);
+    return status;
+}
+
+/* The last adapter's LLM2Vec settings count, else the base's. */
+static int copy_llm2vec(const vp_model *m, const char *folder, vp_error *err) {
+    const char *from = m->path;
+    for (size_t k = 0; k < m->nadapters; k++)
+        if (vp_path_exists(m->adapter[k]->path, llm2vec)) from = m->adapter[k]->path;
+    return vp_path_exists(from, llm2vec) ? copy_file(from, folder, llm2vec, err) : VP_OK;
+}
+
+int vp_merge_files(const vp_model *m, const char *folder, const char *sub, vp_error *err) {
+    if (m->transformer) VP_TRY(copy_files(m->path, folder, !*sub, err));
+    if (m->transformer) VP_TRY(copy_modules(m, folder, sub, err));
+    return copy_llm2vec(m, folder, err);
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills programs of the embedding pipeline (SIGKILL) at random moments and asks for the index of an undisturbed run.
 
-usage: test_faults.py [SEED]      environment: VP_BIN, REPO (as tests/run sets them); needs models/all-MiniLM-L6-v2
+usage: test_faults.py [SEED [ROUNDS]]      environment: VP_BIN, REPO (as tests/run sets them); needs models/all-MiniLM-L6-v2
 """
 import json, os, random, signal, subprocess, sys, tempfile, time
 from tap import done, ok
@@ -10,7 +10,7 @@ REPO, BIN = os.environ["REPO"], os.environ["VP_BIN"]
 MODEL = os.path.join(REPO, "models", "all-MiniLM-L6-v2")
 CORPUS = os.path.join(REPO, "examples", "corpus.jsonl")
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-ROUNDS = 50
+ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 50
 
 
 def program(name, *args):
@@ -78,9 +78,9 @@ def main():
         ok(len(want) == rows, f"it holds every record: {len(want)} of {rows}")
 
         hung = crashed = 0
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
             running = start(stages(rough))
-            victim = rng.randrange(5)
+            victim = turn % 5  # every program in turn
             time.sleep(rng.random() * length)
             if running[victim].poll() is None:
                 running[victim].send_signal(signal.SIGKILL)

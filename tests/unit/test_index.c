@@ -3,6 +3,7 @@
 #include "lib/index/rank.h"
 #include "lib/vecpipe.h"
 #include "tests/unit/tap.h"
+#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -193,6 +194,11 @@ static void test_idset(void) {
     vp_idset_free(&s);
 }
 
+static int remove_one(const char *file, const struct stat *st, int kind, struct FTW *at) {
+    (void)st, (void)kind, (void)at;
+    return remove(file);
+}
+
 int main(void) {
     static float emb[ROWS * D];
     snprintf(folder, sizeof folder, "/tmp/vp-index-XXXXXX");
@@ -216,8 +222,6 @@ int main(void) {
     test_idset();
     vp_frame_free(header);
     vp_frame_free(batch);
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    OK(system(command) == 0, "cleaned up");
+    OK(nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0, "cleaned up");
     return done();
 }

@@ -2,6 +2,7 @@
  * message that must come. */
 #include "tests/unit/stream_support.h"
 #include "tests/unit/tap.h"
+#include <stdlib.h>
 
 #define IDS(n, hex)         "\"ids\":{\"dtype\":\"I32\",\"shape\":[" #n "],\"data\":\"hex:" hex "\"}"
 #define CU(n, hex)          "\"cu\":{\"dtype\":\"I32\",\"shape\":[" #n "],\"data\":\"hex:" hex "\"}"
@@ -152,7 +153,7 @@ static void check(const struct rule *rule) {
     for (size_t i = 0; i < 6 && rule->record[i]; i++) add_json(&stream, rule->record[i]);
     const int status = read_stream(stream.data ? stream.data : "", stream.len, 10, &frames, &err);
     if (rule->status == VP_OK)
-        OK(status == VP_OK && frames == atoi(rule->why), "%s: %s", rule->what, err.text);
+        OK(status == VP_OK && frames == (int)strtol(rule->why, NULL, 10), "%s: %s", rule->what, err.text);
     else
         OK(status == rule->status && strstr(err.text, rule->why) && strstr(err.text, "frame "), "%s: %d %s", rule->what,
            status, err.text);

@@ -2,6 +2,7 @@
  * The tokenizer is one token a character, with [CLS] and [SEP] around. */
 #include "lib/text/text.h"
 #include "tests/unit/tap.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -86,9 +87,10 @@ static void check_prompts(const vp_tokenizer *t) {
         if (!status) status = vp_prompt_encode(p, cases[i].text, strlen(cases[i].text), &rows, &err);
         for (size_t k = 0; !status && k < rows; k++) {
             status = vp_prompt_row_at(p, k, &row, &err);
-            if (k) strcat(got, "|");
-            if (!status && row.truncated) strcat(got, "!");
-            if (!status) spell(&row, got + strlen(got));
+            size_t at = strlen(got);
+            if (status) break;
+            snprintf(got + at, sizeof got - at, "%s%s", k ? "|" : "", row.truncated ? "!" : "");
+            spell(&row, got + strlen(got));
         }
         OK(status == 0 && strcmp(got, cases[i].want) == 0, "%s: %s, not %s %s", cases[i].what, got, cases[i].want,
            err.text);

@@ -45,6 +45,17 @@ typedef struct vp_batch {
     int64_t ntiles;
 } vp_batch;
 
+/* Who draws a random number: part of the counter. LoRA inputs are dropped once an input, not once a target. */
+typedef enum vp_site {
+    VP_SITE_ATTENTION, /* attention probabilities */
+    VP_SITE_HIDDEN,
+    VP_SITE_LORA_QKV,  /* inputs of adapters: of q k v, */
+    VP_SITE_LORA_OUT,  /* of the attention's output, */
+    VP_SITE_LORA_UP,   /* of gate and up, */
+    VP_SITE_LORA_DOWN, /* of down */
+    VP_SITE_MASKING,
+    VP_SITE_SAMPLING
+} vp_site;
 typedef struct vp_drop { /* p = 0: none. Philox4x32-10, counter (place, row, step, layer << 20 | site << 14 | head) */
     float p;
     uint64_t seed;

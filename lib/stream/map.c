@@ -219,6 +219,14 @@ int vp_map_set_int(vp_map *m, const char *key, int64_t value, vp_error *err) {
     return set_packed(m, key, &b, err);
 }
 
+int vp_map_set_real(vp_map *m, const char *key, double value, vp_error *err) {
+    vp_buf b = {0};
+    vp_msgpack p;
+    vp_msgpack_init(&p, &b, err);
+    msgpack_pack_double(&p.pk, value);
+    return set_packed(m, key, &b, err);
+}
+
 int vp_map_set_bool(vp_map *m, const char *key, bool value, vp_error *err) {
     const uint8_t byte = value ? 0xc3 : 0xc2;
     return vp_map_set_raw(m, key, &byte, 1, err);

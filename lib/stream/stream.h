@@ -32,6 +32,7 @@ bool vp_map_raw(const vp_map *m, const char *key, const uint8_t **data, size_t *
 /* Setters replace in place or append; keys and values are copied. value NULL for _str removes the key. */
 int vp_map_set_str(vp_map *m, const char *key, const char *value, vp_error *err);
 int vp_map_set_int(vp_map *m, const char *key, int64_t value, vp_error *err);
+int vp_map_set_real(vp_map *m, const char *key, double value, vp_error *err); /* finite */
 int vp_map_set_bool(vp_map *m, const char *key, bool value, vp_error *err);
 int vp_map_set_map(vp_map *m, const char *key, const vp_map *value, vp_error *err);
 int vp_map_set_strs(vp_map *m, const char *key, const char *const *value, size_t n, vp_error *err);

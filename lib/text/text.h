@@ -103,6 +103,12 @@ typedef struct vp_prompt_row {
 /* Row k of the text that was encoded last, valid until the next call. */
 int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err);
 
+/* ---- gradient units: runs of whole rows, the parts in which weight gradients are added up ---- */
+enum { VP_UNIT_TOKENS = 512 };
+/* unit[b] of B rows with offsets cu [B+1]: rows are taken in order while their tokens are at most VP_UNIT_TOKENS; a
+ * longer row is a unit of its own. Numbered from `first` on; the number after the last one is returned. */
+int32_t vp_units_assign(const int32_t *cu, int64_t B, int32_t first, int32_t *unit);
+
 /* ---- packing rows into frames ---- */
 typedef struct vp_pack_options {
     int64_t batch_tokens;          /* tokens of a frame; a longer row is a frame of its own */

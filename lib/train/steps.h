@@ -1,0 +1,39 @@
+/* Whole training steps out of a stream: for programs that need every row of a step before the first can be worked on
+ * (mask, loss, step). Memory: one step. */
+#ifndef VP_TRAIN_STEPS_H
+#define VP_TRAIN_STEPS_H
+#include "lib/base/base.h"
+#include "lib/stream/stream.h"
+
+typedef struct vp_step_row {
+    int64_t row; /* column `row`: unique in the step, 0 .. 2^32 - 1 */
+    size_t frame;
+    int64_t b; /* row b of frame[frame] */
+} vp_step_row;
+
+typedef struct vp_step {
+    int64_t step;
+    int64_t B, T;       /* rows and tokens in all; B is the frames' key `rows` */
+    double weight_sum;  /* the frames' key; 0 where they have none */
+    bool weighted;      /* they have it */
+    vp_frame **frame;   /* [frames] in the order of the stream; columns may be put and dropped */
+    size_t frames;      /* >= 1 */
+    int32_t units;      /* 0: no column `unit` */
+    vp_step_row *order; /* [B] in ascending order of `row` */
+} vp_step;
+
+typedef struct vp_steps vp_steps;
+/* The reader is borrowed, and its header has been read. */
+int vp_steps_open(vp_steps **s, vp_reader *r, vp_error *err);
+/* The next step: copies, valid until the next call; *step = NULL at the end of the stream, of which vp_steps_end is the
+ * end record then (valid until the reader is closed). Blocks until the step's last frame has come.
+ * VP_DATA, naming the frame: no key `step` (tok --batch makes them) or one above 2^32 - 1; a step that is not greater
+ * than the one before; frames after `last`; `rows` absent, not the number of rows, or not the same in every frame;
+ * `weight_sum` not the same, negative, or not in every frame; `row` absent, out of range, or twice; `unit` that does
+ * not count from 0 through the step or goes on in the next frame, or is in some frames only.
+ * VP_UPSTREAM: the input ends inside a step. */
+int vp_steps_next(vp_steps *s, vp_step **step, vp_error *err);
+vp_frame *vp_steps_end(const vp_steps *s); /* NULL before the end */
+void vp_steps_close(vp_steps *s);
+
+#endif

@@ -54,7 +54,8 @@ typedef enum vp_site {
     VP_SITE_LORA_UP,   /* of gate and up, */
     VP_SITE_LORA_DOWN, /* of down */
     VP_SITE_MASKING,
-    VP_SITE_SAMPLING
+    VP_SITE_SAMPLING,
+    VP_SITE_START /* where an adapter begins */
 } vp_site;
 typedef struct vp_drop { /* p = 0: none. Philox4x32-10, counter (place, row, step, layer << 20 | site << 14 | head) */
     float p;

@@ -56,6 +56,25 @@ static int read_seg(vp_sequences *s, const vp_frame *f, bool required, vp_error 
     return VP_OK;
 }
 
+/* Rows and step count dropout's random numbers; units order the sums of gradients. */
+static int read_training(vp_sequences *s, const vp_train_options *o, const vp_frame *f, vp_error *err) {
+    const bool drops = o->lora_dropout > 0 || o->attention_dropout > 0 || o->hidden_dropout > 0;
+    const vp_column *row = vp_frame_find(f, "row");
+    const int64_t step = vp_map_int(f->keys, "step", drops ? -1 : 0);
+    int64_t units = 0;
+    if (step < 0 || step > UINT32_MAX || (drops && !row))
+        return vp_frame_fail(f, VP_DATA, err, "dropout counts by key step and column row, which tok --batch makes");
+    s->step = (uint32_t)step;
+    if (row) {
+        VP_TRY(vp_frame_need(f, "row", VP_I64, 1, &s->B, &row, err));
+        s->row = vp_calloc((size_t)s->B, sizeof *s->row);
+        if (!s->row) return vp_fail_memory(err, "rows", (size_t)s->B * sizeof *s->row);
+        memcpy(s->row, row->data, (size_t)s->B * sizeof *s->row);
+    }
+    VP_TRY(vp_frame_ints(f, "unit", &s->unit, &units, err));
+    return s->unit && units != s->B ? vp_frame_fail(f, VP_DATA, err, "unit does not fit cu") : VP_OK;
+}
+
 int vp_sequences_read(vp_sequences *s, const vp_encoder *e, const vp_frame *f, vp_error *err) {
     int64_t offsets = 0, positions = 0, prefixes = 0;
     *s = (vp_sequences){0};
@@ -72,6 +91,7 @@ int vp_sequences_read(vp_sequences *s, const vp_encoder *e, const vp_frame *f, v
     if (own) s->pos = vp_calloc((size_t)s->T, sizeof *s->pos);
     if (!s->pos) return vp_fail_memory(err, "positions", (size_t)s->T * sizeof *s->pos);
     VP_TRY(read_seg(s, f, e->segments, err));
+    if (e->training) VP_TRY(read_training(s, &e->training->options, f, err));
     for (int64_t b = 0; b < s->B; b++) VP_TRY(check_sequence(s, &e->model->config, f, b, own, err));
     return VP_OK;
 }
@@ -82,6 +102,8 @@ void vp_sequences_free(vp_sequences *s) {
     free(s->pos);
     free(s->prefix);
     free(s->seg);
+    free(s->row);
+    free(s->unit);
     *s = (vp_sequences){0};
 }
 
@@ -144,7 +166,7 @@ int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1,
     int32_t *cu = vp_calloc((size_t)batch->B + 1, sizeof *cu);
     if (!cu) return vp_fail_memory(err, "offsets", (size_t)batch->B * sizeof *cu);
     for (int64_t b = b0; b <= b1; b++) cu[b - b0] = s->cu[b] - (int32_t)t0;
-    const void *device[5] = {0};
+    const void *device[7] = {0};
     int status = vp_encoder_upload(e, cu, ((size_t)batch->B + 1) * sizeof *cu, &device[0], err);
     if (!status) status = build_tiles(e, cu, batch, err);
     free(cu);
@@ -153,10 +175,14 @@ int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1,
     VP_TRY(upload_column(e, s->pos, t0, batch->T, sizeof *s->pos, &device[2], err));
     VP_TRY(upload_column(e, s->seg, t0, batch->T, sizeof *s->seg, &device[3], err));
     VP_TRY(upload_column(e, s->prefix, b0, batch->B, sizeof *s->prefix, &device[4], err));
+    VP_TRY(upload_column(e, s->row, b0, batch->B, sizeof *s->row, &device[5], err));
+    VP_TRY(upload_column(e, s->unit, b0, batch->B, sizeof *s->unit, &device[6], err));
     batch->cu_q = batch->cu_k = device[0];
     *ids = device[1];
     batch->pos = device[2];
     batch->seg = device[3];
     batch->prefix = device[4];
+    batch->row = device[5];
+    batch->unit = device[6];
     return VP_OK;
 }

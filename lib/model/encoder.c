@@ -39,15 +39,15 @@ static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
 static int check_operations(const vp_encoder *e, vp_error *err) {
     const vp_backend *b = e->ops;
     const vp_config *c = &e->model->config;
-    const char *lacks = !b->embed                         ? "embed"
-                        : !b->norm                        ? "norm"
-                        : !b->linear                      ? "linear"
-                        : !b->attn                        ? "attention"
-                        : e->model->nadapters && !b->lora ? "lora"
-                        : c->rotary && !b->rope           ? "rope"
-                        : c->arch->gated && !b->glu       ? "glu"
-                        : !c->arch->gated && !b->act      ? "act"
-                                                          : NULL;
+    const char *lacks = !b->embed                                          ? "embed"
+                        : !b->norm                                         ? "norm"
+                        : !b->linear                                       ? "linear"
+                        : !b->attn                                         ? "attention"
+                        : (e->model->nadapters || e->training) && !b->lora ? "lora"
+                        : c->rotary && !b->rope                            ? "rope"
+                        : c->arch->gated && !b->glu                        ? "glu"
+                        : !c->arch->gated && !b->act                       ? "act"
+                                                                           : NULL;
     if (!lacks) return VP_OK;
     return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation %s", b->name, lacks);
 }
@@ -71,7 +71,8 @@ static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map 
     VP_TRY(check_operations(e, err));
     vp_device_options device = {.threads = o->threads, .isa = "auto"};
     VP_TRY(e->ops->open(&e->device, &device, err));
-    return e->ops->queue_open(&e->queue, e->device, err);
+    VP_TRY(e->ops->queue_open(&e->queue, e->device, err));
+    return o->train ? vp_training_open(e, o->train, err) : VP_OK;
 }
 
 int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, const vp_map *header, vp_error *err) {
@@ -92,6 +93,7 @@ int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, c
 void vp_encoder_close(vp_encoder *e) {
     if (!e) return;
     if (e->device) vp_encoder_release(e);
+    vp_training_close(e->training);
     if (e->queue) e->ops->queue_close(e->queue);
     if (e->device) e->ops->close(e->device);
     free(e);
@@ -115,14 +117,12 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
     if (s->cu[b0] == s->cu[b1]) return VP_OK;
     size_t mark = e->ops->arena_mark(e->queue);
     int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
-    if (!status) status = vp_forward(e, &batch, ids, hidden, err);
+    if (!status) status = vp_forward(e, &batch, ids, s->step, NULL, hidden, err);
     e->ops->arena_release(e->queue, mark);
     return status;
 }
 
-/* Weights that are not numbers, or overflow, must not travel on as vectors. */
-static int check_finite(const vp_encoder *e, const vp_frame *f, const vp_sequences *s, const float *hidden,
-                        vp_error *err) {
+int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *s, const float *hidden, vp_error *err) {
     const int64_t width = e->model->config.width;
     for (int64_t b = 0; b < s->B; b++)
         for (int64_t i = s->cu[b] * width; i < s->cu[b + 1] * width; i++)
@@ -152,7 +152,7 @@ int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *e
         if (!*hidden) status = vp_fail_memory(err, "hidden states", n * sizeof **hidden);
     }
     if (!status && s.T) status = run_all(e, &s, *hidden, err);
-    if (!status) status = check_finite(e, f, &s, *hidden, err);
+    if (!status) status = vp_hidden_check(e, f, &s, *hidden, err);
     vp_sequences_free(&s);
     if (status) {
         free(*hidden);

@@ -1,21 +1,50 @@
 /* Private to lib/model: the encoder's parts. prepare.c makes the weights ready, batch.c turns a frame into
- * micro-batches, forward.c runs one, encoder.c is the public side. */
+ * micro-batches, forward.c runs one, backward.c returns; trained.c holds what is trained; encoder.c is the public side.
+ */
 #ifndef VP_MODEL_ENCODER_H
 #define VP_MODEL_ENCODER_H
 #include "kernels/ops.h"
 #include "lib/model/private.h"
+#include "lib/model/training.h"
 
 /* A linear with the adapters on its input: out = x W^T + bias, then every part in order. */
 typedef struct vp_linear {
     vp_weight *weight;
     int64_t in, out;
-    vp_lora_part *lora;
+    vp_lora_part *lora; /* of adapters that stay as they are */
     int32_t nlora;
+    vp_lora_part *trained; /* of the one that is trained */
+    int32_t ntrained;
+    float *dw; /* [out, in] gradient when the weight itself is trained, else NULL */
+    int64_t layer;
+    vp_site site; /* of its input's dropout */
 } vp_linear;
 
 typedef struct vp_norm_weight {
     const float *weight, *bias; /* resident on the device; bias may be NULL */
+    float *dweight, *dbias;     /* gradients when they are trained, else NULL */
 } vp_norm_weight;
+
+/* trained.c: what is trained, in one flat space. */
+typedef struct vp_trained_pair { /* an adapted weight: A [rank, inputs], B [outputs, rank] */
+    const vp_weight_entry *weight;
+    int64_t a, b; /* offsets in the space */
+} vp_trained_pair;
+typedef struct vp_training {
+    vp_train_options options; /* targets and start are copies */
+    vp_params params;
+    vp_param *param;       /* names are copies */
+    float *grad;           /* [params.count], NULL without backward */
+    vp_trained_pair *pair; /* an adapter's */
+    size_t npairs;
+    struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
+} vp_training;
+int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err);
+void vp_training_close(vp_training *t);
+/* Offset of a trained weight (its bias: `bias`) in the space; -1: not trained. */
+int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bias);
+/* The rows of a weight as they are now: the trained ones, or the file's. */
+vp_weight_part vp_training_part(const vp_encoder *e, const vp_weight_entry *w);
 
 typedef struct vp_layer {
     vp_linear qkv;                                      /* [(H + 2 G) d, C]: q, k and v of one input are one product */
@@ -34,10 +63,13 @@ struct vp_encoder {
     vp_attention mode;
     bool segments;
     int64_t batch_tokens;
+    vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;
     vp_layer *layer;
     vp_norm_weight embed_norm, final_norm;
+    vp_weight_part table;           /* the embedding's rows */
+    float *dtable;                  /* [V, C] its gradient when it is trained, else NULL */
     const float *positions, *types; /* [P, C], [C]; NULL: none */
     float *inverse;                 /* [rotary/2] on the host */
     const float *cosines, *sines;   /* [rope_positions, rotary/2] */
@@ -49,9 +81,14 @@ typedef struct vp_sequences {
     int64_t B, T;
     int32_t *ids, *cu, *pos, *prefix; /* [T], [B+1], [T], [B]; prefix may be NULL */
     uint8_t *seg;                     /* [T] or NULL */
-    int32_t top;                      /* largest position */
+    int64_t *row;                     /* [B], in training, else NULL */
+    int32_t *unit;                    /* [B], in training where the frame has them, else NULL */
+    uint32_t step;
+    int32_t top; /* largest position */
 } vp_sequences;
 
+/* Weights that are not numbers, or overflow, must not travel on as vectors: VP_DATA naming the row. */
+int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *s, const float *hidden, vp_error *err);
 /* The status of a backend call as this library's error. */
 int vp_encoder_check(const vp_encoder *e, int status, vp_error *err);
 /* n bytes of `host` on the device: in the queue's arena, until the caller's mark is released. */
@@ -74,7 +111,8 @@ int64_t vp_sequences_cut(const vp_sequences *s, int64_t b, int64_t tokens);
 int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, vp_batch *batch, const int32_t **ids,
                    vp_error *err);
 
-/* forward.c: hidden [T, C] f32 of one micro-batch into host memory. */
-int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, float *hidden, vp_error *err);
+/* forward.c: hidden [T, C] f32 of one micro-batch into host memory; what backward needs into `tape` (NULL: nothing). */
+int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
+               vp_error *err);
 
 #endif

@@ -82,6 +82,7 @@ typedef struct vp_encode_options {
     const char *attention; /* one of VP_ATTENTIONS; NULL: the header's, else the model's. "segments": causal, and column
                               seg is required */
     int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: the default */
+    const struct vp_train_options *train; /* lib/model/training.h; NULL: no training */
 } vp_encode_options;
 enum { VP_BATCH_TOKENS = 2048 };
 typedef struct vp_encoder vp_encoder;
@@ -121,6 +122,12 @@ int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_err
  * call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the
  * first; weighted_mean weighs kept tokens 1, 2, 3, ... */
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err);
+/* The way back: dhidden [T, width] from the gradient [rows, D] of what vp_pooler_run puts for this frame and these
+ * hidden states. VP_DATA: rows is not the number of vectors. */
+int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int64_t width, const float *grad,
+                       int64_t rows, float *dhidden, vp_error *err);
+bool vp_pooler_picks(const vp_pooler *p);                  /* marked rows, not one vector a row */
+int64_t vp_pooler_dims(const vp_pooler *p, int64_t width); /* D */
 /* Width of the header's declared column `hidden`; 0 if it is not declared as [T, width]. */
 int vp_header_width(const vp_map *header, int64_t *width, vp_error *err);
 

@@ -1,34 +1,19 @@
 /* Pooling as a step on frames: hidden states to one vector a row, or to the marked rows. The arithmetic is the
  * backend's. */
-#include "kernels/ops.h"
-#include "lib/model/model.h"
+#include "lib/model/pooler.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct vp_pooler {
-    const struct kind_row *kind;
-    bool normalize;
-    int64_t dims; /* 0: all */
-    const vp_backend *ops;
-    vp_device *device;
-    vp_queue *queue;
-    float *out; /* of the last frame */
-};
-
-static const struct kind_row {
-    const char *name;
-    bool pick;
-    vp_pool_kind op;
-} kinds[] = {
+static const vp_pooling kinds[] = {
     {"mean", false, VP_POOL_MEAN}, {"weighted_mean", false, VP_POOL_WEIGHTED_MEAN},
     {"last", false, VP_POOL_LAST}, {"eos", false, VP_POOL_EOS},
     {"bos", false, VP_POOL_FIRST}, {"cls", false, VP_POOL_FIRST},
     {"pick", true, VP_POOL_MEAN},
 };
 
-static int find_kind(const char *name, const struct kind_row **kind, vp_error *err) {
+static int find_kind(const char *name, const vp_pooling **kind, vp_error *err) {
     if (!name) return vp_fail(err, VP_USAGE, "no pooling: give one of " VP_POOLINGS "|pick");
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         *kind = &kinds[i];
@@ -39,7 +24,7 @@ static int find_kind(const char *name, const struct kind_row **kind, vp_error *e
 
 int vp_pool_options_set(vp_pool_options *o, const char *kind, bool normalize, bool no_normalize, int64_t dims,
                         vp_error *err) {
-    const struct kind_row *row;
+    const vp_pooling *row;
     if (normalize && no_normalize) return vp_fail(err, VP_USAGE, "--normalize and --no-normalize exclude each other");
     *o = (vp_pool_options){.normalize = no_normalize ? 0 : normalize ? 1 : -1, .dims = dims};
     if (!kind || !strcmp(kind, "auto")) return VP_OK;
@@ -124,12 +109,11 @@ int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_err
 
 /* ---- frames ---- */
 
-static int check(const vp_pooler *p, int status, vp_error *err) {
+int vp_pooler_check(const vp_pooler *p, int status, vp_error *err) {
     return status ? vp_fail(err, status, "%s", p->ops->why(p->queue)) : VP_OK;
 }
 
-/* Positions to pick: target >= 0, or keep = 1 (its default) where there is no target. Caller frees. */
-static int marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **index, int64_t *m, vp_error *err) {
+int vp_pooler_marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **index, int64_t *m, vp_error *err) {
     int64_t n = 0;
     int32_t *target = NULL;
     VP_TRY(vp_frame_ints(f, "target", &target, &n, err));
@@ -146,12 +130,12 @@ static int marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **i
 static int pick(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, vp_error *err) {
     int32_t *index = NULL;
     int64_t m = 0;
-    int status = marked(f, x->rows, keep, &index, &m, err);
+    int status = vp_pooler_marked(f, x->rows, keep, &index, &m, err);
     if (!status && !(p->out = vp_calloc((size_t)(m * x->cols), sizeof *p->out)))
         status = vp_fail_memory(err, "picked rows", (size_t)(m * x->cols) * sizeof *p->out);
     vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = m, .cols = x->cols, .ld = x->cols};
     vp_pick_op op = {.x = *x, .out = out, .index = index, .M = m};
-    if (!status) status = check(p, p->ops->pick(p->queue, &op), err);
+    if (!status) status = vp_pooler_check(p, p->ops->pick(p->queue, &op), err);
     free(index);
     const int64_t shape[] = {m, x->cols};
     return status ? status : vp_frame_put(f, "picked", VP_F32, 2, shape, p->out, err);
@@ -169,7 +153,7 @@ static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep,
     p->out = vp_calloc((size_t)(B * x->cols), sizeof *p->out);
     vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
     vp_pool_op op = {.kind = p->kind->op, .B = B, .cu = cu, .keep = keep, .x = *x, .out = out, .empty = empty};
-    int status = p->out ? check(p, p->ops->pool(p->queue, &op), err)
+    int status = p->out ? vp_pooler_check(p, p->ops->pool(p->queue, &op), err)
                         : vp_fail_memory(err, "embeddings", (size_t)(B * x->cols) * sizeof *p->out);
     free(cu);
     if (status) return status;
@@ -177,7 +161,7 @@ static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep,
         memmove(p->out + b * dims, p->out + b * x->cols, (size_t)dims * sizeof *p->out);
     out.cols = out.ld = dims;
     vp_l2norm_op norm = {.x = out, .out = out};
-    if (p->normalize) VP_TRY(check(p, p->ops->l2norm(p->queue, &norm), err));
+    if (p->normalize) VP_TRY(vp_pooler_check(p, p->ops->l2norm(p->queue, &norm), err));
     const int64_t shape[] = {B, dims};
     return vp_frame_put(f, "emb", VP_F32, 2, shape, p->out, err);
 }

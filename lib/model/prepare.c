@@ -26,7 +26,18 @@ static int upload_rows(vp_encoder *e, const vp_tensor_info *t, int64_t rows, con
 static int prepare_norm(vp_encoder *e, vp_role role, int64_t layer, vp_norm_weight *norm, vp_error *err) {
     const vp_weight_entry *w = entry(e, role, layer);
     if (!w) return VP_OK;
-    VP_TRY(upload_rows(e, w->tensor, 1, &norm->weight, err));
+    const int64_t at = vp_training_find(e->training, w, false), bias = vp_training_find(e->training, w, true);
+    if (at >= 0) {
+        norm->weight = e->training->params.value + at;
+        norm->dweight = e->training->grad ? e->training->grad + at : NULL;
+    } else {
+        VP_TRY(upload_rows(e, w->tensor, 1, &norm->weight, err));
+    }
+    if (bias >= 0) {
+        norm->bias = e->training->params.value + bias;
+        norm->dbias = e->training->grad ? e->training->grad + bias : NULL;
+        return VP_OK;
+    }
     return w->bias ? upload_rows(e, w->bias, 1, &norm->bias, err) : VP_OK;
 }
 
@@ -59,6 +70,36 @@ static int prepare_lora(vp_encoder *e, const site *s, vp_linear *linear, vp_erro
     return VP_OK;
 }
 
+static const vp_trained_pair *pair_of(const vp_training *t, const vp_weight_entry *w) {
+    for (size_t i = 0; i < t->npairs; i++)
+        if (t->pair[i].weight == w) return &t->pair[i];
+    return NULL;
+}
+
+/* The parts of the adapter that is trained: its numbers and gradients where they lie in the flat space. */
+static int prepare_trained(vp_encoder *e, const site *s, vp_linear *linear, vp_error *err) {
+    const vp_training *t = e->training;
+    if (!t || t->options.full) return VP_OK;
+    linear->trained = vp_calloc(MAX_PARTS, sizeof *linear->trained);
+    if (!linear->trained) return vp_fail_memory(err, "an adapter", MAX_PARTS * sizeof *linear->trained);
+    int64_t first = 0;
+    for (int k = 0; k < s->n; first += s->part[k++]->rows) {
+        const vp_trained_pair *pair = pair_of(t, s->part[k]);
+        if (!pair) continue;
+        vp_lora_part *part = &linear->trained[linear->ntrained++];
+        *part = (vp_lora_part){.rank = (int32_t)t->options.rank,
+                               .scale = (float)(t->options.alpha / (double)t->options.rank),
+                               .first = first,
+                               .n = s->part[k]->rows,
+                               .a = t->params.value + pair->a,
+                               .b = t->params.value + pair->b};
+        if (!t->grad) continue;
+        part->da = t->grad + pair->a;
+        part->db = t->grad + pair->b;
+    }
+    return VP_OK;
+}
+
 static int stack_bias(const site *s, int64_t outputs, float **bias, vp_error *err) {
     *bias = NULL;
     bool any = false;
@@ -71,38 +112,67 @@ static int stack_bias(const site *s, int64_t outputs, float **bias, vp_error *er
     return VP_OK;
 }
 
-static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_linear *linear, vp_error *err) {
-    site s = {.n = n};
-    vp_weight_part part[MAX_PARTS];
+/* The weights that share an input, as one product's description; bias [outputs] is the caller's. */
+static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, site *s, vp_weight_part *part,
+                           vp_weight_desc *desc, float **bias, vp_error *err) {
+    int64_t outputs = 0;
+    *s = (site){.n = n};
     for (int k = 0; k < n; k++) {
-        s.part[k] = entry(e, roles[k], layer);
-        part[k] = (vp_weight_part){.rows = s.part[k]->rows, .read_row = vp_weight_read_row, .ctx = s.part[k]};
-        linear->out += part[k].rows;
+        s->part[k] = entry(e, roles[k], layer);
+        part[k] = vp_training_part(e, s->part[k]);
+        outputs += part[k].rows;
     }
-    linear->in = s.part[0]->cols;
-    float *bias = NULL;
-    int status = stack_bias(&s, linear->out, &bias, err);
-    vp_weight_desc desc = {.part = part,
-                           .nparts = n,
-                           .in = linear->in,
-                           .out = linear->out,
-                           .bias = bias,
-                           .compute = VP_F32,
-                           .name = s.part[0]->module};
-    if (!status) status = e->ops->weight_prepare(e->device, &desc, &linear->weight, err);
-    free(bias);
-    return status ? status : prepare_lora(e, &s, linear, err);
+    VP_TRY(stack_bias(s, outputs, bias, err));
+    *desc = (vp_weight_desc){.part = part,
+                             .nparts = n,
+                             .in = s->part[0]->cols,
+                             .out = outputs,
+                             .bias = *bias,
+                             .compute = VP_F32,
+                             .backward = e->training && e->training->options.backward,
+                             .name = s->part[0]->module};
+    return VP_OK;
 }
 
-static int prepare_layer(vp_encoder *e, int64_t i, vp_error *err) {
+/* Packs the weight, or when it is there already packs it anew. */
+static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_site input, vp_linear *linear,
+                          vp_error *err) {
+    site s;
+    vp_weight_part part[MAX_PARTS];
+    vp_weight_desc desc;
+    float *bias = NULL;
+    int status = describe_linear(e, layer, roles, n, &s, part, &desc, &bias, err);
+    const bool again = linear->weight != NULL;
+    if (!status && again)
+        status = vp_encoder_check(e, e->ops->weight_update(e->queue, linear->weight, &desc), err);
+    else if (!status)
+        status = e->ops->weight_prepare(e->device, &desc, &linear->weight, err);
+    free(bias);
+    if (status || again) return status;
+    linear->in = desc.in;
+    linear->out = desc.out;
+    linear->layer = layer;
+    linear->site = input;
+    const int64_t at = vp_training_find(e->training, s.part[0], false);
+    if (at >= 0 && e->training->grad) linear->dw = e->training->grad + at;
+    VP_TRY(prepare_lora(e, &s, linear, err));
+    return prepare_trained(e, &s, linear, err);
+}
+
+static int prepare_linears(vp_encoder *e, int64_t i, vp_error *err) {
     static const vp_role qkv[] = {VP_W_Q, VP_W_K, VP_W_V}, o[] = {VP_W_O}, down[] = {VP_W_DOWN};
     static const vp_role gate_up[] = {VP_W_GATE, VP_W_UP};
     vp_layer *l = &e->layer[i];
     bool gated = e->model->config.arch->gated;
-    VP_TRY(prepare_linear(e, i, qkv, 3, &l->qkv, err));
-    VP_TRY(prepare_linear(e, i, o, 1, &l->out, err));
-    VP_TRY(prepare_linear(e, i, gated ? gate_up : gate_up + 1, gated ? 2 : 1, &l->up, err));
-    VP_TRY(prepare_linear(e, i, down, 1, &l->down, err));
+    VP_TRY(prepare_linear(e, i, qkv, 3, VP_SITE_LORA_QKV, &l->qkv, err));
+    VP_TRY(prepare_linear(e, i, o, 1, VP_SITE_LORA_OUT, &l->out, err));
+    VP_TRY(prepare_linear(e, i, gated ? gate_up : gate_up + 1, gated ? 2 : 1, VP_SITE_LORA_UP, &l->up, err));
+    return prepare_linear(e, i, down, 1, VP_SITE_LORA_DOWN, &l->down, err);
+}
+
+static int prepare_layer(vp_encoder *e, int64_t i, vp_error *err) {
+    vp_layer *l = &e->layer[i];
+    VP_TRY(prepare_linears(e, i, err));
     VP_TRY(prepare_norm(e, VP_W_ATTN_NORM, i, &l->attn_norm, err));
     VP_TRY(prepare_norm(e, VP_W_MLP_NORM, i, &l->mlp_norm, err));
     VP_TRY(prepare_norm(e, VP_W_Q_NORM, i, &l->q_norm, err));
@@ -132,6 +202,10 @@ static int prepare_all(vp_encoder *e, vp_error *err) {
     for (int64_t i = 0; i < c->layers; i++) VP_TRY(prepare_layer(e, i, err));
     VP_TRY(prepare_norm(e, VP_W_EMBED_NORM, -1, &e->embed_norm, err));
     VP_TRY(prepare_norm(e, VP_W_FINAL_NORM, -1, &e->final_norm, err));
+    const vp_weight_entry *embed = entry(e, VP_W_EMBED, -1);
+    const int64_t at = vp_training_find(e->training, embed, false);
+    e->table = vp_training_part(e, embed);
+    e->dtable = at >= 0 && e->training->grad ? e->training->grad + at : NULL;
     const vp_weight_entry *positions = entry(e, VP_W_POSITIONS, -1), *types = entry(e, VP_W_TYPES, -1);
     if (positions) VP_TRY(upload_rows(e, positions->tensor, positions->rows, &e->positions, err));
     if (types) VP_TRY(upload_rows(e, types->tensor, 1, &e->types, err)); /* every token is of type 0 */
@@ -144,6 +218,12 @@ int vp_encoder_prepare(vp_encoder *e, vp_error *err) {
     if (status) vp_encoder_release(e);
     e->prepared = !status;
     return status;
+}
+
+int vp_encoder_changed(vp_encoder *e, vp_error *err) {
+    if (!e->prepared || !e->training || !e->training->options.full) return VP_OK;
+    for (int64_t i = 0; i < e->model->config.layers; i++) VP_TRY(prepare_linears(e, i, err));
+    return VP_OK;
 }
 
 int vp_encoder_rope(vp_encoder *e, int32_t top, vp_error *err) {
@@ -173,6 +253,7 @@ void vp_encoder_release(vp_encoder *e) {
         for (size_t k = 0; k < sizeof linears / sizeof *linears; k++) {
             if (linears[k]->weight) e->ops->weight_free(e->device, linears[k]->weight);
             free(linears[k]->lora);
+            free(linears[k]->trained);
         }
     }
     free(e->layer);

@@ -1,0 +1,67 @@
+/* Private to lib/model: what forward.c and backward.c share, one micro-batch's matrices.
+ *
+ * Legend: T tokens, C width, H query heads, G key/value heads, d head width, F feed-forward width. */
+#ifndef VP_MODEL_PASS_H
+#define VP_MODEL_PASS_H
+#include "lib/model/encoder.h"
+
+/* What a layer leaves for its backward; ptr NULL: it is computed again. */
+typedef struct vp_saved {
+    vp_mat x;      /* [T, C] residual stream before the layer */
+    vp_mat raw;    /* [T, (H + G) d] queries and keys before their own norm, in models that have one */
+    vp_mat qkv;    /* [T, (H + 2 G) d] after RoPE */
+    vp_mat mixed;  /* [T, H d] */
+    vp_mat lse;    /* [T, H] */
+    vp_mat middle; /* [T, C] residual stream between attention and MLP */
+    vp_mat up;     /* [T, 2 F] or [T, F] */
+} vp_saved;
+
+struct vp_tape {
+    vp_batch batch;
+    const int32_t *ids;
+    uint32_t step;
+    vp_saved *layer; /* [layers] */
+    vp_mat x;        /* [T, C] before the final norm */
+};
+
+typedef struct vp_pass {
+    vp_encoder *e;
+    const vp_config *c;
+    const vp_batch *batch;
+    uint32_t step;  /* of dropout */
+    vp_saved *keep; /* the layer's, or NULL */
+    vp_mat x, h, y; /* [T, C]: residual stream, its norm, what a block adds to it */
+    vp_mat raw, qkv, mixed, lse, up;
+    vp_mat mid; /* [T, F] */
+} vp_pass;
+
+vp_mat vp_columns(const vp_mat *m, int64_t first, int64_t n);
+/* [T, cols] f32 of the arena. */
+int vp_pass_allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err);
+int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step, vp_error *err);
+/* Matrices that a layer would keep, for those that `keep` lacks. */
+int vp_pass_scratch(vp_pass *p, vp_error *err);
+/* From now on the layer's own matrices stand where it keeps them, the pass's elsewhere. */
+vp_pass vp_pass_of_layer(const vp_pass *p, vp_saved *keep);
+int vp_pass_check(const vp_pass *p, int status, vp_error *err);
+int vp_pass_copy(const vp_pass *p, const vp_mat *to, const vp_mat *from, vp_error *err);
+/* x += y (unless y is NULL); out = norm(x). */
+int vp_pass_norm(vp_pass *p, const vp_norm_weight *w, const vp_mat *y, const vp_mat *out, vp_error *err);
+/* From h: qkv (and raw), mixed (and lse). */
+int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err);
+/* up from h; mid = act(gate) * up, or act(up). */
+int vp_pass_up(vp_pass *p, const vp_layer *l, vp_error *err);
+int vp_pass_gate(vp_pass *p, vp_error *err);
+/* y = the attention's output from mixed; with the attention's hidden dropout unless the MLP adds to it. */
+int vp_pass_out(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err);
+/* m = drop(m), for both directions. `after`: which block added it. */
+typedef enum vp_after { VP_AFTER_ATTENTION, VP_AFTER_MLP } vp_after;
+int vp_pass_dropout(vp_pass *p, const vp_mat *from, const vp_mat *to, int64_t layer, vp_after after, vp_error *err);
+vp_drop vp_pass_drop(const vp_pass *p, double rate, int64_t layer, vp_site site);
+/* The op of one layer's attention, forward or backward. */
+vp_attn_op vp_pass_attn_op(const vp_pass *p, int64_t layer);
+/* RoPE on `heads` heads in place; sign -1: backward. */
+int vp_pass_rope(vp_pass *p, const vp_mat *x, int64_t heads, int sign, vp_error *err);
+vp_embed_op vp_pass_embed_op(const vp_pass *p, const int32_t *ids);
+
+#endif

@@ -1,0 +1,94 @@
+/* Pooling backwards: from the gradient of a frame's vectors, or of its marked rows, to that of its hidden states. */
+#include "lib/model/pooler.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct job {
+    vp_pooler *p;
+    const uint8_t *keep;
+    int64_t T, width, B, dims;
+    int32_t *cu;
+    vp_mat hidden, dhidden;
+} job;
+
+static vp_mat matrix(const float *data, int64_t rows, int64_t cols) {
+    return (vp_mat){.ptr = (float *)data, .dtype = VP_F32, .rows = rows, .cols = cols, .ld = cols};
+}
+
+static int unpick(job *j, const vp_frame *f, const float *grad, int64_t rows, vp_error *err) {
+    int32_t *index = NULL;
+    int64_t m = 0;
+    int status = vp_pooler_marked(f, j->T, j->keep, &index, &m, err);
+    if (!status && m != rows)
+        status = vp_frame_fail(f, VP_DATA, err, "a gradient of %lld rows, but %lld are marked", (long long)rows,
+                               (long long)m);
+    vp_mat dout = matrix(grad, m, j->width);
+    vp_pick_op op = {.x = j->hidden, .out = dout, .index = index, .M = m, .dout = &dout, .dx = &j->dhidden};
+    if (!status) status = vp_pooler_check(j->p, j->p->ops->pick_bwd(j->p->queue, &op), err);
+    free(index);
+    return status;
+}
+
+/* du [B, C] of the pooled vectors u, from the gradient [B, dims] of u's first dims, normalised: u is pooled again. */
+static int unnormalize(job *j, const vp_pool_op *pool, const float *grad, float *du, vp_error *err) {
+    const vp_backend *ops = j->p->ops;
+    if (j->p->normalize) VP_TRY(vp_pooler_check(j->p, ops->pool(j->p->queue, pool), err));
+    vp_mat u = pool->out, d = matrix(du, j->B, j->width), dout = matrix(grad, j->B, j->dims);
+    u.cols = d.cols = j->dims;
+    vp_l2norm_op op = {.x = u, .out = u, .dout = &dout, .dx = &d};
+    if (j->p->normalize) return vp_pooler_check(j->p, ops->l2norm_bwd(j->p->queue, &op), err);
+    for (int64_t b = 0; b < j->B; b++) memcpy(du + b * j->width, grad + b * j->dims, (size_t)j->dims * sizeof *du);
+    return VP_OK;
+}
+
+static int unpool(job *j, const vp_frame *f, const float *grad, vp_error *err) {
+    int64_t offsets = 0, empty = 0;
+    VP_TRY(vp_frame_ints(f, "cu", &j->cu, &offsets, err));
+    if (!j->cu || offsets != j->B + 1) return vp_frame_fail(f, VP_DATA, err, "no column cu");
+    const size_t n = (size_t)(j->B * j->width);
+    float *pooled = vp_calloc(n, sizeof *pooled), *du = vp_calloc(n, sizeof *du);
+    vp_mat dout = matrix(du, j->B, j->width);
+    vp_pool_op op = {.kind = j->p->kind->op,
+                     .B = j->B,
+                     .cu = j->cu,
+                     .keep = j->keep,
+                     .x = j->hidden,
+                     .out = matrix(pooled, j->B, j->width),
+                     .empty = &empty,
+                     .dout = &dout,
+                     .dx = &j->dhidden};
+    int status = pooled && du ? unnormalize(j, &op, grad, du, err)
+                              : vp_fail_memory(err, "gradients of embeddings", 2 * n * sizeof *du);
+    if (!status) status = vp_pooler_check(j->p, j->p->ops->pool_bwd(j->p->queue, &op), err);
+    free(pooled);
+    free(du);
+    return status;
+}
+
+int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int64_t width, const float *grad,
+                       int64_t rows, float *dhidden, vp_error *err) {
+    job j = {.p = p, .T = f->T, .width = width, .B = f->B, .dims = p->dims ? p->dims : width};
+    const vp_column *keep = vp_frame_find(f, "keep");
+    if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &j.T, &keep, err));
+    j.keep = keep ? keep->data : NULL;
+    j.hidden = matrix(hidden, j.T, width);
+    j.dhidden = matrix(dhidden, j.T, width);
+    int status;
+    if (p->kind->pick)
+        status = unpick(&j, f, grad, rows, err);
+    else if (rows != f->B)
+        status =
+            vp_frame_fail(f, VP_DATA, err, "a gradient of %lld rows, there are %lld", (long long)rows, (long long)f->B);
+    else
+        status = unpool(&j, f, grad, err);
+    free(j.cu);
+    return status;
+}
+
+bool vp_pooler_picks(const vp_pooler *p) {
+    return p->kind->pick;
+}
+
+int64_t vp_pooler_dims(const vp_pooler *p, int64_t width) {
+    return p->kind->pick || !p->dims ? width : p->dims;
+}

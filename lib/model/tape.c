@@ -1,0 +1,100 @@
+/* What a forward pass leaves for its backward: which matrices, how much memory, and the pass that fills them. */
+#include "lib/model/pass.h"
+#include <stdlib.h>
+
+typedef struct tape_sizes { /* columns of every matrix that a layer keeps; 0: none */
+    int64_t x, raw, qkv, mixed, lse, middle, up;
+} tape_sizes;
+
+static tape_sizes sizes_of(const vp_encoder *e) {
+    const vp_config *c = &e->model->config;
+    const vp_recompute r = e->training->options.recompute;
+    tape_sizes s = {.x = c->width};
+    if (r == VP_RECOMPUTE_LAYER) return s;
+    s.raw = c->arch->qk_norm ? (c->heads + c->groups) * c->head_dim : 0;
+    s.qkv = (c->heads + 2 * c->groups) * c->head_dim;
+    s.mixed = c->heads * c->head_dim;
+    s.lse = c->heads;
+    s.middle = c->arch->parallel ? 0 : c->width;
+    if (r == VP_RECOMPUTE_NONE) s.up = c->arch->gated ? 2 * c->ffn : c->ffn;
+    return s;
+}
+
+size_t vp_tape_bytes(const vp_encoder *e, int64_t tokens) {
+    const tape_sizes s = sizes_of(e);
+    const int64_t layer = s.x + s.raw + s.qkv + s.mixed + s.lse + s.middle + s.up;
+    return sizeof(float) * (size_t)tokens * (size_t)(layer * e->model->config.layers + e->model->config.width);
+}
+
+static int allocate_layer(vp_pass *p, const tape_sizes *n, vp_saved *s, vp_error *err) {
+    const struct {
+        vp_mat *m;
+        int64_t cols;
+    } all[] = {{&s->x, n->x},     {&s->raw, n->raw},       {&s->qkv, n->qkv}, {&s->mixed, n->mixed},
+               {&s->lse, n->lse}, {&s->middle, n->middle}, {&s->up, n->up}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].cols) VP_TRY(vp_pass_allocate(p, all[i].m, all[i].cols, err));
+    return VP_OK;
+}
+
+static int allocate_tape(vp_encoder *e, vp_tape *t, vp_error *err) {
+    const vp_config *c = &e->model->config;
+    const tape_sizes n = sizes_of(e);
+    vp_pass p = {.e = e, .c = c, .batch = &t->batch};
+    t->layer = vp_calloc((size_t)c->layers, sizeof *t->layer);
+    if (!t->layer) return vp_fail_memory(err, "a tape", (size_t)c->layers * sizeof *t->layer);
+    for (int64_t i = 0; i < c->layers; i++) VP_TRY(allocate_layer(&p, &n, &t->layer[i], err));
+    return vp_pass_allocate(&p, &t->x, c->width, err);
+}
+
+void vp_tape_free(vp_tape *t) {
+    if (!t) return;
+    free(t->layer);
+    free(t);
+}
+
+static int run(vp_encoder *e, const vp_sequences *s, float *hidden, vp_tape **tape, vp_error *err) {
+    vp_tape *t = vp_calloc(1, sizeof *t);
+    if (!t) return vp_fail_memory(err, "a tape", sizeof *t);
+    size_t mark = e->ops->arena_mark(e->queue);
+    t->step = s->step;
+    int status = vp_batch_build(e, s, 0, s->B, &t->batch, &t->ids, err);
+    if (!status && tape) status = allocate_tape(e, t, err);
+    if (!status) status = vp_forward(e, &t->batch, t->ids, t->step, tape ? t : NULL, hidden, err);
+    if (tape && !status) {
+        *tape = t;
+        return VP_OK;
+    }
+    vp_tape_free(t);
+    e->ops->arena_release(e->queue, mark);
+    return status;
+}
+
+int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape **tape, vp_error *err) {
+    vp_sequences s;
+    if (tape) *tape = NULL;
+    if (!e->prepared || (tape && !(e->training && e->training->options.backward)))
+        return vp_fail(err, VP_BUG, "forward: the encoder is not ready for training");
+    int status = vp_sequences_read(&s, e, f, err);
+    if (!status) status = run(e, &s, hidden, tape, err);
+    if (!status) status = vp_hidden_check(e, f, &s, hidden, err);
+    vp_sequences_free(&s);
+    return status;
+}
+
+int vp_encoder_warm(vp_encoder *e, vp_error *err) {
+    VP_TRY(vp_encoder_prepare(e, err));
+    return vp_encoder_rope(e, (int32_t)(e->model->config.positions - 1), err);
+}
+
+size_t vp_encoder_mark(const vp_encoder *e) {
+    return e->ops->arena_mark(e->queue);
+}
+
+void vp_encoder_release_to(vp_encoder *e, size_t mark) {
+    e->ops->arena_release(e->queue, mark);
+}
+
+vp_compute vp_encoder_compute(const vp_encoder *e) {
+    return (vp_compute){.ops = e->ops, .device = e->device, .queue = e->queue};
+}

@@ -1,0 +1,296 @@
+/* Which numbers are trained: an adapter's matrices, or the weights themselves, laid out in one flat space in the order
+ * of the weight table, so that what shares an input lies together. */
+#include "lib/base/philox.h"
+#include "lib/model/encoder.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What reads the rows of a weight that is trained. */
+typedef struct vp_trained_rows {
+    const vp_weight_entry *weight;
+    const float *value; /* [rows, cols] */
+} vp_trained_rows;
+
+/* ---- the table ---- */
+
+static int add_param(vp_training *t, size_t *cap, const char *name, int64_t rows, int64_t cols, vp_error *err) {
+    VP_TRY(vp_grow(&t->param, cap, t->params.n, sizeof *t->param, "trained tensors", err));
+    char *copy = vp_strndup(name, strlen(name));
+    if (!copy) return vp_fail_memory(err, "a name", strlen(name));
+    t->param[t->params.n++] = (vp_param){.name = copy, .rows = rows, .cols = cols, .first = t->params.count};
+    t->params.count += rows * cols;
+    return VP_OK;
+}
+
+/* Whether the last part of a module's path is one of the comma-separated targets. */
+static bool is_target(const char *module, const char *targets) {
+    const char *dot = strrchr(module, '.'), *last = dot ? dot + 1 : module;
+    size_t n = strlen(last);
+    for (const char *at = targets; *at;) {
+        size_t length = strcspn(at, ",");
+        if (length == n && !strncmp(at, last, n)) return true;
+        at += length + (at[length] == ',');
+    }
+    return false;
+}
+
+/* Every target must mean something: a misspelled one would silently train less. */
+static int check_targets(const vp_model *m, const char *targets, vp_error *err) {
+    char one[80];
+    for (const char *at = targets; *at;) {
+        size_t length = strcspn(at, ",");
+        snprintf(one, sizeof one, "%.*s", (int)length, at);
+        bool found = false;
+        for (size_t i = 0; !found && i < m->weights.n; i++)
+            found = m->weights.entry[i].lora && is_target(m->weights.entry[i].module, one);
+        if (!found)
+            return vp_fail(err, VP_USAGE, "target '%s' is no linear of the %s model", one, m->config.arch->name);
+        at += length + (at[length] == ',');
+    }
+    return VP_OK;
+}
+
+static const char *default_targets(const vp_model *m, char *out, size_t cap) {
+    size_t at = 0;
+    out[0] = '\0';
+    for (size_t i = m->weights.at_layer; i < m->weights.at_layer + m->weights.per_layer; i++) {
+        const vp_weight_entry *w = &m->weights.entry[i];
+        if (!w->lora) continue;
+        const char *dot = strrchr(w->module, '.');
+        int n = snprintf(out + at, cap - at, "%s%s", at ? "," : "", dot ? dot + 1 : w->module);
+        if (n > 0 && at + (size_t)n < cap) at += (size_t)n;
+    }
+    return out;
+}
+
+static int layout_adapter(vp_encoder *e, vp_training *t, vp_error *err) {
+    const vp_weights *w = &e->model->weights;
+    char name[160];
+    size_t cap = 0, pairs = 0;
+    VP_TRY(check_targets(e->model, t->options.targets, err));
+    for (size_t i = 0; i < w->n; i++) {
+        const vp_weight_entry *entry = &w->entry[i];
+        if (!entry->lora || !is_target(entry->module, t->options.targets)) continue;
+        VP_TRY(vp_grow(&t->pair, &pairs, t->npairs, sizeof *t->pair, "adapted weights", err));
+        vp_trained_pair *pair = &t->pair[t->npairs++];
+        *pair = (vp_trained_pair){.weight = entry, .a = t->params.count};
+        snprintf(name, sizeof name, "base_model.model.%s.lora_A.weight", entry->module);
+        VP_TRY(add_param(t, &cap, name, t->options.rank, entry->cols, err));
+        pair->b = t->params.count;
+        snprintf(name, sizeof name, "base_model.model.%s.lora_B.weight", entry->module);
+        VP_TRY(add_param(t, &cap, name, entry->rows, t->options.rank, err));
+    }
+    return t->npairs ? VP_OK : vp_fail(err, VP_USAGE, "the adapter has no targets");
+}
+
+/* All weights that hidden states depend on; biases of linears stay. */
+static int layout_weights(vp_encoder *e, vp_training *t, vp_error *err) {
+    const vp_model *m = e->model;
+    const vp_weights *w = &m->weights;
+    char name[200];
+    size_t cap = 0;
+    t->rows = vp_calloc(w->n, sizeof *t->rows);
+    if (!t->rows) return vp_fail_memory(err, "trained weights", w->n * sizeof *t->rows);
+    for (size_t i = 0; i < w->n; i++) {
+        const vp_weight_entry *entry = &w->entry[i];
+        if (!entry->tensor || entry->role == VP_W_HEAD) continue;
+        if (entry->role == VP_W_POSITIONS || entry->role == VP_W_TYPES || entry->role == VP_W_EMBED_NORM)
+            return vp_fail(err, VP_DATA, "%s: weights of a %s model cannot be trained whole", m->path,
+                           m->config.arch->name);
+        snprintf(name, sizeof name, "%s%s.weight", m->config.arch->prefix, entry->module);
+        VP_TRY(add_param(t, &cap, name, entry->rows, entry->cols, err));
+        if (!entry->bias || entry->rows > 1) continue;
+        snprintf(name, sizeof name, "%s%s.bias", m->config.arch->prefix, entry->module);
+        VP_TRY(add_param(t, &cap, name, 1, entry->cols, err));
+    }
+    return VP_OK;
+}
+
+/* ---- starting values ---- */
+
+/* U(-1/sqrt(in), 1/sqrt(in)) for A, as PEFT's Kaiming start; B stays zero. */
+static void start_adapter(vp_training *t) {
+    for (size_t i = 0; i < t->npairs; i++) {
+        const vp_trained_pair *p = &t->pair[i];
+        const double bound = 1 / sqrt((double)p->weight->cols);
+        float *a = t->params.value + p->a;
+        uint32_t word[4] = {0};
+        for (int64_t k = 0; k < t->options.rank * p->weight->cols; k++) {
+            const uint32_t counter[4] = {(uint32_t)(k >> 2), (uint32_t)i, 0, VP_SITE_START << 14};
+            if (!(k & 3)) vp_philox(word, counter, t->options.seed);
+            a[k] = (float)(((double)word[k & 3] + 0.5) / 2147483648.0 - 1) * (float)bound;
+        }
+    }
+}
+
+static int copy_rows(const vp_tensor_info *from, int64_t rows, int64_t cols, float *to, vp_error *err) {
+    for (int64_t r = 0; r < rows; r++) VP_TRY(vp_tensor_row(from, r, to + r * cols, err));
+    return VP_OK;
+}
+
+static int continue_adapter(vp_training *t, const vp_adapter *a, vp_error *err) {
+    for (size_t i = 0; i < t->npairs; i++) {
+        const vp_trained_pair *p = &t->pair[i];
+        const vp_adapter_target *from = vp_adapter_find(a, p->weight);
+        if (!from || from->rank != t->options.rank)
+            return vp_fail(err, VP_DATA, "%s: %s is not adapted like the other linears of its name", a->path,
+                           p->weight->module);
+        VP_TRY(copy_rows(from->a, from->rank, p->weight->cols, t->params.value + p->a, err));
+        VP_TRY(copy_rows(from->b, p->weight->rows, from->rank, t->params.value + p->b, err));
+    }
+    return VP_OK;
+}
+
+static int start_weights(const vp_encoder *e, vp_training *t, vp_error *err) {
+    const vp_weights *w = &e->model->weights;
+    for (size_t i = 0; i < w->n; i++) {
+        const vp_weight_entry *entry = &w->entry[i];
+        int64_t at = vp_training_find(t, entry, false), bias = vp_training_find(t, entry, true);
+        if (at < 0) continue;
+        float *value = t->params.value + at;
+        t->rows[i] = (vp_trained_rows){.weight = entry, .value = value};
+        for (int64_t r = 0; r < entry->rows; r++) VP_TRY(vp_weight_read_row(entry, r, value + r * entry->cols, err));
+        if (bias >= 0) VP_TRY(vp_tensor_row(entry->bias, 0, t->params.value + bias, err));
+    }
+    return VP_OK;
+}
+
+/* ---- opening ---- */
+
+static int check_options(const vp_encoder *e, const vp_train_options *o, vp_error *err) {
+    const vp_config *c = &e->model->config;
+    const double rates[] = {o->lora_dropout, o->attention_dropout, o->hidden_dropout};
+    if (c->arch->post_norm) return vp_fail(err, VP_DATA, "%s models cannot be trained: only decoders", c->arch->name);
+    for (int i = 0; i < 3; i++)
+        if (!(rates[i] >= 0 && rates[i] < 1))
+            return vp_fail(err, VP_USAGE, "a dropout of %g is not in [0, 1)", rates[i]);
+    if (!o->full && !o->start && (o->rank < 1 || o->rank > 1024))
+        return vp_fail(err, VP_USAGE, "an adapter of rank %lld is not between 1 and 1024", (long long)o->rank);
+    return VP_OK;
+}
+
+/* The options of the adapter that is continued: rank and scale of its first target, all its targets' names. */
+static int adopt_adapter(vp_training *t, const vp_adapter *a, vp_buf *targets, vp_error *err) {
+    const vp_adapter_target *first = &a->target[0];
+    t->options.rank = first->rank;
+    t->options.alpha = (double)first->scale * first->rank;
+    for (size_t i = 0; i < a->n; i++) {
+        const vp_adapter_target *target = &a->target[i];
+        if (target->scale < first->scale || target->scale > first->scale || target->rank != first->rank)
+            return vp_fail(err, VP_DATA, "%s: an adapter of several ranks or scales cannot be continued", a->path);
+        const char *dot = strrchr(target->weight->module, '.'), *name = dot ? dot + 1 : target->weight->module;
+        if (targets->len && is_target(name, targets->data)) continue;
+        VP_TRY(vp_buf_printf(targets, err, "%s%s", targets->len ? "," : "", name));
+    }
+    return VP_OK;
+}
+
+static int set_targets(vp_encoder *e, vp_training *t, const vp_adapter *continued, vp_error *err) {
+    vp_buf targets = {0};
+    char all[400];
+    int status = VP_OK;
+    if (continued)
+        status = adopt_adapter(t, continued, &targets, err);
+    else
+        status = vp_buf_printf(&targets, err, "%s",
+                               t->options.targets ? t->options.targets : default_targets(e->model, all, sizeof all));
+    t->options.targets = status ? NULL : vp_strndup(targets.data, targets.len);
+    vp_buf_free(&targets);
+    if (!status && !t->options.targets) status = vp_fail_memory(err, "targets", 1);
+    return status;
+}
+
+static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
+    size_t bytes = (size_t)t->params.count * sizeof(float);
+    t->params.param = t->param;
+    t->params.value = e->ops->arena_alloc(e->queue, bytes);
+    if (t->options.backward) t->grad = e->ops->arena_alloc(e->queue, bytes);
+    if (!t->params.value || (t->options.backward && !t->grad)) return vp_fail_memory(err, "what is trained", bytes);
+    memset(t->params.value, 0, bytes);
+    if (t->grad) memset(t->grad, 0, bytes);
+    return VP_OK;
+}
+
+static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, vp_error *err) {
+    if (t->options.full) {
+        VP_TRY(layout_weights(e, t, err));
+        VP_TRY(allocate(e, t, err));
+        return start_weights(e, t, err);
+    }
+    VP_TRY(set_targets(e, t, continued, err));
+    VP_TRY(layout_adapter(e, t, err));
+    VP_TRY(allocate(e, t, err));
+    if (continued) return continue_adapter(t, continued, err);
+    start_adapter(t);
+    return VP_OK;
+}
+
+int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err) {
+    VP_TRY(check_options(e, o, err));
+    vp_training *t = vp_calloc(1, sizeof *t);
+    if (!t) return vp_fail_memory(err, "training", sizeof *t);
+    e->training = t;
+    t->options = *o;
+    t->options.start = NULL;
+    vp_adapter *continued = NULL;
+    int status = o->start && !o->full ? vp_adapter_open(&continued, e->model, o->start, err) : VP_OK;
+    const char *borrowed = t->options.targets;
+    if (!status) status = lay_out(e, t, continued, err);
+    if (t->options.targets == borrowed) t->options.targets = NULL;
+    vp_adapter_close(continued);
+    return status;
+}
+
+void vp_training_close(vp_training *t) {
+    if (!t) return;
+    for (size_t i = 0; i < t->params.n; i++) free((char *)t->param[i].name);
+    free((char *)t->options.targets);
+    free(t->param);
+    free(t->pair);
+    free(t->rows);
+    free(t);
+}
+
+/* ---- use ---- */
+
+int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bias) {
+    char tail[100];
+    if (!t || !t->options.full) return -1;
+    int n = snprintf(tail, sizeof tail, "%s.%s", w->module, bias ? "bias" : "weight");
+    for (size_t i = 0; n > 0 && i < t->params.n; i++) {
+        size_t length = strlen(t->param[i].name), prefix = length - (size_t)n;
+        if (length >= (size_t)n && !strcmp(t->param[i].name + prefix, tail) &&
+            (!prefix || t->param[i].name[prefix - 1] == '.'))
+            return t->param[i].first;
+    }
+    return -1;
+}
+
+static int read_trained(const void *ctx, int64_t row, float *out, vp_error *err) {
+    (void)err;
+    const vp_trained_rows *r = ctx;
+    memcpy(out, r->value + row * r->weight->cols, (size_t)r->weight->cols * sizeof *out);
+    return VP_OK;
+}
+
+vp_weight_part vp_training_part(const vp_encoder *e, const vp_weight_entry *w) {
+    const vp_training *t = e->training;
+    size_t i = (size_t)(w - e->model->weights.entry);
+    if (t && t->rows && t->rows[i].weight)
+        return (vp_weight_part){.rows = w->rows, .read_row = read_trained, .ctx = &t->rows[i]};
+    return (vp_weight_part){.rows = w->rows, .read_row = vp_weight_read_row, .ctx = w};
+}
+
+const vp_params *vp_encoder_params(const vp_encoder *e) {
+    return e->training ? &e->training->params : NULL;
+}
+
+float *vp_encoder_gradient(const vp_encoder *e) {
+    return e->training ? e->training->grad : NULL;
+}
+
+const vp_train_options *vp_encoder_training(const vp_encoder *e) {
+    return e->training ? &e->training->options : NULL;
+}

@@ -1,0 +1,64 @@
+/* Training a model: which of its numbers are trained, a forward pass that leaves what the backward needs, and the
+ * backward pass. What the loss is, and what the optimiser does with the gradient, is lib/train's business. */
+#ifndef VP_MODEL_TRAINING_H
+#define VP_MODEL_TRAINING_H
+#include "kernels/ops.h"
+#include "lib/model/model.h"
+#include "lib/model/params.h"
+
+/* What a layer keeps between forward and backward: everything; all but the MLP's inner values; its input only. */
+typedef enum vp_recompute { VP_RECOMPUTE_NONE, VP_RECOMPUTE_MLP, VP_RECOMPUTE_LAYER } vp_recompute;
+#define VP_RECOMPUTES "none|mlp|layer" /* spellings, in that order */
+#define VP_LORA_ALL   "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+
+/* Training as an encoder's option (vp_encode_options.train): the passes get dropout, and trained numbers. Of two
+ * encoders with equal options, model and numbers, one with `backward` and one without, the forward passes give the same
+ * bytes. */
+typedef struct vp_train_options {
+    bool full;                /* every weight is trained (but linears' biases); else a LoRA adapter */
+    int64_t rank;             /* of the adapter, r */
+    double alpha;             /* its scale is alpha / r */
+    const char *targets;      /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
+    const char *start;        /* folder of an adapter: continue it (its rank, alpha and targets); or NULL */
+    double lora_dropout;      /* of the adapter's inputs */
+    double attention_dropout; /* of attention probabilities */
+    double hidden_dropout;    /* of what attention and MLP add to the residual stream */
+    uint64_t seed;            /* of dropout and of the adapter's start */
+    bool backward;            /* false: forward passes only */
+    vp_recompute recompute;
+} vp_train_options;
+
+/* The trained numbers and their gradient, valid until the encoder is closed: at first the adapter's start (A uniform in
+ * +-1/sqrt(inputs), B zero, as PEFT; or as `start` has them), or the model's weights. NULL where nothing is trained. */
+const vp_params *vp_encoder_params(const vp_encoder *e);
+float *vp_encoder_gradient(const vp_encoder *e); /* [count]: vp_encoder_backward adds to it */
+/* To be called after the numbers changed: full training packs the weights anew. */
+int vp_encoder_changed(vp_encoder *e, vp_error *err);
+/* What the adapter is, as options that would make its like (strings owned by the encoder). */
+const vp_train_options *vp_encoder_training(const vp_encoder *e);
+
+/* What a forward pass of one micro-batch leaves for its backward. Its matrices lie in the device's memory, which works
+ * like a stack: a tape is good until a mark that was set before it is released, and freed (NULL is fine) after that. */
+typedef struct vp_tape vp_tape;
+/* Packs the weights: once, before the first mark. */
+int vp_encoder_warm(vp_encoder *e, vp_error *err);
+size_t vp_encoder_mark(const vp_encoder *e);
+void vp_encoder_release_to(vp_encoder *e, size_t mark);
+void vp_tape_free(vp_tape *t);
+/* Bytes that the tape of T tokens takes, about. */
+size_t vp_tape_bytes(const vp_encoder *e, int64_t tokens);
+/* hidden [T, C] of a whole frame as one micro-batch, into the caller's memory; tape NULL: nothing is kept. With dropout
+ * the frame needs column `row` and key `step`. Without column `unit` it is one gradient unit. */
+int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape **tape, vp_error *err);
+/* Add the gradient of a loss to vp_encoder_gradient, given dhidden [T, C]. Weight gradients are summed one unit after
+ * another: however the units are spread over calls, in their order, the sums are the same bytes. */
+int vp_encoder_backward(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err);
+/* The device that an encoder computes on, for objectives that need products of their own. */
+typedef struct vp_compute {
+    const vp_backend *ops;
+    vp_device *device;
+    vp_queue *queue;
+} vp_compute;
+vp_compute vp_encoder_compute(const vp_encoder *e);
+
+#endif

@@ -289,13 +289,20 @@ typedef struct vp_nce_op {
     const vp_mat *ds;
 } vp_nce_op;
 
-typedef struct vp_optim_op { /* a slice of one flat parameter space */
+/* A slice of one flat parameter space, p = master[n] with its gradient g = grad[n] and moments m, v [n], zero at first.
+ * sumsq    *sum = the sum of g^2 in f64, in an order that n alone decides; *finite = every g is (either may be NULL)
+ * clip     g *= clip
+ * adamw    p *= 1 - lr decay; m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2;
+ *          p -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), t = 1, 2, ... counts the updates
+ * sgd      g' = g + decay p; m = beta1 m + g'; p -= lr m; beta1 = 0 needs no m
+ * rmsprop  g' = g + decay p; v = beta2 v + (1 - beta2) g'^2; p -= lr g' / (sqrt(v) + eps) */
+typedef struct vp_optim_op {
     float *master, *m, *v;
-    const float *grad;
+    float *grad; /* written by clip alone */
     int64_t n;
-    float lr, beta1, beta2, eps, decay, clip;
+    double lr, beta1, beta2, eps, decay, clip;
     int64_t t;
-    double *sum; /* sumsq: f64 */
+    double *sum;
     int *finite;
 } vp_optim_op;
 

@@ -349,7 +349,10 @@ static int search(command_line *c, vp_error *err) {
     VP_TRY(open_input(c, &fd, &name, err));
     VP_TRY(vp_index_open(&x, c->index, VP_INDEX_READ, err));
     int status = vp_reader_open(&r, fd, name, err);
-    if (!status) status = search_batches(&s, x, r, err);
+    if (!status) {
+        vp_reader_watch(r, STDOUT_FILENO);
+        status = search_batches(&s, x, r, err);
+    }
     vp_reader_close(r);
     vp_index_close(x);
     vp_buf_free(&s.piece);

@@ -73,7 +73,9 @@ static int open_stream(const char *path, int *fd, vp_reader **r, vp_error *err) 
     const bool standard = strcmp(path, "-") == 0;
     *fd = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (*fd < 0) return vp_fail_errno(err, "cannot open '%s'", path);
-    return vp_reader_open(r, *fd, standard ? "standard input" : path, err);
+    VP_TRY(vp_reader_open(r, *fd, standard ? "standard input" : path, err));
+    vp_reader_watch(*r, STDOUT_FILENO);
+    return VP_OK;
 }
 
 static void close_stream(int fd, vp_reader *r) {

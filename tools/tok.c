@@ -393,8 +393,10 @@ static int open_input(state *s, const char *file, vp_error *err) {
     const bool standard = !file || strcmp(file, "-") == 0;
     s->fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
     if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
-    return vp_records_open(&s->records, s->fd, standard ? "standard input" : file,
-                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_JSONL, opt.skip_bad, err);
+    VP_TRY(vp_records_open(&s->records, s->fd, standard ? "standard input" : file,
+                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_JSONL, opt.skip_bad, err));
+    vp_records_watch(s->records, STDOUT_FILENO);
+    return VP_OK;
 }
 
 static int check_options(vp_error *err) {

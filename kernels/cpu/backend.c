@@ -47,6 +47,11 @@ static const vp_backend cpu = {
     .pick_bwd = vp_cpu_pick_bwd,
     .l2norm = vp_cpu_l2norm,
     .l2norm_bwd = vp_cpu_l2norm_bwd,
+    .sumsq = vp_cpu_sumsq,
+    .clip = vp_cpu_clip,
+    .adamw = vp_cpu_adamw,
+    .sgd = vp_cpu_sgd,
+    .rmsprop = vp_cpu_rmsprop,
     .topk = vp_cpu_topk,
 };
 

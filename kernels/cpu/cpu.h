@@ -115,5 +115,11 @@ int vp_cpu_pool_bwd(vp_queue *q, const vp_pool_op *op);
 int vp_cpu_pick(vp_queue *q, const vp_pick_op *op);
 int vp_cpu_pick_bwd(vp_queue *q, const vp_pick_op *op);
 int vp_cpu_topk(vp_queue *q, const vp_topk_op *op);
+/* optim.c */
+int vp_cpu_sumsq(vp_queue *q, const vp_optim_op *op);
+int vp_cpu_clip(vp_queue *q, const vp_optim_op *op);
+int vp_cpu_adamw(vp_queue *q, const vp_optim_op *op);
+int vp_cpu_sgd(vp_queue *q, const vp_optim_op *op);
+int vp_cpu_rmsprop(vp_queue *q, const vp_optim_op *op);
 
 #endif

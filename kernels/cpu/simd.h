@@ -38,6 +38,9 @@ static inline vec v_mul(vec a, vec b) {
 static inline vec v_div(vec a, vec b) {
     return _mm512_div_ps(a, b);
 }
+static inline vec v_sqrt(vec a) {
+    return _mm512_sqrt_ps(a);
+}
 static inline vec v_fma(vec a, vec b, vec c) {
     return _mm512_fmadd_ps(a, b, c);
 }
@@ -123,6 +126,9 @@ static inline vec v_mul(vec a, vec b) {
 static inline vec v_div(vec a, vec b) {
     return _mm256_div_ps(a, b);
 }
+static inline vec v_sqrt(vec a) {
+    return _mm256_sqrt_ps(a);
+}
 static inline vec v_fma(vec a, vec b, vec c) {
     return _mm256_fmadd_ps(a, b, c);
 }
@@ -207,6 +213,9 @@ static inline vec v_mul(vec a, vec b) {
 }
 static inline vec v_div(vec a, vec b) {
     return a / b;
+}
+static inline vec v_sqrt(vec a) {
+    return sqrtf(a);
 }
 static inline vec v_fma(vec a, vec b, vec c) {
     return a * b + c;

@@ -84,6 +84,21 @@ typedef struct vp_simd_topk {
                    vp_dtype dtype, int64_t dim, float *out, int64_t ldo);
 } vp_simd_topk;
 
+/* ---- simd_optim.c: n numbers p of a parameter space, their gradients g and moments m, v ---- */
+typedef struct vp_simd_update { /* a step's numbers, made in double and rounded once */
+    float keep;                 /* p *= keep before anything else: 1 - lr decay */
+    float decay;                /* g += decay p */
+    float beta1, more1;         /* of m; more1 = 1 - beta1 */
+    float beta2, more2;         /* of v */
+    float rate, root, eps;      /* p -= rate m / (sqrt(v) / root + eps) */
+} vp_simd_update;
+typedef struct vp_simd_optim {
+    double (*sumsq)(const float *g, int64_t n); /* in 16 lanes; not finite where a number is not */
+    void (*adamw)(const vp_simd_update *u, float *p, const float *g, float *m, float *v, int64_t n);
+    void (*sgd)(const vp_simd_update *u, float *p, const float *g, float *m, int64_t n); /* m NULL: no momentum */
+    void (*rmsprop)(const vp_simd_update *u, float *p, const float *g, float *v, int64_t n);
+} vp_simd_optim;
+
 typedef struct vp_simd { /* everything of one instruction set */
     const char *name;
     const vp_simd_rows *rows;
@@ -92,6 +107,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     const vp_simd_attn *attn;
     const vp_simd_grads *grads;
     const vp_simd_topk *topk;
+    const vp_simd_optim *optim;
 } vp_simd;
 
 #define VP_ISAS(X) X(avx512) X(avx2) X(scalar)
@@ -101,7 +117,8 @@ typedef struct vp_simd { /* everything of one instruction set */
     extern const vp_simd_gemm vp_simd_gemm_##isa;                                                                      \
     extern const vp_simd_attn vp_simd_attn_##isa;                                                                      \
     extern const vp_simd_grads vp_simd_grads_##isa;                                                                    \
-    extern const vp_simd_topk vp_simd_topk_##isa;
+    extern const vp_simd_topk vp_simd_topk_##isa;                                                                      \
+    extern const vp_simd_optim vp_simd_optim_##isa;
 VP_ISAS(X)
 #undef X
 

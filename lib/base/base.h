@@ -76,6 +76,12 @@ int vp_read_file(const char *path, size_t limit, vp_buf *out, vp_error *err);
 /* All n bytes, or a failure; EINTR and short counts are handled. `name` is for the message. */
 int vp_write_all(int fd, const void *data, size_t n, const char *name, vp_error *err);
 
+/* `fd` where it is a pipe or socket, whose reader can go away; else -1, which vp_wait_input takes for none. */
+int vp_watched(int fd);
+/* Wait until reading `in` (-1: nothing) would not block, at most timeout_ms (-1: for ever); *ready says so. A program
+ * that waits while nobody reads its own `output` (a descriptor, or -1) any more ends: VP_IO with broken_pipe. */
+int vp_wait_input(int in, int output, int timeout_ms, bool *ready, vp_error *err);
+
 /* fsync the folder that holds `path`: what was created, renamed or unlinked there lasts. No slash at the path's end. */
 int vp_sync_folder_of(const char *path, vp_error *err);
 

@@ -2,6 +2,7 @@
 #include "lib/base/base.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +75,24 @@ int vp_write_all(int fd, const void *data, size_t n, const char *name, vp_error 
         p += done;
         n -= (size_t)done;
     }
+    return VP_OK;
+}
+
+int vp_watched(int fd) {
+    struct stat st;
+    return fd >= 0 && fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)) ? fd : -1;
+}
+
+int vp_wait_input(int in, int output, int timeout_ms, bool *ready, vp_error *err) {
+    struct pollfd p[2] = {{.fd = in, .events = POLLIN}, {.fd = output}}; /* poll skips what is below 0 */
+    *ready = false;
+    while (poll(p, 2, timeout_ms) < 0)
+        if (errno != EINTR) return vp_fail_errno(err, "cannot wait for input");
+    if (p[1].revents) {
+        errno = EPIPE;
+        return vp_fail_errno(err, "cannot write standard output");
+    }
+    *ready = p[0].revents != 0;
     return VP_OK;
 }
 

@@ -22,14 +22,14 @@ typedef struct planned {
 } planned;
 
 struct vp_export {
-    char *folder;
+    char *folder; /* with `given`: its name */
     int64_t max_shard, in_shard, shards, total;
     planned *tensor;
     size_t n, cap;
-    size_t at;    /* the tensor whose turn it is */
-    int64_t left; /* its bytes that are still to come */
-    int fd;
-    char *path; /* of the open file */
+    size_t at;     /* the tensor whose turn it is */
+    int64_t left;  /* its bytes that are still to come */
+    int fd, given; /* given: the caller's, the only one; else -1 */
+    char *path;    /* of the open file */
     int64_t opened;
     vp_buf buffer;
     double largest, sum;
@@ -40,7 +40,7 @@ int vp_export_open(vp_export **out, const char *folder, int64_t max_shard, vp_er
     vp_export *e = vp_calloc(1, sizeof *e);
     *out = e;
     if (!e) return vp_fail_memory(err, "an export", sizeof *e);
-    e->fd = -1;
+    e->fd = e->given = -1;
     e->max_shard = max_shard;
     e->folder = vp_strndup(folder, strlen(folder));
     int status = e->folder ? vp_buf_reserve(&e->buffer, BUFFER, err) : vp_fail_memory(err, "a path", strlen(folder));
@@ -51,9 +51,15 @@ int vp_export_open(vp_export **out, const char *folder, int64_t max_shard, vp_er
     return status;
 }
 
+int vp_export_open_fd(vp_export **out, int fd, const char *name, vp_error *err) {
+    VP_TRY(vp_export_open(out, name, INT64_MAX, err));
+    (*out)->given = fd;
+    return VP_OK;
+}
+
 void vp_export_close(vp_export *e) {
     if (!e) return;
-    if (e->fd >= 0) close(e->fd);
+    if (e->fd >= 0 && e->fd != e->given) close(e->fd);
     for (size_t i = 0; i < e->n; i++) free(e->tensor[i].name);
     free(e->tensor);
     free(e->path);
@@ -130,6 +136,7 @@ static int flush(vp_export *e, vp_error *err) {
 static int close_shard(vp_export *e, vp_error *err) {
     if (e->fd < 0) return VP_OK;
     VP_TRY(flush(e, err));
+    if (e->fd == e->given) return VP_OK;
     int status = fsync(e->fd) ? vp_fail_errno(err, "cannot sync '%s'", e->path) : VP_OK;
     if (close(e->fd) && !status) status = vp_fail_errno(err, "cannot write '%s'", e->path);
     e->fd = -1;
@@ -153,6 +160,12 @@ static int put_header(vp_export *e, vp_error *err) {
 static int open_shard(vp_export *e, vp_error *err) {
     char name[NAME_BYTES];
     vp_buf path = {0};
+    if (e->given >= 0) {
+        e->opened++;
+        e->fd = e->given;
+        e->path = vp_strndup(e->folder, strlen(e->folder));
+        return e->path ? put_header(e, err) : vp_fail_memory(err, "a path", strlen(e->folder));
+    }
     shard_name(e, e->opened, name);
     VP_TRY(vp_buf_printf(&path, err, "%s/%s", e->folder, name));
     free(e->path);

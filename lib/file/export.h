@@ -14,6 +14,8 @@ typedef struct vp_rounding {
 typedef struct vp_export vp_export;
 /* Files go into `folder`, which exists; a shard takes at most max_shard bytes of tensors, or one larger tensor. */
 int vp_export_open(vp_export **e, const char *folder, int64_t max_shard, vp_error *err);
+/* One safetensors file into a descriptor that stays the caller's, to sync and close; `name` is for messages. */
+int vp_export_open_fd(vp_export **e, int fd, const char *name, vp_error *err);
 /* Removes nothing: an unfinished export leaves its files to whoever removes the folder. NULL is fine. */
 void vp_export_close(vp_export *e);
 /* One more tensor, of shape[ndim], ndim <= 4; the name is copied. All before the first value. */

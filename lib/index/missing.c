@@ -262,7 +262,10 @@ int vp_index_missing(vp_index *x, int in, const char *in_name, int out, const vp
                            .what = "another `knn missing` runs; --wait waits for it"};
     int status = vp_lock_take(&one, err);
     if (!status) status = vp_records_open(&m.in, in, in_name, VP_RECORDS_JSONL, o->skip_bad, err);
-    if (!status) status = run(&m, err);
+    if (!status) {
+        vp_records_watch(m.in, out);
+        status = run(&m, err);
+    }
     vp_records_close(m.in);
     vp_buf_free(&m.lines);
     vp_buf_free(&m.metas);

@@ -12,7 +12,7 @@ enum { MAGIC = 4, WINDOW_LOG = 27, COMPRESSED = 128 << 10 };
 static const uint8_t magic[MAGIC] = {0x28, 0xb5, 0x2f, 0xfd};
 
 struct vp_input {
-    int fd;
+    int fd, output; /* output: whose reader is watched, -1: none */
     char *name;
     int64_t offset;
     bool sniffed;      /* the first bytes were looked at */
@@ -26,6 +26,7 @@ int vp_input_open(vp_input **out, int fd, const char *name, vp_error *err) {
     vp_input *in = calloc(1, sizeof *in);
     if (!in) return vp_fail_memory(err, "an input", sizeof *in);
     in->fd = fd;
+    in->output = -1;
     in->name = vp_strndup(name, strlen(name));
     in->held = malloc(COMPRESSED);
     if (!in->name || !in->held) {
@@ -44,6 +45,10 @@ void vp_input_close(vp_input *in) {
     free(in);
 }
 
+void vp_input_watch(vp_input *in, int output) {
+    in->output = vp_watched(output);
+}
+
 int64_t vp_input_offset(const vp_input *in) {
     return in->offset;
 }
@@ -56,14 +61,16 @@ bool vp_input_ready(const vp_input *in, int timeout_ms) {
 
 /* One read(2) of what is there; a descriptor that someone made non-blocking is waited for. */
 static int read_some(const vp_input *in, void *data, size_t n, size_t *got, vp_error *err) {
+    bool ready, wait = in->output >= 0;
     for (;;) {
+        if (wait) VP_TRY(vp_wait_input(in->fd, in->output, -1, &ready, err));
         const ssize_t r = read(in->fd, data, n);
         if (r >= 0) {
             *got = (size_t)r;
             return VP_OK;
         }
         if (errno == EAGAIN || errno == EWOULDBLOCK)
-            poll(&(struct pollfd){.fd = in->fd, .events = POLLIN}, 1, -1);
+            wait = true;
         else if (errno != EINTR)
             return vp_fail_errno(err, "cannot read %s", in->name);
     }

@@ -16,6 +16,10 @@ int vp_input_read(vp_input *in, void *data, size_t n, size_t *got, vp_error *err
 int vp_input_full(vp_input *in, void *data, size_t n, size_t *got, vp_error *err);
 /* True if vp_input_read would not wait, now or within timeout_ms (-1: for ever). */
 bool vp_input_ready(const vp_input *in, int timeout_ms);
+/* From now on a wait for input ends when `output`, the descriptor that the program writes to, is a pipe that nobody
+ * reads any more: VP_IO with broken_pipe, as if it had written. Without it a filter outlives the rest of its pipeline
+ * for as long as its input is silent. */
+void vp_input_watch(vp_input *in, int output);
 int64_t vp_input_offset(const vp_input *in); /* bytes handed out so far, after decompression */
 void vp_input_close(vp_input *in);
 

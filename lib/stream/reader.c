@@ -60,6 +60,9 @@ void vp_reader_close(vp_reader *r) {
     free(r);
 }
 
+void vp_reader_watch(vp_reader *r, int output) {
+    vp_input_watch(r->in, output);
+}
 void vp_reader_set_vocab(vp_reader *r, int64_t vocab) {
     r->vocab = vocab;
 }

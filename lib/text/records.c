@@ -57,6 +57,10 @@ int64_t vp_records_skipped(const vp_records *r) {
     return r->skipped;
 }
 
+void vp_records_watch(vp_records *r, int output) {
+    vp_input_watch(r->in, output);
+}
+
 bool vp_records_ready(const vp_records *r, int timeout_ms) {
     const char *rest = r->window.data + r->next;
     if (r->end_of_input || (r->next < r->window.len && memchr(rest, '\n', r->window.len - r->next))) return true;

@@ -28,6 +28,8 @@ int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err);
 const vp_map *vp_records_head(const vp_records *r); /* the inside of _vp, or NULL */
 /* Whether vp_records_next would return without waiting longer than timeout_ms for input to come. */
 bool vp_records_ready(const vp_records *r, int timeout_ms);
+/* As vp_reader_watch: waiting for records ends when nobody reads `output` any more. */
+void vp_records_watch(vp_records *r, int output);
 int64_t vp_records_skipped(const vp_records *r);
 /* A member of the current JSON record that is a string or a number (as it is spelled), valid like the record. Absent,
  * null, empty or another type: VP_DATA with name:line. */

@@ -85,6 +85,18 @@ int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int
     return status;
 }
 
+int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err) {
+    *vectors = f->B;
+    if (!p->kind->pick) return VP_OK;
+    int64_t T = f->T;
+    int32_t *index = NULL;
+    const vp_column *keep = vp_frame_find(f, "keep");
+    if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &T, &keep, err));
+    int status = vp_pooler_marked(f, T, keep ? keep->data : NULL, &index, vectors, err);
+    free(index);
+    return status;
+}
+
 bool vp_pooler_picks(const vp_pooler *p) {
     return p->kind->pick;
 }

@@ -53,6 +53,7 @@ int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape 
 /* Add the gradient of a loss to vp_encoder_gradient, given dhidden [T, C]. Weight gradients are summed one unit after
  * another: however the units are spread over calls, in their order, the sums are the same bytes. */
 int vp_encoder_backward(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err);
+int64_t vp_encoder_width(const vp_encoder *e); /* C */
 /* The device that an encoder computes on, for objectives that need products of their own. */
 typedef struct vp_compute {
     const vp_backend *ops;

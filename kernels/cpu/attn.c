@@ -4,6 +4,7 @@
  * function of its sequence alone: scores and sums are chains in a fixed order, a hidden key and a skipped block leave
  * no trace. */
 #include "kernels/cpu/attn.h"
+#include "kernels/cpu/drop.h"
 #include <math.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@ typedef struct attn_job {
     const vp_attn_op *op;
     const vp_batch *batch;
     const vp_simd *simd;
+    vp_dropper drop;
     vp_attn_layout layout;
     float *keys, *values; /* [blocks, G, each] */
     int64_t keys_each, values_each;
@@ -47,6 +49,13 @@ typedef struct query_block {
     float top[QUERIES];
 } query_block;
 
+/* After the softmax: the sums of its denominator have seen all keys. Past `n` nothing is visible. */
+static void drop_keys(const attn_job *j, const query_block *qb, int64_t r, int64_t key0, int64_t n) {
+    vp_drop_bits bits = {{0}};
+    vp_drop_keys(&j->drop, qb->sequence, qb->head, qb->first + r, key0, n, &bits);
+    vp_drop_apply(&j->drop, &bits, qb->scores + r * BLOCK, n);
+}
+
 static void attend_block(const attn_job *j, query_block *qb, int64_t block, int64_t end) {
     const vp_attn_op *op = j->op;
     int64_t key0 = block * BLOCK, n = vp_smaller(end - key0, BLOCK), height = vp_smaller(qb->n - key0, BLOCK);
@@ -63,6 +72,7 @@ static void attend_block(const attn_job *j, query_block *qb, int64_t block, int6
             j->simd->attn->softmax_block(qb->scores + r * BLOCK, n, v.lo - key0, v.hi - key0, seg ? qb->hide : NULL,
                                          op->scale, op->softcap, &qb->top[r], qb->lanes + r * LANES);
         if (factor != 1.0f) j->simd->attn->scale(qb->out + r * op->d, factor, op->d);
+        if (j->drop.on) drop_keys(j, qb, r, key0, vp_smaller(v.hi - key0, n));
     }
     j->simd->gemm->product(qb->scores, BLOCK, j->values + at * j->values_each, height, qb->out, op->d, qb->count, n,
                            op->d, true);
@@ -148,6 +158,7 @@ int vp_cpu_attn(vp_queue *q, const vp_attn_op *op) {
     VP_TRY(vp_attn_check(q, op));
     if (op->batch->T == 0) return VP_OK;
     attn_job j = {.op = op, .batch = op->batch, .simd = q->device->simd};
+    VP_TRY(vp_dropper_make(q, "attn", &op->drop, op->batch, op->batch->T, &j.drop));
     size_t mark = vp_arena_mark(q);
     int status = attn_run(q, &j);
     vp_arena_release(q, mark);

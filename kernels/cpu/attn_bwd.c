@@ -2,8 +2,11 @@
  * [T, H d]; k, v, dk, dv [T, G d]; lse [T, H]. No atomics: a sequence of up to ONE_OWNER tokens has one owner of dQ, dK
  * and dV per key head; a longer one has owners of dQ (query blocks) and, in a second pass, of dK and dV (key blocks).
  * Every element is summed in one order in either form: dQ over key blocks, dK and dV over the heads of the group and
- * then over query blocks, ascending. So a sequence's gradients do not see the batch, the threads or the form. */
+ * then over query blocks, ascending. So a sequence's gradients do not see the batch, the threads or the form. With
+ * dropout, O = D V where D = drop(P): dV = D^T dO, dP = drop(dO V^T), and dS = P (dP - delta) where delta, the sum of
+ * P dP over the keys, is that of D (dO V^T), which is still dO . O. */
 #include "kernels/cpu/attn.h"
+#include "kernels/cpu/drop.h"
 #include <string.h>
 
 enum { BLOCK = VP_ATTN_BLOCK, QUERIES = 48, ONE_OWNER = 512 };
@@ -22,6 +25,7 @@ typedef struct owner {
 typedef struct bwd_job {
     const vp_attn_op *op;
     const vp_simd *simd;
+    vp_dropper drop;
     vp_attn_layout layout;
     packed_block *packed; /* [blocks, G] */
     owner *owners;
@@ -48,7 +52,6 @@ typedef struct query_block {
     int64_t sequence, base, n, group, head; /* of n tokens that start at row `base` */
     int64_t first, count;                   /* queries, within the sequence */
     float *p, *ds;                          /* [QUERIES, BLOCK] */
-    float *turned;                          /* [BLOCK, QUERIES] */
     float *hide;                            /* [BLOCK] */
     float *q, *dout;                        /* packed [count, d] */
     float delta[QUERIES];                   /* sum of dO O */
@@ -70,11 +73,26 @@ static void begin_queries(const bwd_job *j, query_block *qb) {
 }
 
 /* out [n keys, d] += m [count, n]^T packed [count, d] */
-static void add_keys(const bwd_job *j, query_block *qb, const float *m, int64_t n, const float *packed, float *out,
-                     int64_t ld) {
-    for (int64_t c = 0; c < n; c++)
-        for (int64_t r = 0; r < qb->count; r++) qb->turned[c * QUERIES + r] = m[r * BLOCK + c];
-    j->simd->gemm->product(qb->turned, QUERIES, packed, qb->count, out, ld, n, qb->count, j->op->d, true);
+static void add_keys(const bwd_job *j, const query_block *qb, const float *m, int64_t n, const float *packed,
+                     float *out, int64_t ld) {
+    j->simd->gemm->product_turned(m, BLOCK, packed, qb->count, out, ld, n, qb->count, j->op->d, true);
+}
+
+/* Row r of P and of dO V^T, which becomes dS, for the n visible keys of a block from key0 on; P is then dropped. */
+static void derive_row(const bwd_job *j, const query_block *qb, int64_t r, int64_t key0, int64_t n) {
+    const vp_attn_op *op = j->op;
+    float *p = qb->p + r * BLOCK, *ds = qb->ds + r * BLOCK;
+    int64_t i = qb->first + r;
+    vp_attn_visible v = vp_attn_sees(op, qb->sequence, i, qb->n);
+    vp_drop_bits bits = {{0}};
+    int64_t dropped = j->drop.on ? vp_smaller(v.hi - key0, n) : 0;
+    if (dropped > 0) {
+        vp_drop_keys(&j->drop, qb->sequence, qb->head, i, key0, dropped, &bits);
+        vp_drop_apply(&j->drop, &bits, ds, dropped);
+    }
+    j->simd->grads->attn_block(p, ds, n, v.lo - key0, v.hi - key0, op->batch->seg ? qb->hide : NULL, op->scale,
+                               op->softcap, op->lse[(qb->base + i) * op->heads + qb->head], qb->delta[r]);
+    if (dropped > 0) vp_drop_apply(&j->drop, &bits, p, dropped);
 }
 
 /* Keys [key0, min(end, key0 + BLOCK)) for this block of queries. */
@@ -89,11 +107,8 @@ static void visit_block(const bwd_job *j, query_block *qb, int64_t block, int64_
                            BLOCK, qb->count, op->d, n, false);
     for (int64_t r = 0; r < qb->count; r++) {
         int64_t i = qb->first + r;
-        vp_attn_visible v = vp_attn_sees(op, qb->sequence, i, qb->n);
         if (seg && (r == 0 || seg[i] != seg[i - 1])) vp_attn_hide(seg + key0, seg[i], n, qb->hide);
-        j->simd->grads->attn_block(qb->p + r * BLOCK, qb->ds + r * BLOCK, n, v.lo - key0, v.hi - key0,
-                                   seg ? qb->hide : NULL, op->scale, op->softcap,
-                                   op->lse[(qb->base + i) * op->heads + qb->head], qb->delta[r]);
+        derive_row(j, qb, r, key0, n);
     }
     if (qb->what != OWN_DKV)
         j->simd->gemm->product(qb->ds, BLOCK, b->k, height, vp_row(op->dq, qb->base + qb->first) + qb->head * op->d,
@@ -132,8 +147,7 @@ static void own_item(void *ctx, int64_t item, int thread) {
     int64_t share = op->heads / op->groups, group = item % op->groups, d = op->d;
     query_block qb = {.what = o->what, .sequence = o->sequence, .base = base, .n = n, .group = group, .p = scratch};
     qb.ds = qb.p + each;
-    qb.turned = qb.ds + each;
-    qb.hide = qb.turned + each;
+    qb.hide = qb.ds + each;
     qb.q = qb.hide + BLOCK;
     qb.dout = qb.q + j->queries_each;
     int64_t low = 0, high = (n + BLOCK - 1) / BLOCK, query = 0, last = n;
@@ -189,7 +203,7 @@ static int bwd_run(vp_queue *q, bwd_job *j) {
     int64_t along = vp_packed_floats(j->simd, j->layout.height, op->d), each = 2 * across + along;
     size_t bytes = (size_t)blocks * sizeof *j->packed;
     j->queries_each = vp_packed_floats(j->simd, QUERIES, op->d);
-    j->scratch_each = 3 * QUERIES * BLOCK + BLOCK + 2 * j->queries_each;
+    j->scratch_each = 2 * QUERIES * BLOCK + BLOCK + 2 * j->queries_each;
     j->scratch = vp_queue_floats(q, "attn_bwd", j->scratch_each * vp_threads_count(q->device->threads));
     float *floats = vp_queue_floats(q, "attn_bwd", blocks * each);
     if (!j->scratch || !floats) return VP_MEMORY;
@@ -206,6 +220,7 @@ int vp_cpu_attn_bwd(vp_queue *q, const vp_attn_op *op) {
     VP_TRY(check_bwd(q, op));
     if (op->batch->T == 0) return VP_OK;
     bwd_job j = {.op = op, .simd = q->device->simd};
+    VP_TRY(vp_dropper_make(q, "attn_bwd", &op->drop, op->batch, op->batch->T, &j.drop));
     size_t mark = vp_arena_mark(q);
     int status = bwd_run(q, &j);
     vp_arena_release(q, mark);

@@ -78,12 +78,13 @@ void vp_arena_free(vp_queue *q);
 
 /* weight.c, linear.c */
 int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);
+int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);
 void vp_cpu_weight_free(vp_device *d, vp_weight *w);
 int vp_cpu_linear(vp_queue *q, const vp_linear_op *op);
-int vp_lora_check(vp_queue *q, const vp_lora_op *op);
+/* lora.c, bmm.c, linear_bwd.c, drop.c */
 int vp_cpu_lora(vp_queue *q, const vp_lora_op *op);
 int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op);
-/* linear_bwd.c, small_bwd.c */
+int vp_cpu_dropout(vp_queue *q, const vp_elem_op *op);
 int vp_cpu_linear_bwd_x(vp_queue *q, const vp_linear_op *op);
 int vp_cpu_linear_bwd_w(vp_queue *q, const vp_linear_op *op);
 int vp_cpu_lora_bwd(vp_queue *q, const vp_lora_op *op);

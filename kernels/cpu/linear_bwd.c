@@ -25,7 +25,10 @@ int vp_cpu_linear_bwd_w(vp_queue *q, const vp_linear_op *op) {
     vp_units units;
     size_t mark = vp_arena_mark(q);
     int status = vp_units_make(q, "linear_bwd_w", op->batch, op->x.rows, &units);
-    if (!status) status = vp_units_product(q, "linear_bwd_w", &units, op->dout, &op->x, op->dw);
+    vp_units_op product = {.units = &units, .left = op->dout, .right = &op->x};
+    if (!status && !(product.dw = vp_units_rows(q, "linear_bwd_w", op->dw, op->weight->out, op->weight->in)))
+        status = VP_MEMORY;
+    if (!status) status = vp_units_product(q, "linear_bwd_w", &product);
     vp_arena_release(q, mark);
     return status;
 }

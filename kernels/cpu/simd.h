@@ -62,6 +62,9 @@ static inline void v_store_n(float *p, vec a, int64_t n) {
 static inline vec v_keep_n(vec a, int64_t n, vec otherwise) {
     return _mm512_mask_mov_ps(otherwise, v_first(n), a);
 }
+static inline vec v_keep_bits(vec a, uint32_t bits) { /* 0 where bit i is not set */
+    return _mm512_maskz_mov_ps((__mmask16)bits, a);
+}
 static inline vec v_select_lt(vec a, vec b, vec yes, vec no) {
     return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
 }
@@ -150,6 +153,11 @@ static inline void v_store_n(float *p, vec a, int64_t n) {
 static inline vec v_keep_n(vec a, int64_t n, vec otherwise) {
     return _mm256_blendv_ps(otherwise, a, _mm256_castsi256_ps(v_first(n)));
 }
+static inline vec v_keep_bits(vec a, uint32_t bits) {
+    __m256i one = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), one), one);
+    return _mm256_and_ps(a, _mm256_castsi256_ps(set));
+}
 static inline vec v_select_lt(vec a, vec b, vec yes, vec no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
@@ -234,6 +242,9 @@ static inline void v_store_n(float *p, vec a, int64_t n) {
 }
 static inline vec v_keep_n(vec a, int64_t n, vec otherwise) {
     return n > 0 ? a : otherwise;
+}
+static inline vec v_keep_bits(vec a, uint32_t bits) {
+    return bits & 1 ? a : 0.0f;
 }
 static inline vec v_select_lt(vec a, vec b, vec yes, vec no) {
     return a < b ? yes : no;

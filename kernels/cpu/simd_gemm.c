@@ -26,17 +26,18 @@ static void pack(const float *b, int64_t ldb, bool transposed, int64_t k, int64_
     }
 }
 
-/* mr rows x nv vectors of columns, both constants where this is called. Rows past m read row m - 1 again and are not
- * written. */
-static inline __attribute__((always_inline)) void block(int mr, int nv, const float *x, int64_t ldx, const float *p,
-                                                        float *out, int64_t ldo, int64_t m, int64_t k, int64_t width,
-                                                        bool add) {
+/* mr rows x nv vectors of columns, both constants where this is called, as is 1 for one of the strides of x: floats
+ * from one row to the next (`across`) and from one k to the next (`along`). Rows past m read row m - 1 again and are
+ * not written. */
+static inline __attribute__((always_inline)) void block(int mr, int nv, const float *x, int64_t across, int64_t along,
+                                                        const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
+                                                        int64_t width, bool add) {
     const float *row[MR];
     vec acc[MR][NV];
 #pragma GCC unroll 12
     for (int r = 0; r < mr; r++) {
         int64_t at = r < m ? r : m - 1;
-        row[r] = x + at * ldx;
+        row[r] = x + at * across;
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) acc[r][v] = add ? v_load_upto(out + at * ldo + v * VW, width - v * VW) : v_zero();
     }
@@ -46,7 +47,7 @@ static inline __attribute__((always_inline)) void block(int mr, int nv, const fl
         for (int v = 0; v < nv; v++) b[v] = v_load(p + v * VW);
 #pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
-            vec a = v_set1(row[r][i]);
+            vec a = v_set1(row[r][i * along]);
 #pragma GCC unroll 4
             for (int v = 0; v < nv; v++) acc[r][v] = v_fma(a, b[v], acc[r][v]);
         }
@@ -58,34 +59,42 @@ static inline __attribute__((always_inline)) void block(int mr, int nv, const fl
             for (int v = 0; v < nv; v++) v_store_upto(out + r * ldo + v * VW, acc[r][v], width - v * VW);
 }
 
-/* The last rows of a product take the smallest block that holds them. */
-#define ROWS_LEFT(nv)                                                                                                  \
-    do {                                                                                                               \
+/* Up to MR rows of one panel: the last rows of a product take the smallest block that holds them. */
+typedef void panel_fn(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
+                      int64_t width, bool add);
+#define PANEL(name, nv, across, along)                                                                                 \
+    static void name(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,       \
+                     int64_t width, bool add) {                                                                        \
         if (m > 2 * MR / 3)                                                                                            \
-            block(MR, nv, x, ldx, p, out, ldo, m, k, width, add);                                                      \
+            block(MR, nv, x, across, along, p, out, ldo, m, k, width, add);                                            \
         else if (m > MR / 3)                                                                                           \
-            block(2 * MR / 3, nv, x, ldx, p, out, ldo, m, k, width, add);                                              \
+            block(2 * MR / 3, nv, x, across, along, p, out, ldo, m, k, width, add);                                    \
         else                                                                                                           \
-            block(MR / 3, nv, x, ldx, p, out, ldo, m, k, width, add);                                                  \
-    } while (0)
-
-static void wide(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
-                 int64_t width, bool add) {
-    ROWS_LEFT(NV);
-}
-
-static void narrow(const float *x, int64_t ldx, const float *p, float *out, int64_t ldo, int64_t m, int64_t k,
-                   int64_t width, bool add) {
-    ROWS_LEFT(1);
-}
+            block(MR / 3, nv, x, across, along, p, out, ldo, m, k, width, add);                                        \
+    }
+PANEL(wide, NV, ldx, 1)
+PANEL(narrow, 1, ldx, 1)
+PANEL(wide_turned, NV, 1, ldx)
+PANEL(narrow_turned, 1, 1, ldx)
+#undef PANEL
 
 static void product(const float *x, int64_t ldx, const float *packed, int64_t kp, float *out, int64_t ldo, int64_t m,
                     int64_t k, int64_t n, bool add) {
     for (int64_t j = 0; j < n; j += NR) {
-        const float *p = packed + j * kp;
+        panel_fn *panel = n - j > VW ? wide : narrow;
         for (int64_t i = 0; i < m; i += MR)
-            (n - j > VW ? wide : narrow)(x + i * ldx, ldx, p, out + i * ldo + j, ldo, m - i, k, n - j, add);
+            panel(x + i * ldx, ldx, packed + j * kp, out + i * ldo + j, ldo, m - i, k, n - j, add);
     }
 }
 
-const vp_simd_gemm VP_ISA_NAME(vp_simd_gemm) = {.nr = NR, .pack = pack, .product = product};
+static void product_turned(const float *x, int64_t ldx, const float *packed, int64_t kp, float *out, int64_t ldo,
+                           int64_t m, int64_t k, int64_t n, bool add) {
+    for (int64_t j = 0; j < n; j += NR) {
+        panel_fn *panel = n - j > VW ? wide_turned : narrow_turned;
+        for (int64_t i = 0; i < m; i += MR)
+            panel(x + i, ldx, packed + j * kp, out + i * ldo + j, ldo, m - i, k, n - j, add);
+    }
+}
+
+const vp_simd_gemm VP_ISA_NAME(vp_simd_gemm) = {
+    .nr = NR, .pack = pack, .product = product, .product_turned = product_turned};

@@ -46,6 +46,9 @@ typedef struct vp_simd_gemm {
     /* out [M, N] = (add ? out : 0) + x [M, K] b. Of each packed panel the first k rows are used; kp is its height */
     void (*product)(const float *x, int64_t ldx, const float *packed, int64_t kp, float *out, int64_t ldo, int64_t m,
                     int64_t k, int64_t n, bool add);
+    /* the same with x^T: x [K, M], ldx from one k to the next */
+    void (*product_turned)(const float *x, int64_t ldx, const float *packed, int64_t kp, float *out, int64_t ldo,
+                           int64_t m, int64_t k, int64_t n, bool add);
 } vp_simd_gemm;
 
 /* ---- simd_attn.c: the online softmax of one block of scores ---- */
@@ -77,6 +80,14 @@ typedef struct vp_simd_grads {
                        float softcap, float lse, float delta);
 } vp_simd_grads;
 
+/* ---- simd_drop.c: kernels/dropout.h, for runs of entries ---- */
+typedef struct vp_simd_drop {
+    /* bits[i]: keep bits of the counter (counter[0] + i, counter[1..3]), i < n */
+    void (*keep)(uint8_t *bits, int64_t n, const uint32_t counter[4], uint64_t key, uint32_t threshold);
+    /* out[i] = bit (skip + i) set ? scale x[i] : 0, i < n; skip < 8; 2 bytes past the last bit are read as well */
+    void (*apply)(const float *x, float *out, int64_t n, const uint8_t *bits, int64_t skip, float scale);
+} vp_simd_drop;
+
 /* ---- simd_topk.c: inner products accumulated in an order that depends on D alone ---- */
 typedef struct vp_simd_topk {
     /* out[q * ldo + r] = <queries[q], rows[r]>, rows of dtype F32, BF16 or I8, stride in bytes, unaligned */
@@ -106,6 +117,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     const vp_simd_gemm *gemm;
     const vp_simd_attn *attn;
     const vp_simd_grads *grads;
+    const vp_simd_drop *drop;
     const vp_simd_topk *topk;
     const vp_simd_optim *optim;
 } vp_simd;
@@ -117,6 +129,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     extern const vp_simd_gemm vp_simd_gemm_##isa;                                                                      \
     extern const vp_simd_attn vp_simd_attn_##isa;                                                                      \
     extern const vp_simd_grads vp_simd_grads_##isa;                                                                    \
+    extern const vp_simd_drop vp_simd_drop_##isa;                                                                      \
     extern const vp_simd_topk vp_simd_topk_##isa;                                                                      \
     extern const vp_simd_optim vp_simd_optim_##isa;
 VP_ISAS(X)

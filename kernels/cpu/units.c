@@ -23,23 +23,29 @@ int vp_units_make(vp_queue *q, const char *what, const vp_batch *batch, int64_t 
     return VP_OK;
 }
 
-/* ---- products: `right` is packed a unit at a time; an item owns ROWS rows and COLUMNS columns of dw ---- */
-enum { ROWS = 48, COLUMNS = 512 };
+/* ---- products: an item owns ROWS rows and COLUMNS columns of dw, and walks the units TOKENS tokens at a time, so that
+ * what it packs stays in its cache ---- */
+enum { ROWS = 96, COLUMNS = 128, TOKENS = 128 };
 typedef struct product_job {
-    const vp_units *units;
-    const vp_mat *left, *right;
+    const vp_units_op *op;
     const vp_simd *simd;
-    float *dw, *packed;
-    int64_t padded, across; /* floats of a packed row; items along K */
-    float *scratch;         /* per thread: left^T [ROWS, longest], one unit's product [ROWS, COLUMNS] */
+    int64_t across; /* items along K */
+    float *scratch; /* per thread: packed and dropped [TOKENS, COLUMNS], one unit's product [ROWS, COLUMNS] */
     int64_t scratch_each;
 } product_job;
 
-static void pack_unit(void *ctx, int64_t u, int thread) {
-    (void)thread;
-    const product_job *j = ctx;
-    int64_t first = j->units->first[u], n = j->units->first[u + 1] - first;
-    j->simd->gemm->pack(vp_row(j->right, first), j->right->ld, false, n, j->right->cols, j->packed + first * j->padded);
+/* Rows [first, first + n) of right, columns [column, column + columns), dropped if need be. */
+static void pack_block(const product_job *j, int64_t first, int64_t n, int64_t column, int64_t columns, float *packed,
+                       float *dropped) {
+    const vp_mat *right = j->op->right;
+    const float *from = vp_row(right, first) + column;
+    if (j->op->drop && j->op->drop->on) {
+        vp_drop_part part = {first, n, right->cols, column, columns};
+        vp_drop_rows(j->op->drop, &part, from, right->ld, dropped, COLUMNS);
+        j->simd->gemm->pack(dropped, COLUMNS, false, n, columns, packed);
+    } else {
+        j->simd->gemm->pack(from, right->ld, false, n, columns, packed);
+    }
 }
 
 static int64_t least(int64_t a, int64_t b) {
@@ -48,38 +54,46 @@ static int64_t least(int64_t a, int64_t b) {
 
 static void product_item(void *ctx, int64_t item, int thread) {
     const product_job *j = ctx;
-    int64_t row = item / j->across * ROWS, column = item % j->across * COLUMNS, k = j->right->cols;
-    int64_t rows = least(ROWS, j->left->cols - row), columns = least(COLUMNS, k - column);
-    float *turned = j->scratch + thread * j->scratch_each, *sum = turned + ROWS * j->units->longest;
-    for (int64_t u = 0; u < j->units->count; u++) {
-        int64_t first = j->units->first[u], n = j->units->first[u + 1] - first;
-        if (n == 0) continue;
-        for (int64_t t = 0; t < n; t++)
-            for (int64_t r = 0; r < rows; r++) turned[r * n + t] = vp_row(j->left, first + t)[row + r];
-        /* COLUMNS is a multiple of a panel's width: panel `column / nr` starts at packed[column * n] */
-        const float *panel = j->packed + first * j->padded + column * n;
-        j->simd->gemm->product(turned, n, panel, n, sum, COLUMNS, rows, n, columns, false);
-        for (int64_t r = 0; r < rows; r++) {
-            float *to = j->dw + (row + r) * k + column;
-            j->simd->rows->axpby(1.0f, sum + r * COLUMNS, 1.0f, to, to, columns);
+    const vp_units *units = j->op->units;
+    const vp_mat *left = j->op->left;
+    int64_t row = item / j->across * ROWS, column = item % j->across * COLUMNS;
+    int64_t rows = least(ROWS, left->cols - row), columns = least(COLUMNS, j->op->right->cols - column);
+    float *packed = j->scratch + thread * j->scratch_each, *dropped = packed + TOKENS * COLUMNS;
+    float *sum = dropped + TOKENS * COLUMNS;
+    for (int64_t u = 0; u < units->count; u++) {
+        int64_t first = units->first[u], past = units->first[u + 1];
+        for (int64_t t = first; t < past; t += TOKENS) {
+            int64_t n = least(TOKENS, past - t);
+            pack_block(j, t, n, column, columns, packed, dropped);
+            j->simd->gemm->product_turned(vp_row(left, t) + row, left->ld, packed, n, sum, COLUMNS, rows, n, columns,
+                                          t > first);
+        }
+        for (int64_t r = 0; r < rows && first < past; r++) {
+            float *to = j->op->dw[row + r];
+            if (to) j->simd->rows->axpby(1.0f, sum + r * COLUMNS, 1.0f, to + column, to + column, columns);
         }
     }
 }
 
-int vp_units_product(vp_queue *q, const char *what, const vp_units *units, const vp_mat *left, const vp_mat *right,
-                     float *dw) {
-    product_job j = {.units = units, .left = left, .right = right, .simd = q->device->simd, .dw = dw};
-    j.padded = vp_packed_floats(j.simd, 1, right->cols);
-    j.across = (right->cols + COLUMNS - 1) / COLUMNS;
-    j.scratch_each = ROWS * (units->longest + COLUMNS);
+int vp_units_product(vp_queue *q, const char *what, const vp_units_op *op) {
+    product_job j = {.op = op, .simd = q->device->simd};
+    j.across = (op->right->cols + COLUMNS - 1) / COLUMNS;
+    j.scratch_each = (2 * TOKENS + ROWS) * COLUMNS;
     size_t mark = vp_arena_mark(q);
-    j.packed = vp_queue_floats(q, what, j.padded * right->rows);
     j.scratch = vp_queue_floats(q, what, j.scratch_each * vp_threads_count(q->device->threads));
-    bool ready = j.packed && j.scratch;
-    if (ready) {
-        vp_threads_run(q->device->threads, units->count, pack_unit, &j);
-        vp_threads_run(q->device->threads, (left->cols + ROWS - 1) / ROWS * j.across, product_item, &j);
-    }
+    if (!j.scratch) return VP_MEMORY;
+    vp_threads_run(q->device->threads, (op->left->cols + ROWS - 1) / ROWS * j.across, product_item, &j);
     vp_arena_release(q, mark);
-    return ready ? VP_OK : VP_MEMORY;
+    return VP_OK;
+}
+
+float **vp_units_rows(vp_queue *q, const char *what, float *dw, int64_t rows, int64_t cols) {
+    size_t bytes = (size_t)rows * sizeof(float *);
+    float **row = vp_arena_alloc(q, bytes);
+    if (!row) {
+        vp_queue_fail(q, VP_MEMORY, "out of memory: %s needs %zu bytes", what, bytes);
+        return NULL;
+    }
+    for (int64_t i = 0; i < rows; i++) row[i] = dw ? dw + i * cols : NULL;
+    return row;
 }

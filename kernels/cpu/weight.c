@@ -139,7 +139,8 @@ static int read_column(const void *ctx, int64_t column, float *out, vp_error *er
     return VP_OK;
 }
 
-static int prepare_backward(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
+/* The transpose of what `desc` describes, packed into w->backward: made first, or already there. */
+static int pack_backward(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
     float *dense = vp_calloc((size_t)desc->out * (size_t)desc->in, sizeof *dense);
     if (!dense) return vp_fail_memory(err, "transposing a weight", (size_t)desc->out * (size_t)desc->in * 4);
     int status = VP_OK;
@@ -148,7 +149,7 @@ static int prepare_backward(vp_device *d, const vp_weight_desc *desc, vp_weight 
     vp_weight_part part = {desc->in, read_column, &columns};
     vp_weight_desc turned = {.part = &part, .nparts = 1, .in = desc->out, .out = desc->in, .compute = desc->compute};
     turned.name = desc->name;
-    if (!status) status = prepare(d, &turned, &w->backward, err);
+    if (!status) status = w->backward ? pack_all(d, &turned, w->backward, err) : prepare(d, &turned, &w->backward, err);
     free(dense);
     return status;
 }
@@ -158,7 +159,7 @@ int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **
     vp_weight *w = NULL;
     pthread_mutex_lock(&d->prepare);
     int status = prepare(d, desc, &w, err);
-    if (!status && desc->backward) status = prepare_backward(d, desc, w, err);
+    if (!status && desc->backward) status = pack_backward(d, desc, w, err);
     pthread_mutex_unlock(&d->prepare);
     if (status) {
         vp_cpu_weight_free(d, w);
@@ -166,6 +167,21 @@ int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **
     }
     *out = w;
     return VP_OK;
+}
+
+int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc) {
+    vp_error err = {0};
+    const char *name = desc->name ? desc->name : "weight";
+    int status = check_desc(desc, &err);
+    if (!status && (desc->in != w->in || desc->out != w->out || !desc->bias != !w->bias))
+        status = vp_fail(&err, VP_BUG, "%s: an update of another shape, [%lld, %lld] instead of [%lld, %lld]", name,
+                         (long long)desc->out, (long long)desc->in, (long long)w->out, (long long)w->in);
+    if (!status && desc->backward && !w->backward)
+        status = vp_fail(&err, VP_BUG, "%s: the weight is packed for forward only", name);
+    if (!status && w->bias) memcpy(w->bias, desc->bias, (size_t)w->out * sizeof *w->bias);
+    if (!status) status = pack_all(q->device, desc, w, &err);
+    if (!status && w->backward) status = pack_backward(q->device, desc, w, &err);
+    return status ? vp_queue_fail(q, status, "%s", err.text) : VP_OK;
 }
 
 void vp_cpu_weight_free(vp_device *d, vp_weight *w) {

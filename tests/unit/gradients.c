@@ -95,6 +95,7 @@ vp_batch case_cut_batch(op_case *c, const vp_batch *batch, int64_t first, int64_
     for (int64_t b = first; b <= last; b++) cu[b - first] = batch->cu_q[b] - batch->cu_q[first];
     vp_batch cut = case_batch(c, cu, last - first);
     cut.unit = batch->unit + first;
+    cut.row = batch->row + first;
     cut.adapter_row = batch->adapter_row ? batch->adapter_row + batch->cu_q[first] : NULL;
     return cut;
 }

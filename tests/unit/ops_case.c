@@ -120,15 +120,28 @@ vp_batch case_batch(op_case *c, const int32_t *cu, int64_t B) {
     vp_tile *tiles = case_alloc(c, (size_t)(T + 1) * sizeof *tiles);
     int32_t *pos = case_alloc(c, (size_t)(T + 1) * sizeof *pos), longest = 0;
     int32_t height = (int32_t)case_size(c, 100);
+    int64_t *row = case_alloc(c, (size_t)(B + 1) * sizeof *row);
     for (int64_t b = 0; b < B; b++) {
         int32_t length = cu[b + 1] - cu[b];
+        row[b] = case_int(c, 0, 0xffffffff);
         longest = length > longest ? length : longest;
         for (int32_t i = 0; i < length; i++) pos[cu[b] + i] = i;
         for (int32_t at = 0; at < length; at += height)
             tiles[n++] = (vp_tile){(int32_t)b, at, length - at < height ? length - at : height};
     }
-    return (vp_batch){
-        .T = T, .B = B, .cu_q = cu, .cu_k = cu, .pos = pos, .longest = longest, .tiles = tiles, .ntiles = n};
+    vp_batch batch = {.T = T, .B = B, .cu_q = cu, .cu_k = cu, .pos = pos, .row = row, .longest = longest};
+    batch.tiles = tiles;
+    batch.ntiles = n;
+    return batch;
+}
+
+vp_drop case_drop(op_case *c) {
+    static const float ps[] = {0.0f, 0.0f, 0.0f, 0.1f, 0.3f, 0.75f};
+    return (vp_drop){.p = ps[case_int(c, 0, 5)],
+                     .seed = next(c),
+                     .step = (uint32_t)case_int(c, 0, 1000000),
+                     .layer = (uint32_t)case_int(c, 0, 4095),
+                     .site = (uint32_t)case_int(c, 0, 63)};
 }
 
 /* ---- running ---- */

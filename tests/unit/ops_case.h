@@ -49,8 +49,10 @@ void case_near(op_case *c, const char *what, const vp_mat *got, const double *wa
 void case_same_bytes(op_case *c, const char *what, const vp_mat *a, const vp_mat *b);
 /* cu [B + 1] with about `longest` tokens a sequence at most, some of them empty */
 int32_t *case_offsets(op_case *c, int64_t B, int64_t longest);
-/* A batch of these sequences with tiles of random heights, positions from 0 in each sequence. */
+/* A batch of these sequences with tiles of random heights, positions from 0 in each sequence, any `row`. */
 vp_batch case_batch(op_case *c, const int32_t *cu, int64_t B);
+/* Every other time none, else of some p at any site. */
+vp_drop case_drop(op_case *c);
 
 static inline float *mat_row(const vp_mat *m, int64_t i) {
     return (float *)m->ptr + i * m->ld;

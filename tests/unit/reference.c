@@ -1,11 +1,28 @@
 /* The operations in double precision: no blocks, no tricks. */
 #include "tests/unit/reference.h"
+#include "lib/base/philox.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 static double at(const vp_mat *m, int64_t i, int64_t j) {
     return (double)((const float *)m->ptr)[i * m->ld + j];
+}
+
+double ref_drop(const vp_drop *drop, int64_t row, int64_t index, int32_t head) {
+    if (drop->p == 0.0f) return 1.0;
+    uint32_t word[4], counter[4] = {(uint32_t)(index / 8), (uint32_t)row, drop->step,
+                                    drop->layer * (1U << 20) + drop->site * (1U << 14) + (uint32_t)head};
+    vp_philox(word, counter, drop->seed);
+    double units = floor((double)drop->p * 65536.0 + 0.5), kept = 65536.0 / (65536.0 - units);
+    uint32_t lane = word[index % 8 / 2];
+    return (index % 2 ? lane / 65536 : lane % 65536) >= units ? kept : 0.0;
+}
+
+double ref_drop_token(const vp_drop *drop, const vp_batch *batch, int64_t t, int64_t width, int64_t i) {
+    int64_t b = 0;
+    while (batch->cu_q[b + 1] <= t) b++;
+    return drop->p == 0.0f ? 1.0 : ref_drop(drop, batch->row[b], (t - batch->cu_q[b]) * width + i, 0);
 }
 
 double ref_act(vp_act act, double x) {
@@ -103,6 +120,8 @@ static void attend(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double
         top = fmax(top, p[j]);
     }
     for (int64_t j = 0; j < n; j++) sum += p[j] = exp(p[j] - top);
+    for (int64_t j = 0; j < n && op->drop.p > 0.0f; j++)
+        p[j] *= ref_drop(&op->drop, op->batch->row[b], i * (1 << 19) + j, (int32_t)h);
     for (int64_t c = 0; c < d; c++) {
         out[c] = 0.0;
         for (int64_t j = 0; j < n; j++) out[c] += p[j] / sum * at(&op->v, base + j, g * d + c);

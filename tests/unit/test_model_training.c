@@ -114,7 +114,7 @@ static void xent_gradient(const vp_frame *f, int64_t first, const float *hidden,
 static void mean_gradient(const vp_frame *f, int64_t first, const float *hidden, float *dhidden, const void *ctx) {
     (void)hidden;
     const tensor *demb = ctx;
-    int32_t *cu = NULL, *row = NULL;
+    int32_t *cu = NULL;
     int64_t n = 0;
     vp_error err = {0};
     (void)first;
@@ -128,7 +128,6 @@ static void mean_gradient(const vp_frame *f, int64_t first, const float *hidden,
                 dhidden[t * demb->cols + c] = demb->f[r * demb->cols + c] / (float)(cu[b + 1] - cu[b]);
     }
     free(cu);
-    free(row);
 }
 
 static void compare_gradients(const char *name, const char *what, const setup *s, const vp_source *g) {
@@ -284,7 +283,7 @@ static void check_differences(const char *name, const char *how, const setup *s,
         }
     }
     loss_at(s, p, &err);
-    OK(!err.code && worst <= 5e-3, "%s %s: %zu tensors by differences, worst %.1e %s %s", name, how, params->n, worst,
+    OK(!err.code && worst <= 1e-3, "%s %s: %zu tensors by differences, worst %.1e %s %s", name, how, params->n, worst,
        where, err.text);
 }
 
@@ -372,6 +371,15 @@ int main(void) {
         check_model(decoders[i], i % 2 ? "causal" : "bi", &lora, "adapter");
         check_model(decoders[i], i % 2 ? "bi" : "causal", &full, "whole");
     }
+    vp_train_options noisy = lora;
+    noisy.lora_dropout = 0.1;
+    noisy.attention_dropout = 0.2;
+    noisy.hidden_dropout = 0.1;
+    noisy.seed = 7;
+    static const char *const noisy_ones[] = {"mistral", "qwen3", "gptj"};
+    for (size_t i = 0; i < sizeof noisy_ones / sizeof *noisy_ones; i++)
+        check_model(noisy_ones[i], "bi", &noisy, "with dropout");
+    check_bytes("llama-gqa-tied", noisy);
     static const char *const bytes[] = {"llama-gqa-tied", "qwen3", "gptj"};
     for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) check_bytes(bytes[i], lora);
     return done();

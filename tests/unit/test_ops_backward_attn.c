@@ -1,6 +1,6 @@
 /* The backward of attention against central differences of the double-precision forward, over modes, masks, caps and
- * lengths on both sides of where owners are split; to the byte: lse or none in the forward, 1 and 3 threads, a sequence
- * alone. */
+ * lengths on both sides of where owners are split, with and without dropout; to the byte: lse or none in the forward, 1
+ * and 3 threads, a sequence alone. */
 #include "tests/unit/gradients.h"
 #include "tests/unit/reference.h"
 #include <string.h>
@@ -46,6 +46,7 @@ static void check_alone(op_case *c, const vp_attn_op *whole) {
     int32_t *cu = case_alloc(c, 2 * sizeof *cu);
     cu[1] = (int32_t)n;
     vp_batch single = case_batch(c, cu, 1);
+    single.row = batch->row + b;
     single.seg = batch->seg ? batch->seg + from : NULL;
     single.prefix = batch->prefix ? batch->prefix + b : NULL;
     vp_mat dout = case_cut(whole->dout, from, n), dq = case_mat(c, n, whole->q.cols);
@@ -79,6 +80,7 @@ static void check_attention(op_case *c, const int32_t *cu, int64_t B, int32_t gr
     op.window = case_int(c, 0, 2) ? 0 : (int32_t)case_size(c, 150);
     op.scale = 0.3f + 0.25f * case_float(c);
     op.softcap = case_int(c, 0, 3) ? 0.0f : 2.0f + case_float(c);
+    op.drop = case_drop(c);
     op.q = case_mat(c, T, wide);
     op.k = case_mat(c, T, narrow);
     op.v = case_mat(c, T, narrow);
@@ -99,10 +101,10 @@ static void check_attention(op_case *c, const int32_t *cu, int64_t B, int32_t gr
 }
 
 static void test_short(op_case *c) {
-    static const int32_t widths[] = {8, 16, 18, 32, 64, 5};
+    static const int32_t widths[] = {8, 16, 18, 32, 64, 5, 128, 256};
     int64_t B = case_int(c, 1, 4);
     int32_t groups = (int32_t)case_int(c, 1, 2), share = (int32_t)case_int(c, 1, 3);
-    check_attention(c, case_offsets(c, B, 140), B, groups, share, widths[case_int(c, 0, 5)]);
+    check_attention(c, case_offsets(c, B, 140), B, groups, share, widths[case_int(c, 0, 7)]);
 }
 
 /* Longer than what one owner takes, beside a short one. */
@@ -114,6 +116,6 @@ static void test_long(op_case *c) {
 }
 
 int main(int argc, char **argv) {
-    static const op_test tests[] = {{"short", test_short, 20}, {"long", test_long, 2}};
+    static const op_test tests[] = {{"short", test_short, 24}, {"long", test_long, 2}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

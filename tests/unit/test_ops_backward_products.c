@@ -97,6 +97,42 @@ static void test_linear(op_case *c) {
     c->be->weight_free(c->device_three, l.three);
 }
 
+/* A weight that takes new rows gives what one made of them gives, forward and backward. */
+static void test_update(op_case *c) {
+    int64_t T = case_size(c, 70), N = case_size(c, 400), K = case_size(c, 150);
+    vp_mat old = case_dense(c, N, K), now = case_dense(c, N, K), dout = case_mat(c, T, N), dx[2];
+    float *bias = case_floats(c, N), *old_bias = case_floats(c, N);
+    vp_weight_part part[] = {{N, read_row, &old}, {N, read_row, &now}};
+    vp_weight_desc desc = {.part = &part[0], .nparts = 1, .in = K, .out = N, .bias = old_bias, .compute = VP_F32};
+    vp_weight *weight[2] = {0};
+    vp_linear_op op = {.x = case_mat(c, T, K), .dout = &dout};
+    vp_mat out[2] = {case_mat(c, T, N), case_mat(c, T, N)};
+    vp_error err = {0};
+    desc.backward = true;
+    for (int i = 0; i < 2; i++) {
+        if (c->be->weight_prepare(c->device_three, &desc, &weight[i], &err)) case_fail(c, "%s", err.text);
+        desc.part = &part[1];
+        desc.bias = bias;
+    }
+    CASE_OK(c, c->be->weight_update(c->three, weight[0], &desc), c->three);
+    for (int i = 0; i < 2; i++) {
+        dx[i] = case_mat(c, T, K);
+        op.weight = weight[i];
+        op.out = out[i];
+        op.dx = &dx[i];
+        CASE_OK(c, c->be->linear(c->three, &op), c->three);
+        CASE_OK(c, c->be->linear_bwd_x(c->three, &op), c->three);
+    }
+    case_same_bytes(c, "out", &out[0], &out[1]);
+    case_same_bytes(c, "dx", &dx[0], &dx[1]);
+    desc.bias = NULL;
+    if (c->be->weight_update(c->three, weight[0], &desc) != VP_BUG) case_fail(c, "an update without the bias ran");
+    desc.bias = bias;
+    desc.in = K + 1;
+    if (c->be->weight_update(c->three, weight[0], &desc) != VP_BUG) case_fail(c, "an update of another width ran");
+    for (int i = 0; i < 2; i++) c->be->weight_free(c->device_three, weight[i]);
+}
+
 /* The library's own tiles: a device that chose its instruction set by itself gives the gradients within the bound. */
 static void test_linear_auto(op_case *c) {
     vp_device_options options = {.threads = 2, .isa = "auto"};
@@ -135,7 +171,9 @@ static void forward_lora(const void *p, double *out) {
             if (op->batch->adapter_row && op->batch->adapter_row[t] != part->adapter) continue;
             for (int32_t r = 0; r < part->rank; r++) {
                 double sum = 0.0;
-                for (int64_t k = 0; k < op->x.cols; k++) sum += at(&op->x, t, k) * (double)part->a[r * op->x.cols + k];
+                for (int64_t k = 0; k < op->x.cols; k++)
+                    sum += at(&op->x, t, k) * ref_drop_token(&op->drop, op->batch, t, op->x.cols, k) *
+                           (double)part->a[r * op->x.cols + k];
                 for (int64_t n = 0; n < part->n; n++)
                     out[t * op->out.cols + part->first + n] +=
                         (double)part->scale * sum * (double)part->b[n * part->rank + r];
@@ -192,6 +230,7 @@ static void test_lora(op_case *c) {
     vp_lora_op op = {.part = part, .nparts = 2, .batch = &batch, .dout = &dout, .dx = &dx};
     op.x = case_mat(c, batch.T, K);
     op.out = case_mat(c, batch.T, N);
+    op.drop = case_drop(c);
     gradient_pair pair = {&op, run_lora, forward_lora, dout, .n = 4, .tolerance = 2.0 * TOLERANCE};
     pair.of[0] = (gradient_of){"x", op.x, dx, true};
     pair.of[1] = (gradient_of){"a", a[1], grad[1][0], true};
@@ -246,6 +285,7 @@ static void test_bmm(op_case *c) {
 int main(int argc, char **argv) {
     static const op_test tests[] = {{"linear", test_linear, 20},
                                     {"linear_auto", test_linear_auto, 5},
+                                    {"update", test_update, 15},
                                     {"lora", test_lora, 20},
                                     {"bmm", test_bmm, 20}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);

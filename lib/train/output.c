@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 int vp_run_write_json(const char *folder, const char *name, const json_t *root, vp_error *err) {
-    char *path = NULL, *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    char *path = NULL, *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
     vp_publish p;
     int status = text ? vp_path_join(&path, folder, name, err)
                       : vp_fail(err, VP_MEMORY, "out of memory for %s, or a text that is no UTF-8", name);
@@ -76,38 +76,50 @@ static int read_names(const vp_params *params, json_t *modules, int64_t *rank, v
     return VP_OK;
 }
 
-static int write_config(const char *folder, const vp_lora_output *lora, vp_error *err) {
+/* 32, not 32.0, as PEFT has it. */
+static json_t *shortest(double x) {
+    const bool whole = x >= -0x1p53 && x <= 0x1p53 && x == (double)(int64_t)x;
+    return whole ? json_integer((int64_t)x) : json_real(x);
+}
+
+static int describe(const vp_lora_output *lora, json_t **root, vp_error *err) {
     json_t *modules = json_array();
     int64_t rank = 0;
     if (!modules) return vp_fail_memory(err, "target modules", 1);
     int status = read_names(lora->params, modules, &rank, err);
-    if (!status) {
-        json_t *root =
-            json_pack("{s:s, s:n, s:s, s:I, s:f, s:f, s:s, s:b, s:b, s:b, s:b, s:O}", "peft_type", "LORA", "task_type",
-                      "base_model_name_or_path", lora->base, "r", (json_int_t)rank, "lora_alpha", lora->alpha,
-                      "lora_dropout", lora->dropout, "bias", "none", "inference_mode", 1, "fan_in_fan_out", 0,
-                      "use_rslora", 0, "init_lora_weights", 1, "target_modules", modules);
-        status = write_new(folder, "adapter_config.json", root, err);
-    }
+    if (!status)
+        *root = json_pack("{s:s, s:n, s:s, s:I, s:o, s:f, s:s, s:b, s:b, s:b, s:b, s:O}", "peft_type", "LORA",
+                          "task_type", "base_model_name_or_path", lora->base, "r", (json_int_t)rank, "lora_alpha",
+                          shortest(lora->alpha), "lora_dropout", lora->dropout, "bias", "none", "inference_mode", 1,
+                          "fan_in_fan_out", 0, "use_rslora", 0, "init_lora_weights", 1, "target_modules", modules);
     json_decref(modules);
     return status;
 }
 
-int vp_run_write_adapter(const char *folder, const vp_lora_output *lora, vp_error *err) {
-    const vp_numbers weights = {"", lora->params->value};
+static int write_weights(const char *folder, const vp_params *params, vp_error *err) {
+    const vp_numbers weights = {"", params->value};
     char *path;
     vp_publish p;
     VP_TRY(vp_path_join(&path, folder, "adapter_model.safetensors", err));
     int status = vp_publish_open(&p, path, err);
     if (!status) {
-        status = vp_tensors_write(p.fd, path, lora->params, &weights, 1, err);
+        status = vp_tensors_write(p.fd, path, params, &weights, 1, err);
         if (!status)
             status = vp_publish_commit(&p, err);
         else
             vp_publish_abort(&p);
     }
     free(path);
-    return status ? status : write_config(folder, lora, err);
+    return status;
+}
+
+int vp_run_write_adapter(const char *folder, const vp_lora_output *lora, vp_error *err) {
+    json_t *config = NULL;
+    VP_TRY(describe(lora, &config, err)); /* nothing is replaced by what cannot be read */
+    int status = write_weights(folder, lora->params, err);
+    if (!status) status = vp_run_write_json(folder, "adapter_config.json", config, err);
+    json_decref(config);
+    return status;
 }
 
 /* ---- what it is for ---- */

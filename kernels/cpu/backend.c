@@ -47,6 +47,9 @@ static const vp_backend cpu = {
     .pick_bwd = vp_cpu_pick_bwd,
     .l2norm = vp_cpu_l2norm,
     .l2norm_bwd = vp_cpu_l2norm_bwd,
+    .xent = vp_cpu_xent,
+    .bag = vp_cpu_bag,
+    .nce = vp_cpu_nce,
     .topk = vp_cpu_topk,
 };
 

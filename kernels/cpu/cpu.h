@@ -115,5 +115,9 @@ int vp_cpu_pool_bwd(vp_queue *q, const vp_pool_op *op);
 int vp_cpu_pick(vp_queue *q, const vp_pick_op *op);
 int vp_cpu_pick_bwd(vp_queue *q, const vp_pick_op *op);
 int vp_cpu_topk(vp_queue *q, const vp_topk_op *op);
+/* xent.c, nce.c */
+int vp_cpu_xent(vp_queue *q, const vp_xent_op *op);
+int vp_cpu_bag(vp_queue *q, const vp_bag_op *op);
+int vp_cpu_nce(vp_queue *q, const vp_nce_op *op);
 
 #endif

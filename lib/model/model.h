@@ -123,5 +123,7 @@ int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_err
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err);
 /* Width of the header's declared column `hidden`; 0 if it is not declared as [T, width]. */
 int vp_header_width(const vp_map *header, int64_t *width, vp_error *err);
+/* The same of another column: the second of its two declared dimensions. */
+int vp_header_width_of(const vp_map *header, const char *name, int64_t *width, vp_error *err);
 
 #endif

@@ -13,6 +13,7 @@
 #include "lib/stream/stream.h"
 #include "lib/stream/look.h"
 #include "lib/text/text.h"
+#include "lib/text/feed.h"
 #include "lib/model/model.h"
 #include "lib/index/index.h"
 #include "lib/train/train.h"

@@ -1,4 +1,4 @@
-/* tok: text lines or JSONL to token ids, in frames of a bounded number of tokens. */
+/* tok: text lines or JSONL to token ids, in frames of a bounded number of tokens, or in training steps. */
 #include "lib/vecpipe.h"
 #include <fcntl.h>
 #include <stdio.h>
@@ -6,11 +6,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STALL_MS = 200 }; /* what is held back is written when the input pauses for so long */
+enum { STALL_MS = 200 };     /* what is held back is written when the input pauses for so long */
+#define MAX_STEPS 4294967295 /* a step is a word of the random numbers' counter */
 
 typedef struct options {
-    const char *model, *instruction, *layout, *id_from;
-    int64_t max_len, chunk, overlap, batch_tokens, window;
+    const char *model, *instruction, *layout, *query_layout, *id_from;
+    int64_t max_len, query_max_len, chunk, overlap, batch_tokens, window, batch, steps, start, block;
     int specials, truncation;
     bool lines, query, text, no_meta, skip_bad;
 } options;
@@ -49,6 +50,11 @@ static const vp_option table[] = {
      .target = &opt.layout,
      .value = "TEXT",
      .help = "what is tokenised, with {text} and {instruction} in it"},
+    {.name = "query-template",
+     .kind = VP_OPT_STRING,
+     .target = &opt.query_layout,
+     .value = "TEXT",
+     .help = "the same for the queries of training examples"},
     {.name = "specials",
      .kind = VP_OPT_CHOICE,
      .target = &opt.specials,
@@ -62,6 +68,12 @@ static const vp_option table[] = {
      .min = 0,
      .max = 1 << 24,
      .help = "tokens of a text at most, specials included; 0: the model's"},
+    {.name = "query-max-len",
+     .kind = VP_OPT_INT,
+     .target = &opt.query_max_len,
+     .value = "N",
+     .max = 1 << 24,
+     .help = "the same for the queries of training examples; 0: as --max-len"},
     {.name = "truncate",
      .kind = VP_OPT_CHOICE,
      .target = &opt.truncation,
@@ -79,6 +91,31 @@ static const vp_option table[] = {
      .value = "N",
      .max = 1 << 24,
      .help = "tokens that a chunk shares with the one before"},
+    {.kind = VP_OPT_GROUP, .help = "Training steps"},
+    {.name = "batch",
+     .kind = VP_OPT_INT,
+     .target = &opt.batch,
+     .value = "N",
+     .max = 1 << 24,
+     .help = "records, with --pack blocks, of a step; 0: as mix says, without it no steps"},
+    {.name = "steps",
+     .kind = VP_OPT_INT,
+     .target = &opt.steps,
+     .value = "S",
+     .max = MAX_STEPS,
+     .help = "with --batch: end after S steps in all; 0: when the input ends"},
+    {.name = "start-step",
+     .kind = VP_OPT_INT,
+     .target = &opt.start,
+     .value = "K",
+     .max = MAX_STEPS,
+     .help = "with --batch: number of the first step; with --pack, pass over K steps"},
+    {.name = "pack",
+     .kind = VP_OPT_INT,
+     .target = &opt.block,
+     .value = "N",
+     .max = 1 << 24,
+     .help = "rows are blocks of N tokens of all texts end to end; 0: every text is a row"},
     {.kind = VP_OPT_GROUP, .help = "Output"},
     {.name = "batch-tokens",
      .kind = VP_OPT_INT,
@@ -103,9 +140,10 @@ static const vp_program program = {
     .summary = "text lines or JSONL to token ids",
     .usage = "tok [OPTION]... [FILE] >IDS",
     .options = table,
-    .notes =
-        "JSONL records have `text`, and may have `title`, `id` and other fields. Without FILE, or with -, standard\n"
-        "input is read; zstd is recognised.\n",
+    .notes = "JSONL records have `text`, and may have `title`, `id` and other fields. In training steps they may have\n"
+             "`query`, `positive` and `negative`, or `sentence1`, `sentence2` and `score` instead. Without FILE, or "
+             "with -,\n"
+             "standard input is read; zstd is recognised.\n",
 };
 
 typedef struct state {
@@ -116,12 +154,14 @@ typedef struct state {
     vp_prompt *prompt;
     vp_writer *writer;
     vp_packer *packer;
-    vp_map *header;
+    vp_feed *feed;
+    vp_map *header, *input; /* input: encoder.input, which the prompts' options point into */
     vp_progress *progress;
-    vp_buf text, id;
     vp_record record; /* read ahead where the input names the model */
-    bool got, chunks;
-    int64_t max_len, number, rows, tokens, truncated, empty, with_id, without_id;
+    bool got, counts_bad;
+    int64_t batch, first; /* of the steps; batch 0: none */
+    vp_prompt_options texts;
+    vp_pack_options pack;
 } state;
 
 /* ---- the header, from options, the head of the input, and the model ---- */
@@ -133,66 +173,78 @@ static int find_truncation(const char *name) {
     return 0;
 }
 
-/* encoder.input: how texts are prepared; what the head of the input says stands where no option does. */
-static int describe_input(state *s, const vp_map *head, vp_prompt_options *o, vp_map *input, vp_error *err) {
+/* How texts are prepared: what the head of the input says stands where no option does; running text has no prompt. */
+static void choose_prompt(const state *s, const vp_map *head, vp_prompt_options *o, const char **side,
+                          const char **specials) {
     const vp_settings *settings = vp_model_settings(s->model);
     const char *instruction = opt.query ? settings->query_prefix : settings->document_prefix;
-    const char *layout = "", *side = "document", *specials = "auto", *cut = NULL;
-    int64_t max_len = settings->max_len, chunk = 0, overlap = 0;
-    if (head && !opt.query) {
+    const char *layout = "", *cut = NULL;
+    int64_t max_len = opt.block ? 0 : settings->max_len, chunk = 0, overlap = 0;
+    *side = "document";
+    *specials = "auto";
+    if (opt.block) instruction = "";
+    if (head && !opt.query && !opt.block) {
         if (vp_map_str(head, "instruction")) instruction = vp_map_str(head, "instruction");
         if (vp_map_str(head, "template")) layout = vp_map_str(head, "template");
-        if (vp_map_str(head, "specials")) specials = vp_map_str(head, "specials");
-        if (vp_map_str(head, "side")) side = vp_map_str(head, "side");
+        if (vp_map_str(head, "specials")) *specials = vp_map_str(head, "specials");
+        if (vp_map_str(head, "side")) *side = vp_map_str(head, "side");
         cut = vp_map_str(head, "truncation");
         max_len = vp_map_int(head, "max_len", max_len);
         chunk = vp_map_int(head, "chunk", 0);
         overlap = vp_map_int(head, "overlap", 0);
     }
-    if (opt.query) side = "query";
-    if (opt.specials) specials = "none";
+    if (opt.query) *side = "query";
+    if (opt.specials) *specials = "none";
     *o = (vp_prompt_options){
-        .instruction = opt.instruction ? opt.instruction
-                       : instruction   ? instruction
-                                       : "",
+        .instruction = opt.instruction && !opt.query_layout ? opt.instruction
+                       : instruction                        ? instruction
+                                                            : "",
         .layout = opt.layout ? opt.layout : layout,
-        .specials = strcmp(specials, "none") != 0,
+        .specials = strcmp(*specials, "none") != 0,
         .pool_prompt = settings->prompt_pooled,
         .max_len = opt.max_len ? opt.max_len : max_len,
         .truncation = (vp_truncation)(opt.truncation ? opt.truncation - 1 : find_truncation(cut)),
         .chunk = opt.chunk ? opt.chunk : chunk,
         .overlap = opt.overlap ? opt.overlap : overlap,
     };
+}
+
+/* encoder.input */
+static int describe_input(const vp_prompt_options *o, const char *side, const char *specials, vp_map *input,
+                          vp_error *err) {
     VP_TRY(vp_map_set_str(input, "side", side, err));
     VP_TRY(vp_map_set_str(input, "instruction", o->instruction, err));
     VP_TRY(vp_map_set_str(input, "template", o->layout, err));
     VP_TRY(vp_map_set_str(input, "specials", specials, err));
     VP_TRY(vp_map_set_int(input, "max_len", o->max_len, err));
     VP_TRY(vp_map_set_str(input, "truncation", truncations[o->truncation], err));
+    if (opt.block) VP_TRY(vp_map_set_int(input, "pack", opt.block, err));
+    if (opt.query_layout) VP_TRY(vp_map_set_str(input, "query_template", opt.query_layout, err));
+    if (opt.query_max_len) VP_TRY(vp_map_set_int(input, "query_max_len", opt.query_max_len, err));
     if (!o->chunk) return VP_OK;
     VP_TRY(vp_map_set_int(input, "chunk", o->chunk, err));
     return vp_map_set_int(input, "overlap", o->overlap, err);
 }
 
-/* The prompt is opened here, for its options point into the maps. */
-static int prepare_input(state *s, vp_map *encoder, vp_pack_options *pack, vp_error *err) {
-    vp_map *head = vp_map_sub(encoder, "input"), *input = vp_map_new();
-    vp_prompt_options o;
-    int status = input ? describe_input(s, head, &o, input, err) : vp_fail_memory(err, "a map", 1);
+/* s->input is first what the head says and is then described anew; the options of the prompts point into `head`. */
+static int prepare_input(state *s, vp_map *encoder, vp_error *err) {
+    vp_map *input = vp_map_new();
+    const char *side, *specials;
+    s->input = vp_map_sub(encoder, "input");
+    choose_prompt(s, s->input, &s->texts, &side, &specials);
+    int status = input ? describe_input(&s->texts, side, specials, input, err) : vp_fail_memory(err, "a map", 1);
     if (!status) status = vp_map_set_map(encoder, "input", input, err);
     if (!status) status = vp_map_set_map(s->header, "encoder", encoder, err);
-    if (!status) status = vp_prompt_open(&s->prompt, s->tokenizer, &o, err);
-    if (!status) {
-        s->max_len = o.max_len;
-        s->chunks = o.chunk > 0;
-        *pack = (vp_pack_options){.batch_tokens = opt.batch_tokens,
-                                  .window = opt.window,
-                                  .keep = vp_prompt_masks(s->prompt),
-                                  .text = opt.text,
-                                  .meta = !opt.no_meta && !opt.lines,
-                                  .parent = o.chunk > 0};
-    }
-    vp_map_free(head);
+    if (!status) status = vp_prompt_open(&s->prompt, s->tokenizer, &s->texts, err);
+    if (!status)
+        s->pack = (vp_pack_options){.batch_tokens = opt.batch_tokens,
+                                    .window = opt.window,
+                                    .keep = vp_prompt_masks(s->prompt),
+                                    .text = opt.text,
+                                    .meta = !opt.no_meta && !opt.lines,
+                                    .parent = s->texts.chunk > 0,
+                                    .steps = s->batch > 0,
+                                    .blocks = opt.block > 0};
     vp_map_free(input);
     return status;
 }
@@ -213,16 +265,14 @@ static int open_tokenizer(state *s, vp_error *err) {
 
 /* s->header: empty, or with the maps `model` and `encoder` of the input's head. */
 static int write_header(state *s, const char *command, vp_error *err) {
-    vp_pack_options pack;
     VP_TRY(open_tokenizer(s, err));
     vp_map *encoder = vp_map_sub(s->header, "encoder");
-    int status = encoder ? prepare_input(s, encoder, &pack, err) : vp_fail(err, VP_BUG, "a header without encoder");
+    int status = encoder ? prepare_input(s, encoder, err) : vp_fail(err, VP_BUG, "a header without encoder");
     vp_map_free(encoder);
     VP_TRY(status);
-    VP_TRY(vp_packer_declare(&pack, s->header, err));
+    VP_TRY(vp_packer_declare(&s->pack, s->header, err));
     VP_TRY(vp_writer_open(&s->writer, STDOUT_FILENO, "standard output", err));
-    VP_TRY(vp_writer_header(s->writer, s->header, command, err));
-    return vp_packer_open(&s->packer, s->writer, &pack, err);
+    return vp_writer_header(s->writer, s->header, command, err);
 }
 
 static int adopt(state *s, const char *key, vp_error *err) {
@@ -232,9 +282,27 @@ static int adopt(state *s, const char *key, vp_error *err) {
     return status;
 }
 
+/* mix says in the head of the input which rows are a step. */
+static int take_steps(state *s, vp_error *err) {
+    const vp_map *head = vp_records_head(s->records);
+    if (s->batch || !head || !vp_map_has(head, "batch")) return VP_OK;
+    s->batch = vp_map_int(head, "batch", 0);
+    s->first = vp_map_int(head, "start", 0);
+    s->counts_bad = true;
+    if (s->batch < 1 || s->first < 0 || s->first > MAX_STEPS)
+        return vp_fail(err, VP_DATA, "%s: steps of %lld rows from step %lld cannot be", vp_records_name(s->records),
+                       (long long)s->batch, (long long)s->first);
+    return VP_OK;
+}
+
 /* The first record, and with it what the head of the input says. */
-static int open_by_head(state *s, const char *command, vp_error *err) {
+static int read_first(state *s, vp_error *err) {
     VP_TRY(vp_records_next(s->records, &s->record, &s->got, err));
+    return take_steps(s, err);
+}
+
+static int open_by_head(state *s, const char *command, vp_error *err) {
+    VP_TRY(read_first(s, err));
     if (vp_records_head(s->records)) {
         VP_TRY(adopt(s, "model", err));
         VP_TRY(adopt(s, "encoder", err));
@@ -262,128 +330,88 @@ static int take_source(state *s, vp_error *err) {
 }
 
 /* ---- records to rows ---- */
-static int set_id(state *s, const char *id, size_t n, vp_error *err) {
-    s->id.len = 0;
-    return vp_buf_add(&s->id, id, n, err);
+static int open_feed(state *s, vp_error *err) {
+    const vp_settings *settings = vp_model_settings(s->model);
+    vp_prompt_options query = s->texts;
+    query.layout = opt.query_layout ? opt.query_layout : "";
+    query.instruction = opt.instruction ? opt.instruction : settings->query_prefix;
+    query.max_len = opt.query_max_len ? opt.query_max_len : s->texts.max_len;
+    const vp_feed_options o = {.records = s->records,
+                               .packer = s->packer,
+                               .tokenizer = s->tokenizer,
+                               .prompt = s->prompt,
+                               .instruction = settings->document_prefix,
+                               .query = query,
+                               .query_layout = opt.query_layout != NULL,
+                               .id_from = opt.id_from,
+                               .chunks = s->texts.chunk > 0,
+                               .batch = s->batch,
+                               .first = s->first,
+                               .steps = opt.steps,
+                               .block = opt.block,
+                               .count_bad = s->counts_bad};
+    return vp_feed_open(&s->feed, &o, err);
 }
 
-static int set_number(state *s, vp_error *err) {
-    s->id.len = 0;
-    return vp_buf_printf(&s->id, err, "%lld", (long long)(s->number + vp_records_skipped(s->records)));
+static int begin_rows(state *s, vp_error *err) {
+    s->pack.steps = s->batch > 0;
+    VP_TRY(vp_packer_open(&s->packer, s->writer, &s->pack, err));
+    VP_TRY(take_source(s, err));
+    return open_feed(s, err);
 }
 
-static int name_record(state *s, const vp_record *r, const uint8_t hash[16], vp_error *err) {
-    const char *field;
-    size_t n;
-    char hex[33];
-    if (strcmp(opt.id_from, "line") == 0) return set_number(s, err);
-    if (strcmp(opt.id_from, "hash") == 0) {
-        vp_hex(hex, hash, 16);
-        return set_id(s, hex, 32, err);
-    }
-    if (strcmp(opt.id_from, "auto") != 0) {
-        VP_TRY(vp_records_field(s->records, opt.id_from, &field, &n, err));
-        return set_id(s, field, n, err);
-    }
-    int64_t *kind = r->id ? &s->with_id : &s->without_id;
-    if (!*kind) *kind = r->number;
-    if (s->with_id && s->without_id)
-        return vp_fail(err, VP_DATA, "%s:%lld: %s identifier, unlike line %lld", vp_records_name(s->records),
-                       (long long)r->number, r->id ? "an" : "no", (long long)(r->id ? s->without_id : s->with_id));
-    return r->id ? set_id(s, r->id, r->id_len, err) : set_number(s, err);
-}
-
-/* Row k of the record's `rows`; parent_len bytes of s->id are the record's identifier. */
-static int add_row(state *s, const vp_record *r, const uint8_t hash[16], size_t k, size_t rows, size_t parent_len,
-                   vp_error *err) {
-    vp_prompt_row tokens;
-    VP_TRY(vp_prompt_row_at(s->prompt, k, &tokens, err));
-    s->id.len = parent_len;
-    if (s->chunks) VP_TRY(vp_buf_printf(&s->id, err, "#%zu", k));
-    const size_t from = s->chunks ? tokens.from : 0, to = s->chunks ? tokens.to : s->text.len;
-    vp_pack_row row = {.id = s->id.data,
-                       .id_len = s->id.len,
-                       .text = s->text.data + from,
-                       .text_len = to - from,
-                       .meta = r->meta,
-                       .meta_len = r->meta_len,
-                       .parent = s->id.data,
-                       .parent_len = parent_len,
-                       .chunks = s->chunks ? (int32_t)rows : 0,
-                       .row = s->rows++,
-                       .ids = tokens.ids,
-                       .keep = tokens.keep,
-                       .n = tokens.n};
-    memcpy(row.hash, hash, sizeof row.hash);
-    s->tokens += (int64_t)tokens.n;
-    s->truncated += tokens.truncated;
-    s->empty += tokens.n == 0;
-    vp_progress_add(s->progress, 1, (int64_t)tokens.n);
-    return vp_packer_add(s->packer, &row, err);
-}
-
-static int take_record(state *s, const vp_record *r, vp_error *err) {
-    uint8_t hash[16];
-    size_t rows;
-    VP_TRY(vp_record_hash(r, hash, err));
-    VP_TRY(name_record(s, r, hash, err));
-    s->text.len = 0;
-    VP_TRY(vp_buf_reserve(&s->text, 1, err)); /* an empty text has an address, too */
-    VP_TRY(vp_record_text(r, &s->text, err));
-    vp_error why = {0};
-    int status = vp_prompt_encode(s->prompt, s->text.data, s->text.len, &rows, &why);
-    if (status) return vp_fail(err, status, "%s:%lld: %s", vp_records_name(s->records), (long long)r->number, why.text);
-    const size_t parent_len = s->id.len;
-    for (size_t k = 0; k < rows; k++) VP_TRY(add_row(s, r, hash, k, rows, parent_len, err));
-    s->number++;
+static int take_record(state *s, vp_error *err) {
+    const vp_feed_counts before = *vp_feed_totals(s->feed), *now = vp_feed_totals(s->feed);
+    VP_TRY(vp_feed_record(s->feed, &s->record, err));
+    vp_progress_add(s->progress, now->rows - before.rows, now->tokens - before.tokens);
     return VP_OK;
 }
 
 static int take_records(state *s, vp_error *err) {
-    bool ahead = s->got, first = true;
-    for (;;) {
-        if (!ahead) {
-            if (vp_packer_holds(s->packer) && !vp_records_ready(s->records, STALL_MS))
-                VP_TRY(vp_packer_flush(s->packer, err));
-            VP_TRY(vp_records_next(s->records, &s->record, &s->got, err));
-        }
-        ahead = false;
-        if (first) VP_TRY(take_source(s, err));
-        first = false;
-        if (!s->got) break;
-        VP_TRY(take_record(s, &s->record, err));
+    while (s->got && !vp_feed_full(s->feed)) {
+        VP_TRY(take_record(s, err));
+        if (vp_feed_full(s->feed)) break;
+        if (!s->batch && vp_packer_holds(s->packer) && !vp_records_ready(s->records, STALL_MS))
+            VP_TRY(vp_packer_flush(s->packer, err));
+        VP_TRY(vp_records_next(s->records, &s->record, &s->got, err));
     }
-    return vp_packer_flush(s->packer, err);
+    return vp_feed_end(s->feed, err);
 }
 
 /* ---- the whole ---- */
-static void note_losses(const state *s, int64_t skipped) {
-    if (s->truncated && skipped)
-        vp_cli_note("%lld of %lld texts were cut to %lld tokens, %lld bad records skipped", (long long)s->truncated,
-                    (long long)s->rows, (long long)s->max_len, (long long)skipped);
-    else if (s->truncated)
-        vp_cli_note("%lld of %lld texts were cut to %lld tokens", (long long)s->truncated, (long long)s->rows,
-                    (long long)s->max_len);
+static void note_losses(const vp_feed_counts *n, int64_t skipped, int64_t max_len) {
+    if (n->truncated && skipped)
+        vp_cli_note("%lld of %lld texts were cut to %lld tokens, %lld bad records skipped", (long long)n->truncated,
+                    (long long)n->rows, (long long)max_len, (long long)skipped);
+    else if (n->truncated)
+        vp_cli_note("%lld of %lld texts were cut to %lld tokens", (long long)n->truncated, (long long)n->rows,
+                    (long long)max_len);
     else if (skipped)
         vp_cli_note("%lld bad records were skipped", (long long)skipped);
 }
 
 static int finish(state *s, vp_error *err) {
+    const vp_feed_counts *n = vp_feed_totals(s->feed);
     const int64_t skipped = vp_records_skipped(s->records);
+    const struct {
+        const char *name;
+        int64_t count;
+        bool wanted;
+    } counts[] = {{"rows", n->rows, true},    {"tokens", n->tokens, true}, {"truncated", n->truncated, true},
+                  {"skipped", skipped, true}, {"empty", n->empty, true},   {"dropped", n->dropped, s->batch > 0}};
     vp_map *end = vp_map_new();
     vp_buf event = {0};
-    int status = end ? vp_map_set_int(end, "rows", s->rows, err) : vp_fail_memory(err, "a map", 1);
-    if (!status) status = vp_map_set_int(end, "tokens", s->tokens, err);
-    if (!status) status = vp_map_set_int(end, "truncated", s->truncated, err);
-    if (!status) status = vp_map_set_int(end, "skipped", skipped, err);
-    if (!status) status = vp_map_set_int(end, "empty", s->empty, err);
+    int status = end ? VP_OK : vp_fail_memory(err, "a map", 1);
+    for (size_t i = 0; !status && i < sizeof counts / sizeof *counts; i++) {
+        if (!counts[i].wanted) continue;
+        status = vp_map_set_int(end, counts[i].name, counts[i].count, err);
+        if (!status)
+            status =
+                vp_buf_printf(&event, err, "%s\"%s\":%lld", i ? "," : "", counts[i].name, (long long)counts[i].count);
+    }
     if (!status) status = vp_writer_end(s->writer, end, err);
-    if (!status)
-        status = vp_buf_printf(
-            &event, err, "\"rows\":%lld,\"tokens\":%lld,\"truncated\":%lld,\"skipped\":%lld,\"empty\":%lld",
-            (long long)s->rows, (long long)s->tokens, (long long)s->truncated, (long long)skipped, (long long)s->empty);
     if (!status) vp_cli_log("texts", event.data);
-    if (!status) note_losses(s, skipped);
+    if (!status) note_losses(n, skipped, s->texts.max_len);
     vp_buf_free(&event);
     vp_map_free(end);
     return status;
@@ -394,13 +422,23 @@ static int open_input(state *s, const char *file, vp_error *err) {
     s->fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
     if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
     return vp_records_open(&s->records, s->fd, standard ? "standard input" : file,
-                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_JSONL, opt.skip_bad, err);
+                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_EXAMPLES, opt.skip_bad, err);
 }
 
 static int check_options(vp_error *err) {
     if (opt.lines && strcmp(opt.id_from, "auto") != 0 && strcmp(opt.id_from, "line") != 0 &&
         strcmp(opt.id_from, "hash") != 0)
         return vp_fail(err, VP_USAGE, "--id-from %s: lines have no fields", opt.id_from);
+    if (!opt.batch && (opt.steps || opt.start || opt.block))
+        return vp_fail(err, VP_USAGE, "%s needs --batch",
+                       opt.block   ? "--pack"
+                       : opt.steps ? "--steps"
+                                   : "--start-step");
+    if (opt.steps && opt.start > opt.steps)
+        return vp_fail(err, VP_USAGE, "--start-step: '%lld' is above the %lld steps of --steps", (long long)opt.start,
+                       (long long)opt.steps);
+    if (opt.block && (opt.query || opt.max_len || opt.truncation || opt.chunk || opt.query_layout || opt.query_max_len))
+        return vp_fail(err, VP_USAGE, "--pack: running text is neither a query nor cut");
     return vp_cli_refuse_terminal(STDOUT_FILENO, err);
 }
 
@@ -408,14 +446,18 @@ static int run(state *s, const char *file, const char *command, vp_error *err) {
     const char *named = opt.model ? opt.model : getenv("VP_MODEL");
     VP_TRY(check_options(err));
     VP_TRY(open_input(s, file, err));
+    s->batch = opt.batch;
+    s->first = opt.start;
     s->header = vp_map_new();
     if (!s->header) return vp_fail_memory(err, "the header", 1);
     if (named && *named) {
         VP_TRY(vp_model_resolve(&s->model, named, NULL, err));
         VP_TRY(write_header(s, command, err));
+        VP_TRY(read_first(s, err));
     } else {
         VP_TRY(open_by_head(s, command, err));
     }
+    VP_TRY(begin_rows(s, err));
     s->progress = vp_progress_start("rows", -1);
     VP_TRY(take_records(s, err));
     return finish(s, err);
@@ -434,6 +476,7 @@ int main(int argc, char **argv) {
         status = vp_fail(&err, VP_USAGE, "'%s': one file at most", argv[first + 1]);
     if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, command.data, &err);
     vp_progress_finish(s.progress);
+    vp_feed_close(s.feed);
     vp_packer_close(s.packer);
     vp_prompt_close(s.prompt);
     vp_tokenizer_close(s.tokenizer);
@@ -441,8 +484,7 @@ int main(int argc, char **argv) {
     vp_writer_close(s.writer);
     vp_records_close(s.records);
     vp_map_free(s.header);
-    vp_buf_free(&s.text);
-    vp_buf_free(&s.id);
+    vp_map_free(s.input);
     vp_buf_free(&command);
     if (s.fd > STDIN_FILENO) close(s.fd);
     return vp_cli_finish(status, &err);

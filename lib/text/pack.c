@@ -1,5 +1,6 @@
 /* Packing: rows are held in a window, brought in order of length, and written as frames of a bounded number of tokens,
- * end to end. Only here are rows reordered; column `row` remembers. */
+ * end to end; in training a whole step is held, and frames end where gradient units do. Only here are rows reordered;
+ * column `row` remembers. */
 #include "lib/text/text.h"
 #include <stdlib.h>
 #include <string.h>
@@ -16,10 +17,22 @@ enum { ID, TEXT, META, PARENT, STRINGS };
 typedef struct held {
     span s[STRINGS];
     int64_t row;
-    int32_t chunks;
+    int32_t chunks, group, unit;
+    float score;
+    uint8_t role;
+    bool scored;
     uint8_t hash[16];
     size_t at, n; /* tokens */
 } held;
+
+/* What the frames of a step say of it; {0}: no step. */
+typedef struct step_facts {
+    int64_t step, rows;
+    bool in_step, last, examples, scored;
+} step_facts;
+
+/* Columns that are tensors. */
+enum { ROW, HASH, IDS, CU, KEEP, CHUNKS, UNIT, GROUP, ROLE, SCORE, TENSORS };
 
 struct vp_packer {
     vp_writer *writer;
@@ -28,30 +41,52 @@ struct vp_packer {
     vp_buf rows;    /* of held */
     vp_buf strings; /* bytes */
     vp_buf ids, keep;
-    /* of the frame that is being written */
-    vp_buf frame_ids, frame_cu, frame_keep, frame_row, frame_chunks, frame_hash, text_at, text_len;
+    vp_buf frame[TENSORS], text_at, text_len; /* of the frame that is being written */
 };
 
 static const struct {
     const char *name;
-    int string; /* index of the string, -1: a tensor */
-} columns[] = {{"id", ID},   {"row", -1},    {"hash", -1},   {"ids", -1},        {"cu", -1},
-               {"keep", -1}, {"text", TEXT}, {"meta", META}, {"parent", PARENT}, {"chunks", -1}};
+    int tensor, string; /* which; -1: none */
+    vp_dtype dtype;
+} columns[] = {{"id", -1, ID, VP_NDTYPES},     {"row", ROW, -1, VP_I64},       {"hash", HASH, -1, VP_U8},
+               {"ids", IDS, -1, VP_I32},       {"cu", CU, -1, VP_I32},         {"keep", KEEP, -1, VP_U8},
+               {"text", -1, TEXT, VP_NDTYPES}, {"meta", -1, META, VP_NDTYPES}, {"parent", -1, PARENT, VP_NDTYPES},
+               {"chunks", CHUNKS, -1, VP_I32}, {"unit", UNIT, -1, VP_I32},     {"group", GROUP, -1, VP_I32},
+               {"role", ROLE, -1, VP_U8},      {"score", SCORE, -1, VP_F32}};
 enum { NCOLUMNS = sizeof columns / sizeof *columns };
 
-static bool wanted(const vp_pack_options *o, const char *name) {
-    if (strcmp(name, "keep") == 0) return o->keep;
-    if (strcmp(name, "text") == 0) return o->text;
-    if (strcmp(name, "meta") == 0) return o->meta;
-    if (strcmp(name, "parent") == 0 || strcmp(name, "chunks") == 0) return o->parent;
-    return true;
+/* Whether frames have column i; a step's facts add to what the options say. */
+static bool wanted(const vp_pack_options *o, const step_facts *step, size_t i) {
+    switch (columns[i].tensor) {
+    case UNIT:
+        return o->steps;
+    case GROUP:
+    case ROLE:
+        return step->examples;
+    case SCORE:
+        return step->scored;
+    case ROW:
+    case IDS:
+    case CU:
+        return true;
+    case KEEP:
+        return !o->blocks && (o->keep || step->examples);
+    case CHUNKS:
+        return !o->blocks && o->parent;
+    default:
+        break;
+    }
+    const int string = columns[i].string;
+    return !o->blocks && !(string == TEXT && !o->text) && !(string == META && !o->meta) &&
+           !(string == PARENT && !o->parent);
 }
 
 int vp_packer_declare(const vp_pack_options *o, vp_map *header, vp_error *err) {
     for (size_t i = 0; i < NCOLUMNS; i++) {
         const vp_schema *schema = vp_schema_find(columns[i].name);
         if (!schema) return vp_fail(err, VP_BUG, "column '%s' is not in the table", columns[i].name);
-        if (wanted(o, schema->name)) VP_TRY(vp_header_declare(header, schema->name, schema->dtype, schema->shape, err));
+        if (wanted(o, &(step_facts){0}, i))
+            VP_TRY(vp_header_declare(header, schema->name, schema->dtype, schema->shape, err));
     }
     return VP_OK;
 }
@@ -67,10 +102,9 @@ int vp_packer_open(vp_packer **out, vp_writer *w, const vp_pack_options *o, vp_e
 
 void vp_packer_close(vp_packer *p) {
     if (!p) return;
-    vp_buf *const all[] = {&p->rows,         &p->strings,    &p->ids,        &p->keep,
-                           &p->frame_ids,    &p->frame_cu,   &p->frame_keep, &p->frame_row,
-                           &p->frame_chunks, &p->frame_hash, &p->text_at,    &p->text_len};
+    vp_buf *const all[] = {&p->rows, &p->strings, &p->ids, &p->keep, &p->text_at, &p->text_len};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) vp_buf_free(all[i]);
+    for (size_t i = 0; i < TENSORS; i++) vp_buf_free(&p->frame[i]);
     vp_map_free(p->source);
     free(p);
 }
@@ -90,16 +124,34 @@ static int hold_string(vp_packer *p, span *out, const char *s, size_t n, vp_erro
     return s ? vp_buf_add(&p->strings, s, n, err) : VP_OK;
 }
 
+static int hold_keep(vp_packer *p, const vp_pack_row *row, vp_error *err) {
+    VP_TRY(vp_buf_reserve(&p->keep, p->ids.len / sizeof(int32_t), err));
+    if (row->keep && row->n)
+        memcpy(p->keep.data + p->keep.len, row->keep, row->n);
+    else if (row->n)
+        memset(p->keep.data + p->keep.len, 1, row->n);
+    p->keep.len += row->n;
+    return VP_OK;
+}
+
 int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err) {
-    held h = {.row = row->row, .chunks = row->chunks, .at = p->ids.len / sizeof(int32_t), .n = row->n};
+    held h = {.row = row->row,
+              .chunks = row->chunks,
+              .group = row->group,
+              .role = row->role,
+              .score = row->score,
+              .scored = row->scored,
+              .at = p->ids.len / sizeof(int32_t),
+              .n = row->n};
     memcpy(h.hash, row->hash, sizeof h.hash);
     VP_TRY(hold_string(p, &h.s[ID], row->id, row->id_len, err));
     VP_TRY(hold_string(p, &h.s[TEXT], p->o.text ? row->text : NULL, row->text_len, err));
     VP_TRY(hold_string(p, &h.s[META], p->o.meta ? row->meta : NULL, row->meta_len, err));
     VP_TRY(hold_string(p, &h.s[PARENT], p->o.parent ? row->parent : NULL, row->parent_len, err));
     VP_TRY(vp_buf_add(&p->ids, row->ids, row->n * sizeof *row->ids, err));
-    if (p->o.keep) VP_TRY(vp_buf_add(&p->keep, row->keep, row->n, err));
+    VP_TRY(hold_keep(p, row, err));
     VP_TRY(vp_buf_add(&p->rows, &h, sizeof h, err));
+    if (p->o.steps) return VP_OK;
     bool full = p->rows.len / sizeof h >= (size_t)p->o.window || p->ids.len / sizeof(int32_t) >= WINDOW_TOKENS ||
                 p->strings.len >= WINDOW_BYTES;
     return full ? vp_packer_flush(p, err) : VP_OK;
@@ -111,22 +163,29 @@ static int by_length(const void *a, const void *b) {
     return (x->row > y->row) - (x->row < y->row);
 }
 
+static int add_to(vp_packer *p, int tensor, const void *data, size_t n, vp_error *err) {
+    return vp_buf_add(&p->frame[tensor], data, n, err);
+}
+
 /* One row's part of the frame's tensors. */
 static int gather_row(vp_packer *p, const held *h, vp_error *err) {
-    VP_TRY(vp_buf_add(&p->frame_ids, p->ids.data + h->at * sizeof(int32_t), h->n * sizeof(int32_t), err));
-    int32_t end = (int32_t)(p->frame_ids.len / sizeof(int32_t));
-    VP_TRY(vp_buf_add(&p->frame_cu, &end, sizeof end, err));
-    if (p->o.keep) VP_TRY(vp_buf_add(&p->frame_keep, p->keep.data + h->at, h->n, err));
-    VP_TRY(vp_buf_add(&p->frame_row, &h->row, sizeof h->row, err));
-    if (p->o.parent) VP_TRY(vp_buf_add(&p->frame_chunks, &h->chunks, sizeof h->chunks, err));
-    return vp_buf_add(&p->frame_hash, h->hash, sizeof h->hash, err);
+    VP_TRY(add_to(p, IDS, p->ids.data + h->at * sizeof(int32_t), h->n * sizeof(int32_t), err));
+    const int32_t end = (int32_t)(p->frame[IDS].len / sizeof(int32_t));
+    VP_TRY(add_to(p, CU, &end, sizeof end, err));
+    VP_TRY(add_to(p, KEEP, p->keep.data + h->at, h->n, err));
+    VP_TRY(add_to(p, ROW, &h->row, sizeof h->row, err));
+    VP_TRY(add_to(p, CHUNKS, &h->chunks, sizeof h->chunks, err));
+    VP_TRY(add_to(p, UNIT, &h->unit, sizeof h->unit, err));
+    VP_TRY(add_to(p, GROUP, &h->group, sizeof h->group, err));
+    VP_TRY(add_to(p, ROLE, &h->role, sizeof h->role, err));
+    VP_TRY(add_to(p, SCORE, &h->score, sizeof h->score, err));
+    return add_to(p, HASH, h->hash, sizeof h->hash, err);
 }
 
 static int gather(vp_packer *p, const held *rows, size_t n, vp_error *err) {
     const int32_t zero = 0;
-    p->frame_ids.len = p->frame_cu.len = p->frame_keep.len = p->frame_row.len = p->frame_chunks.len =
-        p->frame_hash.len = 0;
-    VP_TRY(vp_buf_add(&p->frame_cu, &zero, sizeof zero, err));
+    for (size_t i = 0; i < TENSORS; i++) p->frame[i].len = 0;
+    VP_TRY(add_to(p, CU, &zero, sizeof zero, err));
     for (size_t i = 0; i < n; i++) VP_TRY(gather_row(p, &rows[i], err));
     return VP_OK;
 }
@@ -144,28 +203,44 @@ static int put_strings(vp_packer *p, vp_frame *f, const char *name, int which, c
                              (const size_t *)(const void *)p->text_len.data, err);
 }
 
-static int put_columns(vp_packer *p, vp_frame *f, const held *rows, size_t n, vp_error *err) {
-    const int64_t B = (int64_t)n, B1 = B + 1, T = (int64_t)(p->frame_ids.len / sizeof(int32_t)), hash[] = {B, 16};
-    for (size_t i = 0; i < NCOLUMNS; i++)
-        if (columns[i].string >= 0 && wanted(&p->o, columns[i].name))
+static int put_columns(vp_packer *p, vp_frame *f, const step_facts *step, const held *rows, size_t n, vp_error *err) {
+    for (size_t i = 0; i < NCOLUMNS; i++) {
+        const int tensor = columns[i].tensor;
+        if (!wanted(&p->o, step, i)) continue;
+        if (tensor < 0) {
             VP_TRY(put_strings(p, f, columns[i].name, columns[i].string, rows, n, err));
-    VP_TRY(vp_frame_put(f, "row", VP_I64, 1, &B, p->frame_row.data, err));
-    if (p->o.parent) VP_TRY(vp_frame_put(f, "chunks", VP_I32, 1, &B, p->frame_chunks.data, err));
-    VP_TRY(vp_frame_put(f, "hash", VP_U8, 2, hash, p->frame_hash.data, err));
-    VP_TRY(vp_frame_put(f, "ids", VP_I32, 1, &T, p->frame_ids.data, err));
-    VP_TRY(vp_frame_put(f, "cu", VP_I32, 1, &B1, p->frame_cu.data, err));
-    if (p->o.keep) VP_TRY(vp_frame_put(f, "keep", VP_U8, 1, &T, p->frame_keep.data, err));
+            continue;
+        }
+        const vp_buf *b = &p->frame[tensor];
+        int64_t shape[] = {(int64_t)(b->len / vp_dtype_size(columns[i].dtype)), 16};
+        if (tensor == HASH) shape[0] /= 16;
+        VP_TRY(vp_frame_put(f, columns[i].name, columns[i].dtype, tensor == HASH ? 2 : 1, shape, b->data, err));
+    }
     return p->source ? vp_map_set_map(f->keys, "source", p->source, err) : VP_OK;
 }
 
-static int write_frame(vp_packer *p, const held *rows, size_t n, vp_error *err) {
+static int put_keys(vp_frame *f, const step_facts *step, vp_error *err) {
+    if (!step->in_step) return VP_OK;
+    VP_TRY(vp_map_set_int(f->keys, "step", step->step, err));
+    VP_TRY(vp_map_set_int(f->keys, "rows", step->rows, err));
+    return step->last ? vp_map_set_bool(f->keys, "last", true, err) : VP_OK;
+}
+
+static int write_frame(vp_packer *p, const step_facts *step, const held *rows, size_t n, vp_error *err) {
     VP_TRY(gather(p, rows, n, err));
     vp_frame *f = vp_frame_new(VP_FRAME_BATCH, err);
     if (!f) return err->code;
-    int status = put_columns(p, f, rows, n, err);
+    int status = put_columns(p, f, step, rows, n, err);
+    if (!status) status = put_keys(f, step, err);
     if (!status) status = vp_writer_batch(p->writer, f, err);
     vp_frame_free(f);
     return status;
+}
+
+int64_t vp_packer_drop(vp_packer *p) {
+    const int64_t tokens = (int64_t)(p->ids.len / sizeof(int32_t));
+    p->rows.len = p->strings.len = p->ids.len = p->keep.len = 0;
+    return tokens;
 }
 
 int vp_packer_flush(vp_packer *p, vp_error *err) {
@@ -175,13 +250,69 @@ int vp_packer_flush(vp_packer *p, vp_error *err) {
     if (n > 1) qsort(rows, n, sizeof *rows, by_length);
     for (size_t i = 0; i < n; i++) {
         if (i > first && tokens + (int64_t)rows[i].n > p->o.batch_tokens) {
-            VP_TRY(write_frame(p, rows + first, i - first, err));
+            VP_TRY(write_frame(p, &(step_facts){0}, rows + first, i - first, err));
             first = i;
             tokens = 0;
         }
         tokens += (int64_t)rows[i].n;
     }
-    if (first < n) VP_TRY(write_frame(p, rows + first, n - first, err));
-    p->rows.len = p->strings.len = p->ids.len = p->keep.len = 0;
+    if (first < n) VP_TRY(write_frame(p, &(step_facts){0}, rows + first, n - first, err));
+    vp_packer_drop(p);
+    return VP_OK;
+}
+
+/* ---- steps ---- */
+/* The order of a step's rows and their units, which no limit of frames has a part in. */
+static int order_step(vp_packer *p, held *rows, size_t n, vp_error *err) {
+    if (p->ids.len / sizeof(int32_t) > INT32_MAX)
+        return vp_fail(err, VP_DATA, "a step of %zu tokens: more than %d", p->ids.len / sizeof(int32_t), INT32_MAX);
+    const size_t window = (size_t)p->o.window;
+    for (size_t i = 0; i < n; i += window) qsort(rows + i, n - i < window ? n - i : window, sizeof *rows, by_length);
+    int32_t *cu = vp_calloc(n + 1, sizeof *cu), *unit = vp_calloc(n + 1, sizeof *unit);
+    for (size_t i = 0; cu && i < n; i++) cu[i + 1] = cu[i] + (int32_t)rows[i].n;
+    if (cu && unit) vp_units_assign(cu, (int64_t)n, 0, unit);
+    for (size_t i = 0; unit && i < n; i++) rows[i].unit = unit[i];
+    const int status = cu && unit ? VP_OK : vp_fail_memory(err, "a step's rows", n * sizeof *cu);
+    free(cu);
+    free(unit);
+    return status;
+}
+
+static int describe_step(const held *rows, size_t n, int64_t number, step_facts *step, vp_error *err) {
+    *step = (step_facts){.step = number, .rows = (int64_t)n, .in_step = true};
+    if (!n) return VP_OK;
+    step->examples = rows[0].group != VP_NO_GROUP;
+    step->scored = rows[0].scored;
+    for (size_t i = 1; i < n; i++) {
+        if ((rows[i].group != VP_NO_GROUP) != step->examples)
+            return vp_fail(err, VP_DATA, "step %lld: texts and examples of queries in one step", (long long)number);
+        if (rows[i].scored != step->scored)
+            return vp_fail(err, VP_DATA, "step %lld: some of its examples have scores and some have none",
+                           (long long)number);
+    }
+    return VP_OK;
+}
+
+int vp_packer_step(vp_packer *p, int64_t number, vp_error *err) {
+    held *rows = (held *)(void *)p->rows.data;
+    const size_t n = p->rows.len / sizeof *rows;
+    step_facts step;
+    VP_TRY(describe_step(rows, n, number, &step, err));
+    VP_TRY(order_step(p, rows, n, err));
+    size_t first = 0; /* of the frame, which has `held_tokens` before unit [i, end) */
+    int64_t held_tokens = 0;
+    for (size_t i = 0, end; i < n; i = end) {
+        int64_t tokens = 0;
+        for (end = i; end < n && rows[end].unit == rows[i].unit; end++) tokens += (int64_t)rows[end].n;
+        if (i > first && held_tokens + tokens > p->o.batch_tokens) {
+            VP_TRY(write_frame(p, &step, rows + first, i - first, err));
+            first = i;
+            held_tokens = 0;
+        }
+        held_tokens += tokens;
+    }
+    step.last = true;
+    VP_TRY(write_frame(p, &step, rows + first, n - first, err));
+    vp_packer_drop(p);
     return VP_OK;
 }

@@ -7,6 +7,7 @@
 struct vp_prompt {
     const vp_tokenizer *t;
     vp_prompt_options o;
+    char *layout, *instruction; /* layout: never empty */
     char *before, *after;
     size_t nbefore, nafter;          /* bytes */
     size_t lead, trail;              /* special tokens around */
@@ -42,6 +43,16 @@ static int count_of(const char *s, const char *part) {
     return count;
 }
 
+/* What stands before and after the text. */
+static int set_around(vp_prompt *p, const char *instruction, vp_error *err) {
+    const char *text = strstr(p->layout, "{text}"), *after = text + strlen("{text}");
+    free(p->before);
+    free(p->after);
+    p->before = p->after = NULL;
+    VP_TRY(expand(p->layout, (size_t)(text - p->layout), instruction, &p->before, &p->nbefore, err));
+    return expand(after, strlen(after), instruction, &p->after, &p->nafter, err);
+}
+
 static int open_layout(vp_prompt *p, vp_error *err) {
     const char *instruction = p->o.instruction ? p->o.instruction : "";
     const char *layout = p->o.layout && *p->o.layout ? p->o.layout : "{instruction}{text}";
@@ -50,9 +61,21 @@ static int open_layout(vp_prompt *p, vp_error *err) {
                        layout);
     if (*instruction && !strstr(layout, "{instruction}"))
         return vp_fail(err, VP_USAGE, "template '%s': no {instruction} for the instruction '%s'", layout, instruction);
-    const char *text = strstr(layout, "{text}"), *after = text + strlen("{text}");
-    VP_TRY(expand(layout, (size_t)(text - layout), instruction, &p->before, &p->nbefore, err));
-    return expand(after, strlen(after), instruction, &p->after, &p->nafter, err);
+    p->layout = vp_strndup(layout, strlen(layout));
+    return p->layout ? set_around(p, instruction, err) : vp_fail_memory(err, "a template", strlen(layout));
+}
+
+int vp_prompt_instruct(vp_prompt *p, const char *instruction, size_t n, vp_error *err) {
+    static const char place[] = "{instruction}";
+    if (p->instruction && strlen(p->instruction) == n && memcmp(p->instruction, instruction, n) == 0) return VP_OK;
+    free(p->instruction);
+    p->instruction = vp_strndup(n ? instruction : "", n);
+    if (!p->instruction) return vp_fail_memory(err, "an instruction", n);
+    const char *at = strstr(p->layout, place), *text = strstr(p->layout, "{text}");
+    if (!at && n) return vp_fail(err, VP_USAGE, "template '%s': no {instruction} for '%s'", p->layout, p->instruction);
+    VP_TRY(set_around(p, p->instruction, err));
+    if (!n && at && at < text) p->nbefore = (size_t)(at - p->layout);
+    return VP_OK;
 }
 
 /* The prompt around no text must fit. */
@@ -96,6 +119,8 @@ int vp_prompt_open(vp_prompt **out, const vp_tokenizer *t, const vp_prompt_optio
 
 void vp_prompt_close(vp_prompt *p) {
     if (!p) return;
+    free(p->layout);
+    free(p->instruction);
     free(p->before);
     free(p->after);
     vp_buf_free(&p->whole);

@@ -1,6 +1,7 @@
 /* Records from JSONL or from plain lines: bounded lines over read(2), strict UTF-8 and JSON, the control lines of our
  * own JSONL, and what identifies and embeds a record. */
 #include "lib/text/text.h"
+#include "lib/text/examples.h"
 #include "lib/text/json_text.h"
 #include "lib/stream/input.h"
 #include <jansson.h>
@@ -22,6 +23,7 @@ struct vp_records {
     json_t *object;    /* of the current record */
     vp_json_text line; /* its source */
     vp_buf meta;
+    vp_example_store example;
 };
 
 int vp_records_open(vp_records **out, int fd, const char *name, vp_record_format format, bool skip_bad, vp_error *err) {
@@ -46,6 +48,7 @@ void vp_records_close(vp_records *r) {
     json_decref(r->object);
     vp_buf_free(&r->window);
     vp_buf_free(&r->meta);
+    vp_example_free(&r->example);
     free(r->name);
     free(r);
 }
@@ -166,6 +169,14 @@ static int take_id(const vp_records *r, vp_json_text line, vp_record *record, vp
     return take_name(r, line, key, &record->id, &record->id_len, err);
 }
 
+static int take_example(vp_records *r, vp_record *record, vp_error *err) {
+    vp_error why = {0};
+    const int status = vp_example_read(&r->example, r->object, &why);
+    if (status) return vp_fail(err, status, "%s:%lld: %s", r->name, (long long)r->number, why.text);
+    record->example = &r->example.example;
+    return VP_OK;
+}
+
 /* The members of a line of JSON. *control: it was a _vp line. */
 static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *control, vp_error *err) {
     static const char *const own[] = {"id", "_id", "text", NULL};
@@ -174,6 +185,10 @@ static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *
     *control = vp != NULL;
     if (vp) return take_control(r, line, vp, err);
     VP_TRY(take_string(r, "text", &record->text, &record->text_len, err));
+    if (!record->text && r->format == VP_RECORDS_EXAMPLES && vp_example_is(r->object)) {
+        VP_TRY(take_id(r, line, record, err));
+        return take_example(r, record, err);
+    }
     if (!record->text) return bad(r, err, "no 'text'");
     VP_TRY(take_string(r, "title", &record->title, &record->title_len, err));
     VP_TRY(take_id(r, line, record, err));
@@ -190,8 +205,8 @@ static int take_line(vp_records *r, const char *line, size_t n, vp_record *recor
     *record = (vp_record){.line = line, .line_len = n, .number = r->number};
     json_decref(r->object);
     r->object = NULL;
-    VP_TRY(vp_line_parse(line, n, r->format == VP_RECORDS_JSONL ? &r->object : NULL, r->name, r->number, err));
-    if (r->format == VP_RECORDS_JSONL) return take_json(r, (vp_json_text){line, n}, record, control, err);
+    VP_TRY(vp_line_parse(line, n, r->format != VP_RECORDS_LINES ? &r->object : NULL, r->name, r->number, err));
+    if (r->format != VP_RECORDS_LINES) return take_json(r, (vp_json_text){line, n}, record, control, err);
     record->text = line;
     record->text_len = n;
     return VP_OK;
@@ -214,7 +229,7 @@ int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) 
     for (;;) {
         VP_TRY(next_line(r, &line, &n, got, err));
         if (!*got) return at_end(r, err);
-        if (r->format == VP_RECORDS_JSONL && blank(line, n)) continue;
+        if (r->format != VP_RECORDS_LINES && blank(line, n)) continue;
         if (r->ended) return bad(r, err, "more lines after the closing _vp line");
         vp_error why = {0};
         bool control = false;

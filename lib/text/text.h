@@ -5,6 +5,25 @@
 #include "lib/stream/stream.h"
 
 /* ---- records: one JSON object or one line of text each ---- */
+/* Column `role`. */
+typedef enum vp_role { VP_ROLE_QUERY, VP_ROLE_POSITIVE, VP_ROLE_NEGATIVE, VP_ROLE_GENERATIVE } vp_role;
+
+/* A training example: a query, then its positives, then its negatives. `query` or `sentence1`; `positive`, `pos` or
+ * `sentence2`; `negative` or `neg`: each a string or [instruction, text], the last two also lists of those.
+ * `instruction` is the query's. Scores, one for each positive and negative: `scores`; `pos_scores` and `neg_scores`;
+ * `score` where there is one text. */
+typedef struct vp_example_text {
+    const char *text, *instruction; /* instruction NULL: none of its own */
+    size_t text_len, instruction_len;
+    uint8_t role;
+    float score; /* 0 on queries, and where there are none */
+} vp_example_text;
+typedef struct vp_example {
+    vp_example_text *text;
+    size_t n;
+    bool scored;
+} vp_example;
+
 /* Strings are UTF-8, not terminated; NULL: absent. */
 typedef struct vp_record {
     const char *id, *title, *text;
@@ -12,10 +31,12 @@ typedef struct vp_record {
     size_t id_len, title_len, text_len, meta_len;
     const char *line; /* the input line itself, without its newline (what `knn missing` passes on) */
     size_t line_len;
-    int64_t number; /* line number, from 1 */
+    int64_t number;            /* line number, from 1 */
+    const vp_example *example; /* VP_RECORDS_EXAMPLES: the record is one, and has no text; else NULL */
 } vp_record;
 
-typedef enum vp_record_format { VP_RECORDS_JSONL, VP_RECORDS_LINES } vp_record_format;
+/* VP_RECORDS_EXAMPLES: JSONL in which records may be training examples instead of texts. */
+typedef enum vp_record_format { VP_RECORDS_JSONL, VP_RECORDS_LINES, VP_RECORDS_EXAMPLES } vp_record_format;
 typedef struct vp_records vp_records;
 /* `fd` is not closed. skip_bad: malformed JSON or UTF-8 is counted instead of failing with name:line. zstd input is
  * detected. A leading {"_vp":{"jsonl":1,...}} is available from vp_records_head after the first vp_records_next; if it
@@ -85,6 +106,9 @@ typedef struct vp_prompt vp_prompt;
  * borrowed. */
 int vp_prompt_open(vp_prompt **p, const vp_tokenizer *t, const vp_prompt_options *o, vp_error *err);
 void vp_prompt_close(vp_prompt *p);
+/* Another instruction from now on. An empty one takes along what stands between {instruction} and {text}, so that
+ * "{instruction}; {text}" becomes "{text}". VP_USAGE: the layout has no place for it. */
+int vp_prompt_instruct(vp_prompt *p, const char *instruction, size_t n, vp_error *err);
 /* Whether `keep` can be other than 1 everywhere. */
 bool vp_prompt_masks(const vp_prompt *p);
 /* Tokenise one text within its prompt, once; *rows: 1, or the number of chunks. Too long with VP_TRUNCATE_ERROR:
@@ -111,19 +135,26 @@ int32_t vp_units_assign(const int32_t *cu, int64_t B, int32_t first, int32_t *un
 
 /* ---- packing rows into frames ---- */
 typedef struct vp_pack_options {
-    int64_t batch_tokens;          /* tokens of a frame; a longer row is a frame of its own */
+    int64_t batch_tokens;          /* tokens of a frame; a longer row (in steps: gradient unit) is a frame of its own */
     int64_t window;                /* rows among which those of like length are brought together */
     bool keep, text, meta, parent; /* columns to write; parent: with chunks */
+    bool steps;                    /* column unit; rows are held back until vp_packer_step */
+    bool blocks;                   /* rows are parts of running text: no id, hash, text, meta, keep */
 } vp_pack_options;
 
+enum { VP_NO_GROUP = -1 };
 typedef struct vp_pack_row {
     const char *id, *text, *meta, *parent; /* NULL: nil; copied */
     size_t id_len, text_len, meta_len, parent_len;
     int64_t row;
     int32_t chunks; /* how many rows the record was cut into; 0: not cut */
+    int32_t group;  /* example of the step, or VP_NO_GROUP: then role and score are not written */
+    uint8_t role;
+    bool scored; /* its example has scores */
+    float score;
     uint8_t hash[16];
     const int32_t *ids;
-    const uint8_t *keep;
+    const uint8_t *keep; /* NULL: all 1 */
     size_t n;
 } vp_pack_row;
 
@@ -133,10 +164,15 @@ int vp_packer_open(vp_packer **p, vp_writer *w, const vp_pack_options *o, vp_err
 int vp_packer_declare(const vp_pack_options *o, vp_map *header, vp_error *err);
 /* Key `source` of every frame from now on (copied). */
 int vp_packer_source(vp_packer *p, const vp_map *source, vp_error *err);
-/* Writes frames when the window is full. */
+/* Writes frames when the window is full, but not in steps. */
 int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err);
 /* Write what is held back: at the end, and when the input pauses. */
 int vp_packer_flush(vp_packer *p, vp_error *err);
+/* Write what is held back as training step `step`: frames of whole gradient units, with the keys step, rows and last;
+ * an empty frame where there are no rows. VP_DATA: texts and examples in one step, or scores in some examples only. */
+int vp_packer_step(vp_packer *p, int64_t step, vp_error *err);
+/* Forget what is held back; returns its tokens. */
+int64_t vp_packer_drop(vp_packer *p);
 bool vp_packer_holds(const vp_packer *p);
 void vp_packer_close(vp_packer *p);
 

@@ -28,10 +28,11 @@ int vp_steps_open(vp_steps **s, vp_reader *r, vp_error *err);
 /* The next step: copies, valid until the next call; *step = NULL at the end of the stream, of which vp_steps_end is the
  * end record then (valid until the reader is closed). Blocks until the step's last frame has come.
  * VP_DATA, naming the frame: no key `step` (tok --batch makes them) or one above 2^32 - 1; a step that is not greater
- * than the one before; frames after `last`; `rows` absent, not the number of rows, or not the same in every frame;
+ * than the one before; a step that
+ * is cut short by another or by the end record; `rows` absent, not the number of rows, or not the same in every frame;
  * `weight_sum` not the same, negative, or not in every frame; `row` absent, out of range, or twice; `unit` that does
  * not count from 0 through the step or goes on in the next frame, or is in some frames only.
- * VP_UPSTREAM: the input ends inside a step. */
+ * VP_UPSTREAM: the input breaks off inside a step. */
 int vp_steps_next(vp_steps *s, vp_step **step, vp_error *err);
 vp_frame *vp_steps_end(const vp_steps *s); /* NULL before the end */
 void vp_steps_close(vp_steps *s);

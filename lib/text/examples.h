@@ -1,0 +1,18 @@
+/* Training examples out of JSON records. Private to lib/text; the result is vp_example of text.h. */
+#ifndef VP_TEXT_EXAMPLES_H
+#define VP_TEXT_EXAMPLES_H
+#include "lib/text/text.h"
+#include <jansson.h>
+
+typedef struct vp_example_store {
+    vp_example example;
+    size_t cap;
+} vp_example_store;
+
+/* Whether the record is an example and no text: it has `query` or `sentence1`. */
+bool vp_example_is(const json_t *object);
+/* Texts point into `object`. What is wrong is said without the record's place (VP_DATA). */
+int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err);
+void vp_example_free(vp_example_store *s);
+
+#endif

@@ -265,28 +265,47 @@ typedef struct vp_l2norm_op {
     const vp_mat *dout, *dx;
 } vp_l2norm_op; /* norm clamped at 1e-12 */
 
-typedef struct vp_xent_op { /* rows in chunks, logits under 64 MiB */
-    vp_mat x;
-    const vp_weight *head;
-    const int32_t *target;       /* [M], -1 none */
-    const float *weight;         /* [M] or NULL */
-    const int32_t *bag, *bag_cu; /* bag-max form (LLaRA): targets of a group of rows */
-    int32_t bag_rows;
-    float denominator;
-    float *loss;    /* f32 sum over this call */
-    float *logprob; /* [M] or NULL */
-    const vp_mat *dx;
-    float *dw;
-    const float *teacher; /* [M, V] or NULL */
+/* Cross-entropy of a linear head: logits z = x W^T + bias, a chunk of rows at a time, so that they stay under 64 MiB.
+ * A row's results depend on nothing but the row.
+ *     loss = weight (log sum exp z - z_target) / denominator,  dx = (softmax z - onehot) weight / denominator  W */
+typedef struct vp_xent_op {
+    vp_mat x;              /* [M, C] */
+    const vp_weight *head; /* [V, C]; packed for backward too where dx is wanted */
+    const int32_t *target; /* [M], < V; negative: none, whose results are 0 */
+    const float *weight;   /* [M], or NULL: 1 */
+    double denominator;
+    float *loss;      /* [M] */
+    float *logprob;   /* [M] log softmax(z)_target, or NULL */
+    uint8_t *right;   /* [M] 1 where no logit is above the target's, or NULL */
+    const vp_mat *dx; /* [M, C], or NULL */
+    float *dw;        /* [V, C], added to: one sum a chunk, chunks in order; or NULL */
 } vp_xent_op;
+/* Bag of tokens (LLaRA): z is the maximum over the rows of a bag, a vocabulary entry at a time; the gradient of the
+ * maximum goes to the first row that has it. Targets count once each:
+ *     loss = weight mean over its targets of (log sum exp z - z_target) / denominator */
+typedef struct vp_bag_op {
+    vp_mat x; /* [M, C]: rows [cu[i], cu[i + 1]) are bag i */
+    const vp_weight *head;
+    int64_t bags;
+    const int32_t *cu;                 /* [bags + 1]; no bag with targets is without rows */
+    const int32_t *target, *target_cu; /* [bags + 1]: distinct targets of a bag; none: its results are 0 */
+    const float *weight;               /* [bags], or NULL: 1 */
+    double denominator;
+    float *loss;      /* [bags] */
+    const vp_mat *dx; /* [M, C], or NULL */
+} vp_bag_op;
+/* Softmax over candidates, from their scores (InfoNCE; a row of s is a query). Against the positive or, where there are
+ * teachers, against their distribution t (Kullback-Leibler):
+ *     loss_i = (log sum exp s_i - s_i,positive) / denominator,  ds = (softmax s - onehot) / denominator
+ *     loss_i = sum_j t_ij (log t_ij - log softmax(s_i)_j) / denominator,  ds = (softmax s - t) / denominator */
 typedef struct vp_nce_op {
-    vp_mat q, p;             /* [Q, D], [N, D], normalised */
-    const int32_t *positive; /* [Q] column of the positive */
-    const uint8_t *exclude;  /* [Q, N] or NULL */
-    float scale, denominator;
-    const float *teacher; /* [Q, N] or NULL */
-    float *loss;
-    const vp_mat *ds;
+    vp_mat s;                /* [Q, N] */
+    const int32_t *positive; /* [Q] column of the positive; NULL where there are teachers */
+    const float *teacher;    /* [Q, N], rows sum to 1 and are 0 where excluded; or NULL */
+    const uint8_t *exclude;  /* [Q, N], 1: no candidate of this query; or NULL */
+    double denominator;
+    float *loss;      /* [Q] */
+    const vp_mat *ds; /* [Q, N], may be s itself; or NULL */
 } vp_nce_op;
 
 /* A slice of one flat parameter space, p = master[n] with its gradient g = grad[n] and moments m, v [n], zero at first.
@@ -385,7 +404,7 @@ typedef struct vp_backend {
     VP_OP(pool, vp_pool_op) VP_OP(pool_bwd, vp_pool_op)
     VP_OP(pick, vp_pick_op) VP_OP(pick_bwd, vp_pick_op)
     VP_OP(l2norm, vp_l2norm_op) VP_OP(l2norm_bwd, vp_l2norm_op)
-    VP_OP(xent, vp_xent_op) VP_OP(nce, vp_nce_op)
+    VP_OP(xent, vp_xent_op) VP_OP(bag, vp_bag_op) VP_OP(nce, vp_nce_op)
     VP_OP(sumsq, vp_optim_op) VP_OP(clip, vp_optim_op) VP_OP(adamw, vp_optim_op) VP_OP(sgd, vp_optim_op)
     VP_OP(rmsprop, vp_optim_op)
     VP_OP(topk, vp_topk_op) VP_OP(sample, vp_sample_op)

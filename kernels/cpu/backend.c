@@ -54,6 +54,9 @@ static const vp_backend cpu = {
     .adamw = vp_cpu_adamw,
     .sgd = vp_cpu_sgd,
     .rmsprop = vp_cpu_rmsprop,
+    .xent = vp_cpu_xent,
+    .bag = vp_cpu_bag,
+    .nce = vp_cpu_nce,
     .topk = vp_cpu_topk,
 };
 

@@ -122,5 +122,9 @@ int vp_cpu_clip(vp_queue *q, const vp_optim_op *op);
 int vp_cpu_adamw(vp_queue *q, const vp_optim_op *op);
 int vp_cpu_sgd(vp_queue *q, const vp_optim_op *op);
 int vp_cpu_rmsprop(vp_queue *q, const vp_optim_op *op);
+/* xent.c, nce.c */
+int vp_cpu_xent(vp_queue *q, const vp_xent_op *op);
+int vp_cpu_bag(vp_queue *q, const vp_bag_op *op);
+int vp_cpu_nce(vp_queue *q, const vp_nce_op *op);
 
 #endif

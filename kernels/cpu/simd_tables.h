@@ -88,6 +88,13 @@ typedef struct vp_simd_drop {
     void (*apply)(const float *x, float *out, int64_t n, const uint8_t *bits, int64_t skip, float scale);
 } vp_simd_drop;
 
+/* ---- simd_loss.c: softmax of one row of logits, where the row is long and only some of it is wanted ---- */
+typedef struct vp_simd_loss {
+    /* x [n] <- e^(x - m) unless `keep`, m its maximum; *sum: of those. n >= 1; x is finite. Returns m. */
+    float (*exponents)(float *x, bool keep, int64_t n, float *sum);
+    void (*max)(const float *x, float *m, int64_t n); /* m <- max(m, x) */
+} vp_simd_loss;
+
 /* ---- simd_topk.c: inner products accumulated in an order that depends on D alone ---- */
 typedef struct vp_simd_topk {
     /* out[q * ldo + r] = <queries[q], rows[r]>, rows of dtype F32, BF16 or I8, stride in bytes, unaligned */
@@ -118,6 +125,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     const vp_simd_attn *attn;
     const vp_simd_grads *grads;
     const vp_simd_drop *drop;
+    const vp_simd_loss *loss;
     const vp_simd_topk *topk;
     const vp_simd_optim *optim;
 } vp_simd;
@@ -130,6 +138,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     extern const vp_simd_attn vp_simd_attn_##isa;                                                                      \
     extern const vp_simd_grads vp_simd_grads_##isa;                                                                    \
     extern const vp_simd_drop vp_simd_drop_##isa;                                                                      \
+    extern const vp_simd_loss vp_simd_loss_##isa;                                                                      \
     extern const vp_simd_topk vp_simd_topk_##isa;                                                                      \
     extern const vp_simd_optim vp_simd_optim_##isa;
 VP_ISAS(X)

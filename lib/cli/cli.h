@@ -73,6 +73,8 @@ void vp_cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 typedef struct vp_progress vp_progress;
 vp_progress *vp_progress_start(const char *unit, int64_t total); /* never NULL-checked: NULL is accepted everywhere */
 void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens);
+/* What the line says beside the counts from the next redraw on: "step 12, loss 3.456"; copied, cut at 79 bytes. */
+void vp_progress_note(vp_progress *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void vp_progress_finish(vp_progress *p);
 
 /* Refuse binary output to a terminal: VP_USAGE with what to do instead. */

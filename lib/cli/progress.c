@@ -15,6 +15,7 @@ struct vp_progress {
     int64_t total, rows, tokens;
     double started, drawn; /* seconds */
     bool shown;            /* see may_draw */
+    char note[80];
 };
 
 static double now(void) {
@@ -63,6 +64,8 @@ static void draw(vp_progress *p, double at) {
         clock_text(timing, elapsed);
         snprintf(line, sizeof line, "%s  %s %s%s  %s", vp_cli_program(), rows, p->unit, rate, timing);
     }
+    const size_t used = strlen(line);
+    if (p->note[0]) snprintf(line + used, sizeof line - used, "  %s", p->note);
     struct winsize size;
     size_t columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
     if (strlen(line) >= columns) line[columns - 1] = '\0'; /* a wrapped line could not be erased */
@@ -100,6 +103,14 @@ void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens) {
     if (!p->shown) return;
     double at = now();
     if (at - p->drawn >= 0.1) draw(p, at);
+}
+
+void vp_progress_note(vp_progress *p, const char *format, ...) {
+    if (!p) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(p->note, sizeof p->note, format, args);
+    va_end(args);
 }
 
 void vp_progress_finish(vp_progress *p) {

@@ -132,5 +132,7 @@ bool vp_pooler_picks(const vp_pooler *p);                  /* marked rows, not o
 int64_t vp_pooler_dims(const vp_pooler *p, int64_t width); /* D */
 /* Width of the header's declared column `hidden`; 0 if it is not declared as [T, width]. */
 int vp_header_width(const vp_map *header, int64_t *width, vp_error *err);
+/* The same of another column: the second of its two declared dimensions. */
+int vp_header_width_of(const vp_map *header, const char *name, int64_t *width, vp_error *err);
 
 #endif

@@ -66,19 +66,23 @@ void vp_pooler_close(vp_pooler *p) {
 
 /* ---- headers ---- */
 
-static void read_width(const char *json, size_t n, int64_t *width) {
+static void read_width(const char *json, size_t n, const char *name, int64_t *width) {
     json_t *columns = json_loadb(json, n, 0, NULL);
-    const json_t *dims = json_array_get(json_object_get(columns, "hidden"), 1);
+    const json_t *dims = json_array_get(json_object_get(columns, name), 1);
     if (json_array_size(dims) == 2) *width = json_integer_value(json_array_get(dims, 1));
     json_decref(columns);
 }
 
 int vp_header_width(const vp_map *header, int64_t *width, vp_error *err) {
+    return vp_header_width_of(header, "hidden", width, err);
+}
+
+int vp_header_width_of(const vp_map *header, const char *name, int64_t *width, vp_error *err) {
     *width = 0;
     vp_map *columns = vp_map_sub(header, "columns");
     vp_buf json = {0};
     int status = columns ? vp_map_json(columns, &json, err) : VP_OK;
-    if (columns && !status) read_width(json.data, json.len, width);
+    if (columns && !status) read_width(json.data, json.len, name, width);
     vp_buf_free(&json);
     vp_map_free(columns);
     return status;

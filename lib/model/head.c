@@ -1,0 +1,116 @@
+/* The output head on a device: where its weights are in the model, packing, and the operations on it. */
+#include "lib/model/head.h"
+#include "kernels/ops.h"
+#include "lib/model/private.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct vp_head {
+    const vp_backend *ops;
+    vp_device *device, *own_device; /* own: opened here, else NULL */
+    vp_queue *queue, *own_queue;
+    vp_weight *weight;
+    int64_t width, vocab;
+};
+
+/* The entry with the head's numbers: its own, or the embedding that it is tied to. */
+static int find_head(const vp_model *m, const vp_weight_entry **head, const vp_weight_entry **rows, vp_error *err) {
+    *head = vp_model_has_weights(m) ? vp_weights_find(&m->weights, VP_W_HEAD, -1) : NULL;
+    *rows = *head && (*head)->alias ? (*head)->alias : *head;
+    if (*rows && (*rows)->tensor) return VP_OK;
+    return vp_fail(err, VP_DATA, "%s: the model has no output head (lm_head) to predict tokens with", vp_model_path(m));
+}
+
+static int pack(vp_head *h, const vp_model *m, vp_error *err) {
+    const vp_weight_entry *head, *rows;
+    VP_TRY(find_head(m, &head, &rows, err));
+    h->vocab = rows->rows;
+    h->width = rows->cols;
+    const vp_weight_part part = {.rows = h->vocab, .read_row = vp_weight_read_row, .ctx = rows};
+    float *bias = NULL;
+    int status = VP_OK;
+    if (head->bias) {
+        bias = vp_calloc((size_t)h->vocab, sizeof *bias);
+        status = bias ? vp_weight_read_bias(head, bias, err)
+                      : vp_fail_memory(err, "a bias", (size_t)h->vocab * sizeof *bias);
+    }
+    const vp_weight_desc desc = {.part = &part,
+                                 .nparts = 1,
+                                 .in = h->width,
+                                 .out = h->vocab,
+                                 .bias = bias,
+                                 .compute = VP_F32,
+                                 .backward = true,
+                                 .name = head->module};
+    if (!status) status = h->ops->weight_prepare(h->device, &desc, &h->weight, err);
+    free(bias);
+    return status;
+}
+
+static int open_device(vp_head *h, const vp_encode_options *o, vp_error *err) {
+    if (o->device && strcmp(o->device, "auto") && strcmp(o->device, "cpu"))
+        return vp_fail(err, VP_USAGE, "--device %s: only the CPU is there", o->device);
+    if (o->compute && strcmp(o->compute, "auto") && strcmp(o->compute, "f32"))
+        return vp_fail(err, VP_USAGE, "--compute %s: losses are computed in f32", o->compute);
+    h->ops = vp_backend_cpu();
+    const vp_device_options device = {.threads = o->threads, .isa = "auto"};
+    VP_TRY(h->ops->open(&h->own_device, &device, err));
+    VP_TRY(h->ops->queue_open(&h->own_queue, h->own_device, err));
+    h->device = h->own_device;
+    h->queue = h->own_queue;
+    return VP_OK;
+}
+
+static int finish_open(vp_head **out, vp_head *h, int status) {
+    if (status) vp_head_close(h);
+    *out = status ? NULL : h;
+    return status;
+}
+
+int vp_head_open(vp_head **out, const vp_model *m, const vp_encode_options *o, vp_error *err) {
+    vp_head *h = *out = vp_calloc(1, sizeof *h);
+    if (!h) return vp_fail_memory(err, "an output head", sizeof *h);
+    int status = open_device(h, o, err);
+    if (!status) status = pack(h, m, err);
+    return finish_open(out, h, status);
+}
+
+int vp_head_open_on(vp_head **out, const vp_model *m, const vp_backend *ops, vp_device *device, vp_queue *queue,
+                    vp_error *err) {
+    vp_head *h = *out = vp_calloc(1, sizeof *h);
+    if (!h) return vp_fail_memory(err, "an output head", sizeof *h);
+    h->ops = ops;
+    h->device = device;
+    h->queue = queue;
+    return finish_open(out, h, pack(h, m, err));
+}
+
+void vp_head_close(vp_head *h) {
+    if (!h) return;
+    if (h->weight) h->ops->weight_free(h->device, h->weight);
+    if (h->own_queue) h->ops->queue_close(h->own_queue);
+    if (h->own_device) h->ops->close(h->own_device);
+    free(h);
+}
+
+int64_t vp_head_width(const vp_head *h) {
+    return h->width;
+}
+
+int64_t vp_head_vocab(const vp_head *h) {
+    return h->vocab;
+}
+
+static int finish_op(vp_head *h, int status, vp_error *err) {
+    return status ? vp_fail(err, status, "%s", h->ops->why(h->queue)) : h->ops->queue_wait(h->queue, err);
+}
+
+int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
+    op->head = h->weight;
+    return finish_op(h, h->ops->xent(h->queue, op), err);
+}
+
+int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
+    op->head = h->weight;
+    return finish_op(h, h->ops->bag(h->queue, op), err);
+}

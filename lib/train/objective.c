@@ -1,0 +1,117 @@
+/* The table of objectives, opening one, the objectives of tokens, and what those of rows share: normalisation and
+ * memory. */
+#include "lib/train/objective_private.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const vp_objective_kind kinds[] = {
+    {"mntp", .tokens = true},
+    {"ntp", .tokens = true},
+    {"infonce", .rows = vp_objective_infonce},
+    {"cosent", .rows = vp_objective_cosent},
+    {"mse", .rows = vp_objective_mse},
+    {"distill", .rows = vp_objective_distill},
+};
+
+static const vp_objective_kind *find(const char *name) {
+    for (size_t i = 0; name && i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(kinds[i].name, name)) return &kinds[i];
+    return NULL;
+}
+
+bool vp_objective_is_tokens(const char *name) {
+    const vp_objective_kind *kind = find(name);
+    return kind && kind->tokens;
+}
+
+static int set_up(vp_objective *o, vp_error *err) {
+    if (!(o->kind = find(o->options.name)))
+        return vp_fail(err, VP_USAGE, "objective '%s' is none of " VP_OBJECTIVES,
+                       o->options.name ? o->options.name : "");
+    if (!(o->options.scale > 0) || !(o->options.teacher_temperature > 0) || !(o->options.teacher_weight >= 0))
+        return vp_fail(err, VP_USAGE, "scale and temperature must be above 0, and the teacher's weight not below");
+    if (o->kind->tokens) return VP_OK;
+    o->ops = vp_backend_cpu();
+    VP_TRY(o->ops->open(&o->device, &(vp_device_options){.threads = 1, .isa = "auto"}, err));
+    return o->ops->queue_open(&o->queue, o->device, err);
+}
+
+int vp_objective_open(vp_objective **out, const vp_objective_options *options, vp_error *err) {
+    vp_objective *o = *out = vp_calloc(1, sizeof *o);
+    if (!o) return vp_fail_memory(err, "an objective", sizeof *o);
+    o->options = *options;
+    const int status = set_up(o, err);
+    if (status) {
+        vp_objective_close(o);
+        *out = NULL;
+    }
+    return status;
+}
+
+void vp_objective_close(vp_objective *o) {
+    if (!o) return;
+    if (o->queue) o->ops->queue_close(o->queue);
+    if (o->device) o->ops->close(o->device);
+    free(o);
+}
+
+/* ---- tokens ---- */
+
+int vp_objective_tokens(const vp_objective *o, vp_head *head, const vp_marked *t, float *loss, float *grad,
+                        uint8_t *right, vp_error *err) {
+    const int64_t C = vp_head_width(head);
+    if (!o->kind->tokens) return vp_fail(err, VP_BUG, "%s is no objective of tokens", o->kind->name);
+    if (!t->M) return VP_OK;
+    if (!(t->denominator > 0)) return vp_fail(err, VP_DATA, "the step has targets, but no weight in all");
+    for (int64_t i = 0; i < t->M; i++)
+        if (t->target[i] >= vp_head_vocab(head))
+            return vp_fail(err, VP_DATA, "target %d: the model has %lld tokens", t->target[i],
+                           (long long)vp_head_vocab(head));
+    const vp_mat dx = vp_objective_mat(grad, t->M, C);
+    vp_xent_op op = {.x = vp_objective_mat(t->picked, t->M, C),
+                     .target = t->target,
+                     .weight = t->weight,
+                     .denominator = t->denominator,
+                     .loss = loss,
+                     .right = right,
+                     .dx = grad ? &dx : NULL};
+    return vp_head_xent(head, &op, err);
+}
+
+/* ---- rows ---- */
+
+int vp_objective_check(const vp_objective *o, int status, vp_error *err) {
+    return status ? vp_fail(err, status, "%s", o->ops->why(o->queue)) : VP_OK;
+}
+
+void *vp_objective_alloc(const vp_objective *o, int64_t n, size_t size, vp_error *err) {
+    size_t bytes;
+    if (__builtin_mul_overflow((size_t)n, size, &bytes)) bytes = SIZE_MAX - 1;
+    void *p = o->ops->arena_alloc(o->queue, bytes + 1);
+    if (p) return memset(p, 0, bytes);
+    vp_fail_memory(err, "the objective", bytes);
+    return NULL;
+}
+
+int vp_objective_normalise(const vp_objective *o, const vp_rows *r, float **u, vp_error *err) {
+    if (!(*u = vp_objective_alloc(o, r->B * r->D, sizeof **u, err))) return VP_MEMORY;
+    vp_l2norm_op op = {.x = vp_objective_mat(r->emb, r->B, r->D), .out = vp_objective_mat(*u, r->B, r->D)};
+    return vp_objective_check(o, o->ops->l2norm(o->queue, &op), err);
+}
+
+int vp_objective_backward(const vp_objective *o, const vp_rows *r, float *du, float *grad, vp_error *err) {
+    const vp_mat dout = vp_objective_mat(du, r->B, r->D), dx = vp_objective_mat(grad, r->B, r->D);
+    vp_l2norm_op op = {.x = vp_objective_mat(r->emb, r->B, r->D), .out = dx, .dout = &dout, .dx = &dx};
+    return vp_objective_check(o, o->ops->l2norm_bwd(o->queue, &op), err);
+}
+
+int vp_objective_rows(const vp_objective *o, const vp_rows *r, float *loss, float *grad, vp_error *err) {
+    if (o->kind->tokens) return vp_fail(err, VP_BUG, "%s is no objective of rows", o->kind->name);
+    if (!r->B) return VP_OK;
+    memset(loss, 0, (size_t)r->B * sizeof *loss);
+    const size_t mark = o->ops->arena_mark(o->queue);
+    const int status = o->kind->rows(o, r, loss, grad, err);
+    o->ops->arena_release(o->queue, mark);
+    return status;
+}

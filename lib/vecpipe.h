@@ -19,5 +19,8 @@
 #include "lib/train/train.h"
 #include "lib/train/steps.h"
 #include "lib/train/objective.h"
+#include "lib/train/run.h"
+#include "lib/train/recipe.h"
+#include "lib/train/live.h"
 #include "lib/score/score.h"
 #endif

@@ -97,6 +97,10 @@ int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, v
     return status;
 }
 
+const char *vp_pooler_kind(const vp_pooler *p) {
+    return p->kind->name;
+}
+
 bool vp_pooler_picks(const vp_pooler *p) {
     return p->kind->pick;
 }

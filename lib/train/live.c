@@ -77,24 +77,28 @@ static int create(vp_live *l, int64_t version, const void *data, vp_error *err) 
     return status;
 }
 
-int vp_live_create(vp_live **out, const char *folder, int64_t version, const void *data, size_t bytes, vp_error *err) {
+int vp_live_lock(vp_live **out, const char *folder, vp_error *err) {
     *out = NULL;
-    if (version < 0 || bytes > INT64_MAX / 4) return vp_fail(err, VP_BUG, "live: version %lld", (long long)version);
     vp_live *l = vp_calloc(1, sizeof *l);
     vp_buf path = {0};
     if (!l) return vp_fail_memory(err, "a live file", sizeof *l);
     l->fd = l->folder = -1;
-    l->bytes = bytes;
     int status = open_folder(l, folder, err);
     if (!status) status = vp_buf_printf(&path, err, "%s/live", folder);
     l->path = path.data;
-    if (!status) status = create(l, version, data, err);
     if (status) {
         vp_live_close(l);
         return status;
     }
     *out = l;
     return VP_OK;
+}
+
+int vp_live_begin(vp_live *l, int64_t version, const void *data, size_t bytes, vp_error *err) {
+    if (version < 0 || bytes > INT64_MAX / 4 || l->head)
+        return vp_fail(err, VP_BUG, "live: version %lld", (long long)version);
+    l->bytes = bytes;
+    return create(l, version, data, err);
 }
 
 int vp_live_publish(vp_live *l, int64_t version, const void *data, vp_error *err) {

@@ -7,11 +7,12 @@
 
 /* ---- the writer ---- */
 typedef struct vp_live vp_live;
-/* FOLDER/live with `bytes` of starting weights as `version`: made under a temporary name, locked, renamed. The folder
- * exists and stays locked (flock) until close. VP_LOCKED: another process trains there. A live file of a dead run is
- * replaced. */
-int vp_live_create(vp_live **live, const char *folder, int64_t version, const void *data, size_t bytes, vp_error *err);
-/* Newer weights, of the size that create was given, copied to the file before it returns; `version` above the last one.
+/* The folder, which exists, stays locked (flock) until close. VP_LOCKED: another process trains there. */
+int vp_live_lock(vp_live **live, const char *folder, vp_error *err);
+/* FOLDER/live with `bytes` of starting weights as `version`: made under a temporary name, locked, renamed. Once. A live
+ * file of a dead run is replaced. */
+int vp_live_begin(vp_live *live, int64_t version, const void *data, size_t bytes, vp_error *err);
+/* Newer weights, of the size that begin was given, copied to the file before it returns; `version` above the last one.
  * Wakes the readers. */
 int vp_live_publish(vp_live *live, int64_t version, const void *data, vp_error *err);
 void vp_live_close(vp_live *live); /* lets the locks go; the file stays. NULL is fine */

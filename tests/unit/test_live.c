@@ -40,7 +40,7 @@ static vp_live *create(int64_t version, vp_error *err) {
     float *w = malloc(N * sizeof *w);
     vp_live *l = NULL;
     weights(w, version);
-    vp_live_create(&l, folder, version, w, N * sizeof *w, err);
+    if (!vp_live_lock(&l, folder, err)) vp_live_begin(l, version, w, N * sizeof *w, err);
     free(w);
     return l;
 }

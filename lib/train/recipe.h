@@ -1,0 +1,27 @@
+/* run/train.json: what `fwd --follow` must do as `step` does it, so that both compute the same hidden states. */
+#ifndef VP_TRAIN_RECIPE_H
+#define VP_TRAIN_RECIPE_H
+#include "lib/base/json.h"
+#include "lib/model/training.h"
+
+typedef struct vp_recipe {
+    const char *fingerprint; /* of the model */
+    const char *attention;
+    const char *const *adapters; /* folders, in order: applied, not trained */
+    size_t nadapters;
+    vp_train_options train; /* its targets are named; `start` and `backward` do not matter here */
+} vp_recipe;
+
+/* The recipe as JSON, the caller's to free; the same recipe gives the same text. */
+int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err);
+
+typedef struct vp_recipe_file {
+    vp_recipe recipe; /* into json */
+    vp_json json;
+    const char **adapters;
+} vp_recipe_file;
+/* FOLDER/train.json. VP_IO: it is not there. VP_DATA: not one of ours. Close also after a failure. */
+int vp_recipe_open(vp_recipe_file *r, const char *folder, vp_error *err);
+void vp_recipe_close(vp_recipe_file *r);
+
+#endif

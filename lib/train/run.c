@@ -1,0 +1,275 @@
+/* A training run: opening everything in its order, and what happens around a step (run.h). */
+#include "lib/train/run.h"
+#include "lib/train/checkpoint.h"
+#include "lib/train/live.h"
+#include "lib/train/output.h"
+#include "lib/train/recipe.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct vp_run {
+    vp_run_options o;
+    vp_model *model;
+    vp_encoder *encoder;
+    vp_pooler *pooler;
+    vp_objective *objective;
+    vp_head *head;
+    vp_trainer *trainer;
+    vp_live *live;
+    json_t *recipe;
+    char *attention, *checkpoint;
+    bool followed;
+    int64_t next, saved, steps;
+};
+
+/* ---- what the stream says ---- */
+
+/* The header's encoder.KEY must not contradict an option. */
+static int agree(const char *key, const char *option, const char *stream, const char **value, vp_error *err) {
+    if (option && stream && strcmp(option, stream) != 0)
+        return vp_fail(err, VP_USAGE, "%s '%s', but the stream was made with '%s'", key, option, stream);
+    *value = option ? option : stream;
+    return VP_OK;
+}
+
+static int agree_rate(const char *key, double option, const vp_map *dropout, double *value, vp_error *err) {
+    const bool said = dropout && vp_map_has(dropout, key);
+    const double stream = said ? vp_map_real(dropout, key, 0) : 0;
+    if (said && option >= 0 && (option < stream || option > stream))
+        return vp_fail(err, VP_USAGE, "%s dropout %g, but the stream was made with %g", key, option, stream);
+    *value = option >= 0 ? option : stream;
+    return VP_OK;
+}
+
+static int read_header(vp_run *r, const vp_map *encoder, vp_error *err) {
+    const char *attention = NULL;
+    vp_map *dropout = encoder ? vp_map_sub(encoder, "dropout") : NULL;
+    int status =
+        agree("attention", r->o.encode.attention, encoder ? vp_map_str(encoder, "attention") : NULL, &attention, err);
+    if (!status)
+        status = agree_rate("attention", r->o.train.attention_dropout, dropout, &r->o.train.attention_dropout, err);
+    if (!status) status = agree_rate("hidden", r->o.train.hidden_dropout, dropout, &r->o.train.hidden_dropout, err);
+    vp_map_free(dropout);
+    if (status) return status;
+    if (!attention) attention = vp_model_settings(r->model)->attention;
+    r->attention = vp_strndup(attention, strlen(attention));
+    r->followed = encoder && vp_map_bool(encoder, "follow", false);
+    return r->attention ? VP_OK : vp_fail_memory(err, "a name", 1);
+}
+
+/* ---- opening ---- */
+
+static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
+    VP_TRY(vp_model_resolve(&r->model, r->o.model, header, err));
+    for (size_t i = 0; i < r->o.nadapters; i++) VP_TRY(vp_model_add_adapter(r->model, r->o.adapters[i], err));
+    vp_map *encoder = vp_map_sub(header, "encoder");
+    int status = read_header(r, encoder, err);
+    vp_map_free(encoder);
+    VP_TRY(status);
+    r->o.train.backward = true;
+    r->o.encode.train = &r->o.train;
+    r->o.encode.attention = r->attention;
+    return vp_encoder_open(&r->encoder, r->model, &r->o.encode, NULL, err);
+}
+
+/* Pooling as the stream had it, else as asked for, else marked tokens where the objective wants these, else the
+ * model's. */
+static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
+    vp_pool_options o = r->o.pool;
+    const bool tokens = r->objective && vp_objective_is_tokens(r->o.objective);
+    vp_map *encoder = vp_map_sub(header, "encoder"), *own = vp_map_new();
+    const char *pooling = encoder ? vp_map_str(encoder, "pooling") : NULL;
+    int status = own ? vp_model_describe(r->model, own, err) : vp_fail_memory(err, "a map", 1);
+    if (!status && pooling && o.kind && strcmp(pooling, o.kind) != 0)
+        status = vp_fail(err, VP_USAGE, "--pool %s, but the stream was pooled by '%s'", o.kind, pooling);
+    if (!status && pooling)
+        o = (vp_pool_options){.kind = pooling,
+                              .normalize = vp_map_bool(encoder, "normalize", false),
+                              .dims = vp_map_int(encoder, "dims", 0)};
+    else if (!o.kind && tokens)
+        o.kind = "pick";
+    if (!status) status = vp_pooler_open(&r->pooler, &o, own, err);
+    if (!status && r->objective && tokens != vp_pooler_picks(r->pooler))
+        status = vp_fail(err, VP_USAGE, "objective %s %s", r->o.objective,
+                         tokens ? "takes marked tokens: --pool pick" : "takes one vector a text, not marked tokens");
+    vp_map_free(encoder);
+    vp_map_free(own);
+    return status;
+}
+
+static int open_objective(vp_run *r, vp_error *err) {
+    if (!r->o.objective) return VP_OK;
+    vp_objective_options o = r->o.objective_options;
+    o.name = r->o.objective;
+    VP_TRY(vp_objective_open(&r->objective, &o, err));
+    if (!vp_objective_is_tokens(r->o.objective)) return VP_OK;
+    const vp_compute c = vp_encoder_compute(r->encoder);
+    return vp_head_open_on(&r->head, r->model, c.ops, c.device, c.queue, err);
+}
+
+static int open_trainer(vp_run *r, const vp_map *header, vp_error *err) {
+    r->steps = r->o.decay_steps ? r->o.decay_steps : vp_map_int(header, "steps", 0);
+    if (!r->steps && strcmp(r->o.schedule, "constant") != 0)
+        return vp_fail(err, VP_USAGE, "the number of steps is not known: give --decay-steps, or --schedule constant");
+    VP_TRY(vp_schedule_set(&r->o.trainer.schedule, r->o.schedule, r->o.lr, r->o.warmup, r->steps, err));
+    const vp_trainer_parts parts = {
+        .encoder = r->encoder, .pooler = r->pooler, .objective = r->objective, .head = r->head};
+    return vp_trainer_open(&r->trainer, &r->o.trainer, &parts, err);
+}
+
+static int make_recipe(vp_run *r, vp_error *err) {
+    const vp_recipe recipe = {.fingerprint = vp_model_fingerprint(r->model),
+                              .attention = r->attention,
+                              .adapters = r->o.adapters,
+                              .nadapters = r->o.nadapters,
+                              .train = *vp_encoder_training(r->encoder)};
+    return vp_recipe_json(&recipe, &r->recipe, err);
+}
+
+/* ---- checkpoints ---- */
+
+static int load_checkpoint(vp_run *r, vp_error *err) {
+    json_t *state = NULL;
+    VP_TRY(vp_checkpoint_state(r->checkpoint, &state, err));
+    const vp_trainer_state t = vp_trainer_state_of(r->trainer);
+    const json_t *recipe = json_object_get(state, "recipe");
+    int status = VP_OK;
+    if (!json_equal(recipe, r->recipe))
+        status = vp_fail(err, VP_USAGE, "'%s' was begun with another model, adapter, dropout, seed or attention (%s)",
+                         r->o.folder, "its train.json says which");
+    if (!status && json_integer_value(json_object_get(state, "optimizer")) != (json_int_t)r->o.trainer.optimizer)
+        status = vp_fail(err, VP_USAGE, "'%s' was begun with another optimiser", r->o.folder);
+    if (!status) status = vp_checkpoint_load(r->checkpoint, vp_encoder_params(r->encoder), t.m, t.v, err);
+    r->next = r->saved = json_integer_value(json_object_get(state, "step"));
+    vp_trainer_resume(r->trainer, json_integer_value(json_object_get(state, "updates")));
+    json_decref(state);
+    return status ? status : vp_encoder_changed(r->encoder, err);
+}
+
+static int save_checkpoint(vp_run *r, vp_error *err) {
+    const vp_trainer_state t = vp_trainer_state_of(r->trainer);
+    json_t *state = json_pack("{s:I,s:I,s:I,s:O}", "step", (json_int_t)r->next, "updates", (json_int_t)t.updates,
+                              "optimizer", (json_int_t)r->o.trainer.optimizer, "recipe", r->recipe);
+    if (!state) return vp_fail_memory(err, "a checkpoint", 1);
+    int status = vp_checkpoint_save(r->checkpoint, vp_encoder_params(r->encoder), t.m, t.v, state, err);
+    json_decref(state);
+    if (!status) r->saved = r->next;
+    return status;
+}
+
+int vp_run_next_step(const char *folder, int64_t *step, vp_error *err) {
+    char *path = NULL;
+    json_t *state = NULL;
+    *step = 0;
+    if (!vp_path_exists(folder, "checkpoint")) return VP_OK;
+    int status = vp_path_join(&path, folder, "checkpoint", err);
+    if (!status) status = vp_checkpoint_state(path, &state, err);
+    if (!status) *step = json_integer_value(json_object_get(state, "step"));
+    json_decref(state);
+    free(path);
+    return status;
+}
+
+/* ---- the folder ---- */
+
+static int open_folder(vp_run *r, vp_error *err) {
+    if (mkdir(r->o.folder, 0777) != 0 && errno != EEXIST)
+        return vp_fail_errno(err, "cannot make the folder '%s'", r->o.folder);
+    VP_TRY(vp_live_lock(&r->live, r->o.folder, err));
+    VP_TRY(vp_path_join(&r->checkpoint, r->o.folder, "checkpoint", err));
+    if (!vp_path_exists(r->o.folder, "checkpoint")) return VP_OK;
+    if (!r->o.resume)
+        return vp_fail(err, VP_USAGE, "'%s' holds a run: go on with --resume, or take another folder", r->o.folder);
+    return load_checkpoint(r, err);
+}
+
+/* train.json stands before `live` appears: a follower reads it then. */
+static int announce(vp_run *r, vp_error *err) {
+    const vp_params *p = vp_encoder_params(r->encoder);
+    VP_TRY(vp_run_write_json(r->o.folder, "train.json", r->recipe, err));
+    return vp_live_begin(r->live, r->next, p->value, (size_t)p->count * sizeof *p->value, err);
+}
+
+static int open_run(vp_run *r, const vp_map *header, vp_error *err) {
+    VP_TRY(open_model(r, header, err));
+    VP_TRY(open_objective(r, err));
+    VP_TRY(open_pooler(r, header, err));
+    VP_TRY(open_trainer(r, header, err));
+    VP_TRY(make_recipe(r, err));
+    VP_TRY(open_folder(r, err));
+    VP_TRY(announce(r, err));
+    return vp_encoder_warm(r->encoder, err);
+}
+
+int vp_run_open(vp_run **out, const vp_run_options *o, const vp_map *header, vp_error *err) {
+    *out = NULL;
+    vp_run *r = vp_calloc(1, sizeof *r);
+    if (!r) return vp_fail_memory(err, "a run", sizeof *r);
+    r->o = *o;
+    int status = open_run(r, header, err);
+    if (status)
+        vp_run_close(r);
+    else
+        *out = r;
+    return status;
+}
+
+void vp_run_close(vp_run *r) {
+    if (!r) return;
+    vp_live_close(r->live);
+    vp_trainer_close(r->trainer);
+    vp_head_close(r->head);
+    vp_objective_close(r->objective);
+    vp_pooler_close(r->pooler);
+    vp_encoder_close(r->encoder);
+    vp_model_close(r->model);
+    json_decref(r->recipe);
+    free(r->attention);
+    free(r->checkpoint);
+    free(r);
+}
+
+int64_t vp_run_first(const vp_run *r) {
+    return r->next;
+}
+int64_t vp_run_steps(const vp_run *r) {
+    return r->steps;
+}
+int64_t vp_run_vocab(const vp_run *r) {
+    return vp_model_vocab(r->model);
+}
+
+/* ---- running ---- */
+
+int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err) {
+    if (s->step != r->next)
+        return vp_frame_fail(s->frame[0], VP_DATA, err,
+                             "step %lld, but '%s' is at step %lld: give mix and tok --resume %s", (long long)s->step,
+                             r->o.folder, (long long)r->next, r->o.folder);
+    VP_TRY(vp_trainer_step(r->trainer, s, done, err));
+    r->next = s->step + 1;
+    if (r->followed) VP_TRY(vp_live_publish(r->live, r->next, vp_encoder_params(r->encoder)->value, err));
+    const bool due = r->o.checkpoint_every && r->next - r->saved >= r->o.checkpoint_every;
+    return due && done->updated ? save_checkpoint(r, err) : VP_OK;
+}
+
+/* What the adapter is good for: the model's settings with the attention and pooling of this run. */
+static int write_settings(vp_run *r, vp_error *err) {
+    vp_settings s = *vp_model_settings(r->model);
+    s.attention = r->attention;
+    if (!vp_pooler_picks(r->pooler)) s.pooling = (char *)vp_pooler_kind(r->pooler);
+    return vp_run_write_settings(r->o.folder, &s, vp_encoder_width(r->encoder), 400, err);
+}
+
+int vp_run_finish(vp_run *r, vp_error *err) {
+    if (r->saved != r->next || !vp_path_exists(r->o.folder, "checkpoint")) VP_TRY(save_checkpoint(r, err));
+    const vp_train_options *t = vp_encoder_training(r->encoder);
+    const vp_lora_output lora = {.params = vp_encoder_params(r->encoder),
+                                 .base = vp_model_path(r->model),
+                                 .alpha = t->alpha,
+                                 .dropout = t->lora_dropout};
+    VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
+    return write_settings(r, err);
+}

@@ -7,22 +7,29 @@
 #include <string.h>
 #include <sys/stat.h>
 
-int vp_run_write_json(const char *folder, const char *name, const json_t *root, vp_error *err) {
-    char *path = NULL, *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
+/* FOLDER/NAME with these bytes and these, through a temporary name. */
+static int publish(const char *folder, const char *name, const void *data, size_t n, const char *end, vp_error *err) {
+    char *path;
     vp_publish p;
-    int status = text ? vp_path_join(&path, folder, name, err)
-                      : vp_fail(err, VP_MEMORY, "out of memory for %s, or a text that is no UTF-8", name);
-    if (!status) status = vp_publish_open(&p, path, err);
+    VP_TRY(vp_path_join(&path, folder, name, err));
+    int status = vp_publish_open(&p, path, err);
     if (!status) {
-        status = vp_write_all(p.fd, text, strlen(text), path, err);
-        if (!status) status = vp_write_all(p.fd, "\n", 1, path, err);
+        status = vp_write_all(p.fd, data, n, path, err);
+        if (!status) status = vp_write_all(p.fd, end, strlen(end), path, err);
         if (!status)
             status = vp_publish_commit(&p, err);
         else
             vp_publish_abort(&p);
     }
-    free(text);
     free(path);
+    return status;
+}
+
+int vp_run_write_json(const char *folder, const char *name, const json_t *root, vp_error *err) {
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
+    if (!text) return vp_fail(err, VP_MEMORY, "out of memory for %s, or a text that is no UTF-8", name);
+    int status = publish(folder, name, text, strlen(text), "\n", err);
+    free(text);
     return status;
 }
 
@@ -144,32 +151,42 @@ static const pooling_names *find_pooling(const char *ours) {
     return NULL;
 }
 
-static json_t *module(int at, const char *name, const char *type) {
-    char index[16], path[32] = "", full[80];
+static json_t *module(int at, const char *path, const char *type) {
+    char index[16];
     snprintf(index, sizeof index, "%d", at);
-    if (at) snprintf(path, sizeof path, "%d_%s", at, name);
-    snprintf(full, sizeof full, "sentence_transformers.models.%s", type);
-    return json_pack("{s:i, s:s, s:s, s:s}", "idx", at, "name", index, "path", path, "type", full);
+    return json_pack("{s:i, s:s, s:s, s:s}", "idx", at, "name", index, "path", path, "type", type);
 }
 
-/* Attention to both sides is the model's own switch, which newer versions of transformers look for in its config. */
-static json_t *transformer_config(const vp_settings *s) {
-    const bool both = strcmp(s->attention, "bi") == 0;
-    return both ? json_pack("{s:I, s:b, s:{s:b}}", "max_seq_length", (json_int_t)s->max_len, "do_lower_case", 0,
-                            "config_args", "is_causal", 0)
-                : json_pack("{s:I, s:b}", "max_seq_length", (json_int_t)s->max_len, "do_lower_case", 0);
-}
+#define ST_MODULE(name) "sentence_transformers.models." name
+
+/* Attention to both sides is no setting of sentence-transformers: the base's config decides, and an adapter has none.
+ * Whoever does not trust the code gets an error, never the vectors of a causal model. */
+static const char both_sides[] =
+    "\"\"\"Attention to both sides in every layer, as this adapter was trained.\"\"\"\n"
+    "import transformers\n"
+    "from sentence_transformers.models import Transformer\n\n\n"
+    "class BidirectionalTransformer(Transformer):\n"
+    "    def __init__(self, *args, **kwargs):\n"
+    "        super().__init__(*args, **kwargs)\n"
+    "        if tuple(int(n) for n in transformers.__version__.split(\".\")[:2]) < (5, 2):\n"
+    "            raise ImportError(\"is_causal = False needs transformers 5.2 or later\")\n"
+    "        self.auto_model.config.is_causal = False\n";
 
 static int write_sentence_transformers(const char *folder, const vp_settings *s, const char *pooling, int64_t width,
                                        vp_error *err) {
     char *path;
-    json_t *modules = json_pack("[o, o]", module(0, "", "Transformer"), module(1, "Pooling", "Pooling"));
-    if (modules && s->normalize && json_array_append_new(modules, module(2, "Normalize", "Normalize"))) {
+    const bool both = strcmp(s->attention, "bi") == 0;
+    json_t *modules =
+        json_pack("[o, o]", module(0, "", both ? "bidirectional.BidirectionalTransformer" : ST_MODULE("Transformer")),
+                  module(1, "1_Pooling", ST_MODULE("Pooling")));
+    if (modules && s->normalize && json_array_append_new(modules, module(2, "2_Normalize", ST_MODULE("Normalize")))) {
         json_decref(modules);
         modules = NULL;
     }
+    if (both) VP_TRY(publish(folder, "bidirectional.py", both_sides, strlen(both_sides), "", err));
     VP_TRY(write_new(folder, "modules.json", modules, err));
-    VP_TRY(write_new(folder, "sentence_bert_config.json", transformer_config(s), err));
+    json_t *length = json_pack("{s:I, s:b}", "max_seq_length", (json_int_t)s->max_len, "do_lower_case", 0);
+    VP_TRY(write_new(folder, "sentence_bert_config.json", length, err));
     json_t *prompts = json_pack("{s:{s:s, s:s}, s:n, s:s}", "prompts", "query", s->query_prefix, "document",
                                 s->document_prefix, "default_prompt_name", "similarity_fn_name", "cosine");
     VP_TRY(write_new(folder, "config_sentence_transformers.json", prompts, err));
@@ -194,4 +211,28 @@ int vp_run_write_settings(const char *folder, const vp_settings *s, int64_t widt
                                    "skip_instruction", !s->prompt_pooled),
                          err));
     return write_sentence_transformers(folder, s, pooling->sentence_transformers, width, err);
+}
+
+static int copy_file(const char *folder, const char *base, const char *name, vp_error *err) {
+    char *path;
+    vp_map_file map;
+    VP_TRY(vp_path_join(&path, base, name, err));
+    int status = vp_map_open(&map, path, err);
+    if (!status) {
+        status = publish(folder, name, map.data, map.size, "", err);
+        vp_map_close(&map);
+    }
+    free(path);
+    return status;
+}
+
+int vp_run_write_tokenizer(const char *folder, const char *base, vp_error *err) {
+    static const char *const names[] = {"tokenizer.json",     "tokenizer_config.json",
+                                        "tokenizer.model",    "special_tokens_map.json",
+                                        "added_tokens.json",  "vocab.json",
+                                        "merges.txt",         "vocab.txt",
+                                        "chat_template.jinja"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (vp_path_exists(base, names[i])) VP_TRY(copy_file(folder, base, names[i], err));
+    return VP_OK;
 }

@@ -19,9 +19,12 @@ int vp_run_write_adapter(const char *folder, const vp_lora_output *lora, vp_erro
 
 /* What the result is for: llm2vec_config.json where attention is "bi" (without it our --adapter, like LLM2Vec, takes
  * the base's settings), and sentence-transformers' modules.json, sentence_bert_config.json,
- * config_sentence_transformers.json and 1_Pooling/config.json. `width` is the model's, documents are cut at doc_max_len
- * tokens by LLM2Vec. */
+ * config_sentence_transformers.json and 1_Pooling/config.json. With "bi" the first module is a class in
+ * bidirectional.py, for which SentenceTransformer(FOLDER) wants trust_remote_code=True. `width` is the model's;
+ * LLM2Vec's doc_max_length is doc_max_len. */
 int vp_run_write_settings(const char *folder, const vp_settings *settings, int64_t width, int64_t doc_max_len,
                           vp_error *err);
+/* Copies of the tokenizer's files in the base's folder, which sentence-transformers wants beside an adapter. */
+int vp_run_write_tokenizer(const char *folder, const char *base, vp_error *err);
 
 #endif

@@ -150,12 +150,29 @@ static void test_settings(space *s) {
     OK(remove(path) == 0, "one folder for pooling");
 }
 
+static void test_tokenizer(void) {
+    vp_error err = {0};
+    const char *folder = linked_folder(NULL), *base = linked_folder(golden_path("llama"));
+    write_text(base, "tokenizer.json", "{}");
+    write_text(base, "merges.txt", "a b\n");
+    vp_buf text = {0};
+    char path[300];
+    snprintf(path, sizeof path, "%s/merges.txt", folder);
+    for (int twice = 0; twice < 2; twice++)
+        OK(vp_run_write_tokenizer(folder, base, &err) == VP_OK && vp_read_file(path, 100, &text, &err) == VP_OK &&
+               !strcmp(text.data, "a b\n"),
+           "the tokenizer's files, once and again %s", err.text);
+    OK(vp_path_exists(folder, "tokenizer.json") && !vp_path_exists(folder, "config.json"), "and no others");
+    vp_buf_free(&text);
+}
+
 int main(void) {
     space s = {0};
     open_space(&s, true);
     test_adapter(&s, "PEFT's names");
     test_config(&s);
     test_settings(&s);
+    test_tokenizer();
     test_refusals(&s);
     close_space(&s);
     open_space(&s, false);

@@ -202,7 +202,9 @@ static int run_tokens(state *s, work *w, vp_frame *f, vp_error *err) {
                               .target = w->targets.target,
                               .weight = w->targets.weight,
                               .denominator = w->targets.denominator};
-    VP_TRY(vp_objective_tokens(s->objective, s->head, &marked, w->share, w->grad, w->right, err));
+    vp_error why = {0};
+    if (vp_objective_tokens(s->objective, s->head, &marked, w->share, w->grad, w->right, &why))
+        return vp_frame_fail(f, why.code, err, "%s", why.text);
     vp_targets_rows(&w->targets, w->share, f->B, w->loss);
     s->targets += marked.M;
     for (int64_t i = 0; i < marked.M; i++) s->right += w->right[i];

@@ -137,6 +137,166 @@ static void time_topk(const vp_backend *be, vp_queue *q, vp_dtype dtype, int64_t
     free(best), free(found), free(op.queries.ptr), free(rows.ptr);
 }
 
+/* ---- a training step of SmolLM2-135M with adapters of rank 16: each operation beside its backward ---- */
+typedef struct step_batch {
+    vp_batch batch;
+    const char *name;
+    double pairs; /* of a query and a key */
+} step_batch;
+
+/* T tokens, rows of `shortest` to `longest` of them, units of 512. */
+static step_batch make_batch(const char *name, int64_t T, int32_t shortest, int32_t longest) {
+    step_batch s = {.name = name, .batch = {.T = T, .longest = longest}};
+    int32_t *cu = vp_calloc((size_t)T + 1, sizeof *cu), *unit = vp_calloc((size_t)T, sizeof *unit);
+    int64_t *row = vp_calloc((size_t)T, sizeof *row), B = 0;
+    vp_tile *tile = vp_calloc((size_t)T, sizeof *tile);
+    if (!cu || !unit || !row || !tile) fail("out of memory");
+    for (int32_t at = 0, first = 0; at < T; B++) {
+        int32_t n = shortest + (int32_t)(B * 7) % (longest - shortest + 1);
+        n = T - at < n ? (int32_t)T - at : n;
+        bool next = B > 0 && at + n - first > 512;
+        first = next ? at : first;
+        unit[B] = B > 0 ? unit[B - 1] + next : 0;
+        row[B] = B;
+        tile[B] = (vp_tile){(int32_t)B, 0, n};
+        s.pairs += (double)n * n;
+        cu[B + 1] = at += n;
+    }
+    s.batch.B = s.batch.ntiles = B;
+    s.batch.cu_q = s.batch.cu_k = cu;
+    s.batch.unit = unit;
+    s.batch.row = row;
+    s.batch.tiles = tile;
+    return s;
+}
+
+static void free_batch(step_batch *s) {
+    free((void *)(uintptr_t)s->batch.cu_q), free((void *)(uintptr_t)s->batch.unit);
+    free((void *)(uintptr_t)s->batch.row), free((void *)(uintptr_t)s->batch.tiles);
+}
+
+static void print_pair(const char *name, const step_batch *s, double forward, double backward, double flops,
+                       double flops_bwd) {
+    printf("train   %-26s %-8s %9.3f ms %7.1f GFLOP/s, backward %9.3f ms %7.1f GFLOP/s\n", name, s->name, 1e3 * forward,
+           1e-9 * flops / forward, 1e3 * backward, 1e-9 * flops_bwd / backward);
+}
+
+static void train_linear(const vp_backend *be, vp_device *d, vp_queue *q, const step_batch *s, const char *name,
+                         int64_t K, int64_t N) {
+    float *w = random_floats(N * K);
+    rows_of m = {w, K};
+    vp_weight_part part = {N, read_row, &m};
+    vp_weight_desc desc = {.part = &part, .nparts = 1, .in = K, .out = N, .compute = VP_F32, .backward = true};
+    vp_weight *weight = NULL;
+    vp_error err = {0};
+    if (be->weight_prepare(d, &desc, &weight, &err)) fail(err.text);
+    int64_t T = s->batch.T;
+    vp_mat dout = random_mat(T, N), dx = random_mat(T, K), dw = random_mat(N, K);
+    vp_linear_op op = {.weight = weight, .x = random_mat(T, K), .out = random_mat(T, N), .batch = &s->batch};
+    op.dout = &dout;
+    op.dx = &dx;
+    op.dw = dw.ptr;
+    double forward, backward, flops = 2.0 * (double)(T * K * N);
+    BEST(forward, be->linear(q, &op));
+    BEST(backward, be->linear_bwd_x(q, &op));
+    print_pair(name, s, forward, backward, flops, flops);
+    BEST(backward, be->linear_bwd_w(q, &op));
+    print_pair("  dw", s, forward, backward, flops, flops);
+    be->weight_free(d, weight);
+    free(w), free(dout.ptr), free(dx.ptr), free(dw.ptr), free(op.x.ptr), free(op.out.ptr);
+}
+
+/* Adapters of `parts` targets, `n` columns each. */
+static void train_lora(const vp_backend *be, vp_queue *q, const step_batch *s, const char *name, int64_t K,
+                       const int64_t *n, int parts, float p) {
+    enum { RANK = 16, MOST = 3 };
+    vp_lora_part part[MOST] = {0};
+    int64_t T = s->batch.T, N = 0;
+    float *ab[MOST], *grad[MOST];
+    for (int i = 0; i < parts; i++) {
+        ab[i] = random_floats(RANK * (K + n[i]));
+        grad[i] = random_floats(RANK * (K + n[i]));
+        part[i] =
+            (vp_lora_part){.a = ab[i], .b = ab[i] + RANK * K, .rank = RANK, .scale = 1e-3f, .first = N, .n = n[i]};
+        part[i].da = grad[i];
+        part[i].db = grad[i] + RANK * K;
+        N += n[i];
+    }
+    vp_mat dout = random_mat(T, N), dx = random_mat(T, K);
+    vp_lora_op op = {.x = random_mat(T, K), .out = random_mat(T, N), .part = part, .nparts = parts, .dout = &dout};
+    op.dx = &dx;
+    op.batch = &s->batch;
+    op.drop.p = p;
+    double forward, backward, flops = 2.0 * RANK * (double)(T * (K * parts + N));
+    BEST(forward, be->lora(q, &op));
+    BEST(backward, be->lora_bwd(q, &op));
+    print_pair(name, s, forward, backward, flops, 2.0 * flops + 2.0 * RANK * (double)(T * K * parts));
+    for (int i = 0; i < parts; i++) free(ab[i]), free(grad[i]);
+    free(dout.ptr), free(dx.ptr), free(op.x.ptr), free(op.out.ptr);
+}
+
+static void train_attn(const vp_backend *be, vp_queue *q, const step_batch *s, const char *name, float p) {
+    enum { H = 9, G = 3, D = 64 };
+    int64_t T = s->batch.T;
+    vp_mat dout = random_mat(T, H * D), dq = random_mat(T, H * D), dk = random_mat(T, G * D), dv = random_mat(T, G * D);
+    vp_attn_op op = {.batch = &s->batch, .mode = VP_ATTN_BI, .heads = H, .groups = G, .d = D, .scale = 0.125f};
+    op.drop.p = p;
+    op.q = random_mat(T, H * D);
+    op.k = random_mat(T, G * D);
+    op.v = random_mat(T, G * D);
+    op.out = random_mat(T, H * D);
+    op.lse = random_floats(T * H);
+    op.dout = &dout;
+    op.dq = &dq;
+    op.dk = &dk;
+    op.dv = &dv;
+    double forward, backward, flops = 4.0 * s->pairs * H * D;
+    BEST(forward, be->attn(q, &op));
+    BEST(backward, be->attn_bwd(q, &op));
+    print_pair(name, s, forward, backward, flops, 2.5 * flops);
+    free(op.q.ptr), free(op.k.ptr), free(op.v.ptr), free(op.out.ptr), free(op.lse);
+    free(dout.ptr), free(dq.ptr), free(dk.ptr), free(dv.ptr);
+}
+
+static void train_rows(const vp_backend *be, vp_queue *q, const step_batch *s, int64_t C, int64_t F) {
+    int64_t T = s->batch.T;
+    vp_mat wide[6], x = random_mat(T, C), out = random_mat(T, C), dout = random_mat(T, C), dx = random_mat(T, C);
+    for (int i = 0; i < 6; i++) wide[i] = random_mat(T, F);
+    float *weight = random_floats(C);
+    vp_norm_op norm = {.x = x, .out = out, .weight = weight, .eps = 1e-5f, .dout = &dout, .dx = &dx};
+    norm.batch = &s->batch;
+    vp_glu_op glu = {.act = VP_ACT_SILU, .gate = wide[0], .up = wide[1], .out = wide[2], .dout = &wide[3]};
+    glu.dgate = &wide[4];
+    glu.dup = &wide[5];
+    double forward, backward;
+    BEST(forward, be->norm(q, &norm));
+    BEST(backward, be->norm_bwd(q, &norm));
+    print_pair("norm (5 and 9 a number)", s, forward, backward, 5.0 * (double)(T * C), 9.0 * (double)(T * C));
+    BEST(forward, be->glu(q, &glu));
+    BEST(backward, be->glu_bwd(q, &glu));
+    print_pair("glu (20 and 30 a number)", s, forward, backward, 20.0 * (double)(T * F), 30.0 * (double)(T * F));
+    for (int i = 0; i < 6; i++) free(wide[i].ptr);
+    free(x.ptr), free(out.ptr), free(dout.ptr), free(dx.ptr), free(weight);
+}
+
+static void time_step(const vp_backend *be, vp_device *d, vp_queue *q, step_batch s) {
+    static const int64_t qkv[] = {576, 192, 192}, out[] = {576}, up[] = {1536, 1536};
+    train_linear(be, d, q, &s, "q k v", 576, 960);
+    train_linear(be, d, q, &s, "attention out", 576, 576);
+    train_linear(be, d, q, &s, "gate up", 576, 3072);
+    train_linear(be, d, q, &s, "down", 1536, 576);
+    for (int i = 0; i < 2; i++) {
+        float p = i ? 0.1f : 0.0f;
+        train_lora(be, q, &s, i ? "adapters q k v, p 0.1" : "adapters q k v", 576, qkv, 3, p);
+        train_lora(be, q, &s, i ? "adapter out, p 0.1" : "adapter out", 576, out, 1, p);
+        train_lora(be, q, &s, i ? "adapters gate up, p 0.1" : "adapters gate up", 576, up, 2, p);
+        train_lora(be, q, &s, i ? "adapter down, p 0.1" : "adapter down", 1536, out, 1, p);
+        train_attn(be, q, &s, i ? "attention, p 0.1" : "attention", p);
+    }
+    train_rows(be, q, &s, 576, 1536);
+    free_batch(&s);
+}
+
 static void run(int threads) {
     const vp_backend *be = vp_backend_cpu();
     vp_device *d = NULL;
@@ -165,6 +325,8 @@ static void run(int threads) {
     time_topk(be, q, VP_I8, 1, 200000, 384, 10);
     time_topk(be, q, VP_F32, 256, 50000, 384, 100);
     time_topk(be, q, VP_I8, 256, 50000, 384, 100);
+    time_step(be, d, q, make_batch("8 x 128", 1024, 128, 128));
+    time_step(be, d, q, make_batch("8 to 30", 1000, 8, 30));
     be->queue_close(q);
     be->close(d);
 }

@@ -22,6 +22,7 @@ int vp_dropper_make(vp_queue *q, const char *what, const vp_drop *drop, const vp
     }
     d->threshold = vp_drop_threshold(drop->p);
     d->scale = vp_drop_scale(d->threshold);
+    d->simd->drop->begin(&d->key, drop->seed);
     d->on = true;
     return VP_OK;
 }
@@ -45,8 +46,7 @@ static void drop_run(const vp_dropper *d, int64_t row, int64_t index, const floa
     for (int64_t i = 0; i < n; i += RUN) {
         int64_t part = n - i < RUN ? n - i : RUN, skip = (index + i) % VP_DROP_LANES;
         counter[0] = (uint32_t)((index + i) / VP_DROP_LANES);
-        d->simd->drop->keep(bits, (skip + part + VP_DROP_LANES - 1) / VP_DROP_LANES, counter, d->drop.seed,
-                            d->threshold);
+        d->simd->drop->keep(bits, (skip + part + VP_DROP_LANES - 1) / VP_DROP_LANES, counter, &d->key, d->threshold);
         d->simd->drop->apply(x + i, out + i, part, bits, skip, d->scale);
     }
 }
@@ -65,7 +65,7 @@ void vp_drop_keys(const vp_dropper *d, int64_t sequence, int64_t head, int64_t q
                   vp_drop_bits *bits) {
     uint32_t counter[4] = {(uint32_t)query << 16 | (uint32_t)key / VP_DROP_LANES, (uint32_t)d->batch->row[sequence],
                            d->drop.step, vp_drop_place(d->drop.layer, d->drop.site, (uint32_t)head)};
-    d->simd->drop->keep(bits->bits, (n + VP_DROP_LANES - 1) / VP_DROP_LANES, counter, d->drop.seed, d->threshold);
+    d->simd->drop->keep(bits->bits, (n + VP_DROP_LANES - 1) / VP_DROP_LANES, counter, &d->key, d->threshold);
 }
 
 /* ---- dropout: out = drop(x); its backward is the same of the gradient ---- */

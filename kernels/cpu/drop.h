@@ -8,6 +8,7 @@ typedef struct vp_dropper {
     const vp_simd *simd;
     const vp_batch *batch;
     vp_drop drop;
+    vp_drop_key key;
     uint32_t threshold;
     float scale;
 } vp_dropper;

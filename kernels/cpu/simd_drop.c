@@ -71,36 +71,49 @@ static inline uint64_t w_bits(words first, words second, uint32_t threshold) {
 enum { COUNTERS = 1 };
 #endif
 
+enum { ROUNDS = 10 };
+static void begin(vp_drop_key *k, uint64_t key) {
+    k->key = key;
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        k->low[i] = (uint32_t)key + i * 0x9E3779B9u;
+        k->high[i] = (uint32_t)(key >> 32) + i * 0xBB67AE85u;
+    }
+}
+
 #if defined(VP_ISA_avx512) || defined(VP_ISA_avx2)
 /* vp_philox of the counters counter[0] + [0, COUNTERS): a byte each. */
-static uint64_t keep_some(const uint32_t counter[4], uint64_t key, uint32_t threshold) {
+static inline uint64_t keep_some(const uint32_t counter[4], const vp_drop_key *k, uint32_t threshold) {
     const words m0 = w_set1(0xD2511F53u), m1 = w_set1(0xCD9E8D57u);
     words c0 = w_add(w_set1(counter[0]), w_order()), c1 = w_set1(counter[1]), c2 = w_set1(counter[2]);
     words c3 = w_set1(counter[3]);
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+#pragma GCC unroll 10
+    for (int i = 0; i < ROUNDS; i++) {
         words a = w_mul(m0, c0), b = w_mul(m1, c2);
-        c0 = w_xor(w_high(b), c1, w_set1(k0));
-        c2 = w_xor(w_high(a), c3, w_set1(k1));
+        c0 = w_xor(w_high(b), c1, w_set1(k->low[i]));
+        c2 = w_xor(w_high(a), c3, w_set1(k->high[i]));
         c1 = b;
         c3 = a;
     }
     return w_bits(w_join(c0, c1), w_join(c2, c3), threshold);
 }
 #else
-static uint64_t keep_some(const uint32_t counter[4], uint64_t key, uint32_t threshold) {
+static inline uint64_t keep_some(const uint32_t counter[4], const vp_drop_key *k, uint32_t threshold) {
     uint32_t word[4];
-    vp_philox(word, counter, key);
+    vp_philox(word, counter, k->key);
     return vp_drop_keep(word, threshold);
 }
 #endif
 
-static void keep(uint8_t *bits, int64_t n, const uint32_t counter[4], uint64_t key, uint32_t threshold) {
+static void keep(uint8_t *bits, int64_t n, const uint32_t counter[4], const vp_drop_key *key, uint32_t threshold) {
     uint32_t at[4] = {counter[0], counter[1], counter[2], counter[3]};
-    for (int64_t i = 0; i < n; i += COUNTERS, at[0] += COUNTERS) {
+    int64_t i = 0;
+    for (; i + COUNTERS <= n; i += COUNTERS, at[0] += COUNTERS) {
         uint64_t some = keep_some(at, key, threshold);
-        for (int64_t j = 0; j < COUNTERS && i + j < n; j++) bits[i + j] = (uint8_t)(some >> 8 * j);
+#pragma GCC unroll 8
+        for (int j = 0; j < COUNTERS; j++) bits[i + j] = (uint8_t)(some >> 8 * j); /* one store */
     }
+    if (i == n) return;
+    for (uint64_t some = keep_some(at, key, threshold); i < n; some >>= 8) bits[i++] = (uint8_t)some;
 }
 
 static void apply(const float *x, float *out, int64_t n, const uint8_t *bits, int64_t skip, float scale) {
@@ -112,4 +125,4 @@ static void apply(const float *x, float *out, int64_t n, const uint8_t *bits, in
     }
 }
 
-const vp_simd_drop VP_ISA_NAME(vp_simd_drop) = {.keep = keep, .apply = apply};
+const vp_simd_drop VP_ISA_NAME(vp_simd_drop) = {.begin = begin, .keep = keep, .apply = apply};

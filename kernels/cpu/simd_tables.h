@@ -81,9 +81,13 @@ typedef struct vp_simd_grads {
 } vp_simd_grads;
 
 /* ---- simd_drop.c: kernels/dropout.h, for runs of entries ---- */
+typedef struct vp_drop_key { /* of Philox, and what it becomes in each round */
+    uint64_t key, low[10], high[10];
+} vp_drop_key;
 typedef struct vp_simd_drop {
+    void (*begin)(vp_drop_key *k, uint64_t key);
     /* bits[i]: keep bits of the counter (counter[0] + i, counter[1..3]), i < n */
-    void (*keep)(uint8_t *bits, int64_t n, const uint32_t counter[4], uint64_t key, uint32_t threshold);
+    void (*keep)(uint8_t *bits, int64_t n, const uint32_t counter[4], const vp_drop_key *key, uint32_t threshold);
     /* out[i] = bit (skip + i) set ? scale x[i] : 0, i < n; skip < 8; 2 bytes past the last bit are read as well */
     void (*apply)(const float *x, float *out, int64_t n, const uint8_t *bits, int64_t skip, float scale);
 } vp_simd_drop;

@@ -3,7 +3,7 @@
  *   file    model files: safetensors, GGUF
  *   stream  vecpipe/1 frames, columns, control maps         text    records, tokenizers, prompts, packing
  *   model   models, settings, encoding, pooling             index   vectors and texts on disk, search
- *   train   the order of the data, steps, objectives
+ *   train   the order of the data, steps, what objectives hide, objectives, runs
  *   score   figures from vectors or hits and judgments
  * tools/ includes this header and no other of the project; the library includes kernels/ops.h below it. */
 #ifndef VECPIPE_H
@@ -18,6 +18,7 @@
 #include "lib/index/index.h"
 #include "lib/train/train.h"
 #include "lib/train/steps.h"
+#include "lib/train/mask.h"
 #include "lib/train/objective.h"
 #include "lib/train/run.h"
 #include "lib/train/recipe.h"

@@ -108,6 +108,15 @@ void vp_frame_drop(vp_frame *f, const char *name);
 /* Rows [b0, b1) of a batch as a new frame (copies; cu rebased; T- and B-columns cut; keys copied, `last` only on the
  * final part). Columns of symbol M cannot be cut: VP_DATA. */
 int vp_frame_slice(const vp_frame *f, int64_t b0, int64_t b1, vp_frame **out, vp_error *err);
+typedef struct vp_frame_row { /* row b of the frame-th of several frames */
+    size_t frame;
+    int64_t b;
+} vp_frame_row;
+/* These rows of `frames` >= 1 batches, in this order, as a new batch (copies) with the first one's keys and columns;
+ * a row may be taken several times. VP_DATA: a column that another frame lacks or has with another type or width, or
+ * that has neither B nor T first. */
+int vp_frames_gather(vp_frame *const *f, size_t frames, const vp_frame_row *row, int64_t n, vp_frame **out,
+                     vp_error *err);
 /* vp_fail with the frame's place before it: "standard input: frame 3 (byte 1234): why". */
 int vp_frame_fail(const vp_frame *f, int code, vp_error *err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

@@ -90,7 +90,7 @@ static int load_added(const loader *l, vp_error *err) {
     VP_TRY(vp_added_begin(&l->t->raw, count, err));
     for (int64_t i = 0; i < l->n; i++) {
         if (type_of(l, i) < VP_TOKEN_UNKNOWN || type_of(l, i) > VP_TOKEN_USER_DEFINED || l->len[i] == 0) continue;
-        vp_added_token token = {.id = (int32_t)i};
+        vp_added_token token = {.id = (int32_t)i, .special = type_of(l, i) != VP_TOKEN_USER_DEFINED};
         VP_TRY(vp_added_add(&l->t->raw, &token, l->text[i], l->len[i], err));
     }
     return vp_added_finish(&l->t->raw, err);
@@ -280,6 +280,7 @@ static int load_all(loader *l, vp_error *err) {
         VP_TRY(load_llama(l, err));
     else
         return data(l, err, "tokenizer.ggml.model is not supported: ", model, n);
+    VP_TRY(take_id(l, "tokenizer.ggml.mask_token_id", &l->t->mask, err));
     VP_TRY(load_added(l, err));
     vp_gguf_str(l->file, "tokenizer.ggml.pre", &pre, &npre);
     vp_buf settings = {0};

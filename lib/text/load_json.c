@@ -80,9 +80,8 @@ static int load_added_token(const loader *l, const json_t *item, vp_buf *scratch
                        content, (long long)id, (long long)vp_json_token_id(known));
     if (!known) VP_TRY(vp_vocab_set(&t->vocab, id, content, strlen(content), err));
     vp_added_token token = {.id = (int32_t)id};
-    bool special = false, normalized;
-    VP_TRY(vp_json_bool(&l->file, item, "special", &special, err));
-    normalized = !special;
+    VP_TRY(vp_json_bool(&l->file, item, "special", &token.special, err));
+    bool normalized = !token.special;
     VP_TRY(vp_json_bool(&l->file, item, "normalized", &normalized, err));
     VP_TRY(vp_json_bool(&l->file, item, "single_word", &token.single_word, err));
     VP_TRY(vp_json_bool(&l->file, item, "lstrip", &token.lstrip, err));
@@ -234,6 +233,7 @@ static int load_config(const loader *l, const char *folder, vp_error *err) {
         named_token(l, config.root, "sep_token", &l->t->eos);
         named_token(l, config.root, "bos_token", &l->t->bos);
         named_token(l, config.root, "eos_token", &l->t->eos);
+        named_token(l, config.root, "mask_token", &l->t->mask);
         status = switched_template(l, &config, err);
     }
     vp_json_close(&config);

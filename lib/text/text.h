@@ -81,6 +81,11 @@ int vp_tokenizer_encode(const vp_tokenizer *t, const char *text, size_t n, bool 
                         vp_error *err);
 int64_t vp_tokenizer_vocab(const vp_tokenizer *t);
 const char *vp_tokenizer_fingerprint(const vp_tokenizer *t); /* 32 hex digits: part of encoder.space */
+/* The id of the token with this text, -1: none. Searches the whole vocabulary. */
+int32_t vp_tokenizer_find(const vp_tokenizer *t, const char *text, size_t n);
+int32_t vp_tokenizer_mask(const vp_tokenizer *t); /* the token that stands for a hidden one, -1: none */
+/* BOS, EOS and whatever else the file says is no text but a mark. */
+bool vp_tokenizer_is_special(const vp_tokenizer *t, int32_t id);
 /* How many tokens `specials` puts before and after a text. */
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after);
 

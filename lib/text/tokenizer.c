@@ -205,7 +205,7 @@ int vp_tokenizer_open(vp_tokenizer **out, const char *path, vp_error *err) {
     *out = NULL;
     if (!t) return vp_fail_memory(err, "a tokenizer", sizeof *t);
     pthread_mutex_init(&t->lock, NULL);
-    t->bos = t->eos = t->unk = -1;
+    t->bos = t->eos = t->mask = t->unk = -1;
     memset(t->byte_id, 0xFF, sizeof t->byte_id);
     vp_error why = {0};
     int status = load(t, path, &why);
@@ -247,4 +247,32 @@ const char *vp_tokenizer_fingerprint(const vp_tokenizer *t) {
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after) {
     *before = (size_t)t->around.nbefore;
     *after = (size_t)t->around.nafter;
+}
+
+int32_t vp_tokenizer_mask(const vp_tokenizer *t) {
+    return t->mask;
+}
+
+int32_t vp_tokenizer_find(const vp_tokenizer *t, const char *text, size_t n) {
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        size_t len;
+        const char *s = vp_vocab_text(&t->vocab, id, &len);
+        if (s && len == n && memcmp(s, text, n) == 0) return id;
+    }
+    return -1;
+}
+
+static bool marked_special(const vp_added *a, int32_t id) {
+    for (int32_t i = 0; i < a->n; i++)
+        if (a->token[i].id == id) return a->token[i].special;
+    return false;
+}
+
+bool vp_tokenizer_is_special(const vp_tokenizer *t, int32_t id) {
+    if (id == t->bos || id == t->eos || id == t->mask) return true;
+    for (int i = 0; i < t->around.nbefore; i++)
+        if (t->around.before[i] == id) return true;
+    for (int i = 0; i < t->around.nafter; i++)
+        if (t->around.after[i] == id) return true;
+    return marked_special(&t->raw, id) || marked_special(&t->normalized, id);
 }

@@ -12,7 +12,7 @@ typedef enum vp_token_model { VP_TOKENS_BPE, VP_TOKENS_WORDPIECE } vp_token_mode
 /* A token that is recognised in the text before the model sees it. */
 typedef struct vp_added_token {
     int32_t id;
-    bool single_word, lstrip, rstrip;
+    bool single_word, lstrip, rstrip, special;
 } vp_added_token;
 
 /* Added tokens that are looked for in the same text (the given one, or the normalised one). */
@@ -48,7 +48,7 @@ struct vp_tokenizer {
     int32_t unk;     /* -1: none */
     size_t max_word; /* WordPiece: longer words, in characters, are unknown */
     vp_template around;
-    int32_t bos, eos;
+    int32_t bos, eos, mask; /* -1: none */
     char fingerprint[33];
     pthread_mutex_t lock; /* of idle */
     vp_scratch *idle;     /* scratch that no thread uses at the moment */

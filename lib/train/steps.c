@@ -109,7 +109,7 @@ static int list_rows(vp_step *step, size_t frame, vp_step_row *out, vp_error *er
     if (!f->B) return VP_OK;
     VP_TRY(vp_frame_need(f, "row", VP_I64, 1, (const int64_t[]){f->B}, &row, err));
     for (int64_t b = 0; b < f->B; b++) {
-        out[b] = (vp_step_row){.frame = frame, .b = b};
+        out[b] = (vp_step_row){.at = {frame, b}};
         memcpy(&out[b].row, row->data + (size_t)b * sizeof out[b].row, sizeof out[b].row);
         if (out[b].row < 0 || out[b].row > COUNTER_MAX)
             return vp_frame_fail(f, VP_DATA, err, "'row' %lld is not from 0 to %lld", (long long)out[b].row,
@@ -136,7 +136,7 @@ static int order_rows(vp_step *step, vp_error *err) {
     qsort(step->order, n, sizeof *step->order, by_row);
     for (size_t i = 1; i < n; i++)
         if (step->order[i].row == step->order[i - 1].row)
-            return vp_frame_fail(step->frame[step->order[i].frame], VP_DATA, err, "'row' %lld twice in step %lld",
+            return vp_frame_fail(step->frame[step->order[i].at.frame], VP_DATA, err, "'row' %lld twice in step %lld",
                                  (long long)step->order[i].row, (long long)step->step);
     return VP_OK;
 }

@@ -6,9 +6,8 @@
 #include "lib/stream/stream.h"
 
 typedef struct vp_step_row {
-    int64_t row; /* column `row`: unique in the step, 0 .. 2^32 - 1 */
-    size_t frame;
-    int64_t b; /* row b of frame[frame] */
+    int64_t row;     /* column `row`: unique in the step, 0 .. 2^32 - 1 */
+    vp_frame_row at; /* row at.b of frame[at.frame] */
 } vp_step_row;
 
 typedef struct vp_step {

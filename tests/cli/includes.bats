@@ -64,7 +64,7 @@ only() {
 }
 
 @test "lib/train includes base, stream, text and model, and reaches arithmetic through kernels/ops.h" {
-    only 'lib/(base|stream|text|model|train)/.*|kernels/ops\.h' lib/train/*.[ch]
+    only 'lib/(base|stream|text|file|model|train)/.*|kernels/ops\.h' lib/train/*.[ch]
 }
 
 @test "lib/score does not know models nor indexes" {

@@ -1,0 +1,136 @@
+/* Kinds that choose tokens: masked next-token prediction (BehnamGhader et al., LLM2Vec) and next-token prediction with
+ * GRIT's reductions. */
+#include "lib/stream/private.h"
+#include "lib/train/mask_kinds.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WORD 4294967296.0 /* 2^32: how many values a random word has */
+
+/* ids [T] of the frame's own, column target [T] of -1, and where rows begin. */
+static int own_tokens(vp_frame *f, int32_t **ids, int32_t **target, const vp_column **cu, vp_error *err) {
+    const vp_column *c;
+    VP_TRY(vp_frame_need(f, "ids", VP_I32, 1, (const int64_t[]){f->T}, &c, err));
+    const uint8_t *data = c->data;
+    *ids = vp_mask_put(f, "ids", VP_I32, f->T, err);
+    *target = vp_mask_put(f, "target", VP_I32, f->T, err);
+    if (!*ids || !*target) return err->code;
+    if (f->T) memcpy(*ids, data, (size_t)f->T * sizeof **ids);
+    for (int64_t t = 0; t < f->T; t++) (*target)[t] = -1;
+    return vp_frame_need(f, "cu", VP_I32, 1, NULL, cu, err);
+}
+
+/* ---- mntp ---- */
+/* What stands where `id` was chosen. */
+static int32_t replaced(const vp_mask *m, const uint32_t word[4], int32_t id) {
+    if (m->o.fill == VP_FILL_ALL || word[1] < 0.8 * WORD) return m->mask_id;
+    if (word[1] < 0.9 * WORD) return (int32_t)((uint64_t)word[2] * (uint64_t)m->vocab >> 32);
+    return id;
+}
+
+/* One row: n tokens. Returns its marked positions. */
+static int64_t hide(const vp_mask *m, int64_t step, int64_t row, int32_t *ids, int32_t *target, int32_t n) {
+    int64_t marked = 0;
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t word[4];
+        if (m->special[ids[i]]) continue;
+        vp_mask_draw(m, step, (uint32_t)i, (uint32_t)row, word);
+        if (!(word[0] < m->o.rate * WORD)) continue;
+        if (i) {
+            target[i - 1] = ids[i];
+            marked++;
+        }
+        ids[i] = replaced(m, word, ids[i]);
+    }
+    return marked;
+}
+
+int vp_mask_columns_mntp(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err) {
+    int32_t *ids, *target;
+    const vp_column *cu;
+    int64_t marked = 0;
+    vp_frame_drop(f, "weight"); /* all targets weigh 1 */
+    VP_TRY(own_tokens(f, &ids, &target, &cu, err));
+    for (int64_t t = 0; t < f->T; t++)
+        if (ids[t] < 0 || ids[t] >= m->vocab)
+            return vp_fail(err, VP_DATA, "step %lld: id %d is outside the tokenizer's vocabulary of %lld",
+                           (long long)step->step, ids[t], (long long)m->vocab);
+    for (int64_t b = 0; b < f->B; b++) {
+        const int32_t from = vp_column_i32(cu, b), n = vp_column_i32(cu, b + 1) - from;
+        marked += hide(m, step->step, m->number[b], ids + from, target + from, n);
+    }
+    m->weight_sum = (double)marked;
+    return VP_OK;
+}
+
+/* ---- generate ---- */
+typedef struct answer {
+    int64_t number; /* column `row` */
+    int64_t b;
+    int64_t targets;
+} answer;
+
+static int by_number(const void *a, const void *b) {
+    const answer *x = a, *y = b;
+    return (x->number > y->number) - (x->number < y->number);
+}
+
+/* target[i] = ids[i + 1] where that token is part of the answer; counts them. */
+static int64_t next_tokens(const int32_t *ids, const uint8_t *keep, int32_t *target, int32_t n) {
+    int64_t targets = 0;
+    for (int32_t i = 0; i + 1 < n; i++)
+        if (!keep || keep[i + 1]) {
+            target[i] = ids[i + 1];
+            targets++;
+        }
+    return targets;
+}
+
+/* The weight of each row's tokens, and weight_sum: sum(weight loss) / weight_sum is the reduction. */
+static double weigh(const vp_mask *m, const answer *a, int64_t n, float *weight) {
+    double sum = 0;
+    const int64_t groups = m->o.reduce == VP_REDUCE_MIXED ? m->o.groups : n;
+    if (m->o.reduce == VP_REDUCE_TOKEN) {
+        for (int64_t i = 0; i < n; i++) weight[a[i].b] = 1;
+        return (double)n;
+    }
+    for (int64_t i = 0, end; i < n; i = end) { /* rows [i, end) are one group */
+        int64_t targets = 0;
+        for (end = i; end < n && end * groups / n == i * groups / n; end++) targets += a[end].targets;
+        for (int64_t k = i; targets && k < end; k++) weight[a[k].b] = (float)(1 / (double)targets);
+        sum += targets > 0;
+    }
+    return sum;
+}
+
+static int weigh_rows(vp_mask *m, vp_frame *f, answer *a, const int32_t *target, const vp_column *cu, vp_error *err) {
+    float *weight = vp_mask_put(f, "weight", VP_F32, f->T, err);
+    if (!weight) return err->code;
+    float *of_row = vp_calloc((size_t)f->B + 1, sizeof *of_row);
+    if (!of_row) return vp_fail_memory(err, "weights", (size_t)f->B * sizeof *of_row);
+    qsort(a, (size_t)f->B, sizeof *a, by_number);
+    m->weight_sum = weigh(m, a, f->B, of_row);
+    for (int64_t b = 0; b < f->B; b++)
+        for (int32_t t = vp_column_i32(cu, b); t < vp_column_i32(cu, b + 1); t++)
+            weight[t] = target[t] >= 0 ? of_row[b] : 0;
+    free(of_row);
+    return VP_OK;
+}
+
+int vp_mask_columns_generate(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err) {
+    int32_t *ids, *target;
+    const vp_column *cu;
+    (void)step;
+    VP_TRY(own_tokens(f, &ids, &target, &cu, err));
+    const vp_column *keep = vp_frame_find(f, "keep");
+    answer *a = vp_calloc((size_t)f->B + 1, sizeof *a);
+    if (!a) return vp_fail_memory(err, "answers", (size_t)f->B * sizeof *a);
+    for (int64_t b = 0; b < f->B; b++) {
+        const int32_t from = vp_column_i32(cu, b), n = vp_column_i32(cu, b + 1) - from;
+        a[b] = (answer){m->number[b], b, next_tokens(ids + from, keep ? keep->data + from : NULL, target + from, n)};
+    }
+    const int status = weigh_rows(m, f, a, target, cu, err);
+    free(a);
+    return status;
+}

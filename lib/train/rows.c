@@ -37,8 +37,8 @@ static int is_there(const vp_step *s, const struct carried *c, bool *there, vp_e
 
 static void take_column(const vp_step *s, const char *name, size_t size, uint8_t *to) {
     for (int64_t k = 0; k < s->B; k++) {
-        const vp_column *c = vp_frame_find(s->frame[s->order[k].frame], name);
-        memcpy(to + (size_t)k * size, c->data + (size_t)s->order[k].b * size, size);
+        const vp_column *c = vp_frame_find(s->frame[s->order[k].at.frame], name);
+        memcpy(to + (size_t)k * size, c->data + (size_t)s->order[k].at.b * size, size);
     }
 }
 
@@ -72,7 +72,7 @@ static int fill(vp_rows *r, const vp_step *s, const float *const *emb, vp_error 
     uint8_t *at = r->owned = vp_calloc(bytes + 1, 1);
     if (!at) return vp_fail_memory(err, "the rows of a step", bytes);
     r->emb = (const float *)(const void *)at;
-    for (size_t k = 0; k < B; k++) memcpy(at + k * width, emb[s->order[k].frame] + s->order[k].b * r->D, width);
+    for (size_t k = 0; k < B; k++) memcpy(at + k * width, emb[s->order[k].at.frame] + s->order[k].at.b * r->D, width);
     at += aligned(B * width);
     r->row = (const int64_t *)(const void *)at;
     for (size_t k = 0; k < B; k++) memcpy(at + k * sizeof *r->row, &s->order[k].row, sizeof *r->row);
@@ -106,5 +106,5 @@ void vp_rows_free(vp_rows *r) {
 
 void vp_rows_scatter(const vp_step *s, int64_t width, const float *from, float *const *to) {
     for (int64_t k = 0; k < s->B; k++)
-        memcpy(to[s->order[k].frame] + s->order[k].b * width, from + k * width, (size_t)width * sizeof *from);
+        memcpy(to[s->order[k].at.frame] + s->order[k].at.b * width, from + k * width, (size_t)width * sizeof *from);
 }

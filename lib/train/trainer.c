@@ -185,7 +185,7 @@ static int add_losses(const vp_step *s, const vp_micros *all, double *loss, vp_e
     *loss = 0;
     for (int64_t i = 0; i < s->B; i++) {
         const vp_step_row *r = &s->order[i];
-        const float share = all->loss[r->frame][r->b];
+        const float share = all->loss[r->at.frame][r->at.b];
         if (!isfinite(share))
             return vp_fail(err, VP_DATA, "step %lld: the loss of row %lld is not finite", (long long)s->step,
                            (long long)r->row);

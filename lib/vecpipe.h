@@ -3,7 +3,7 @@
  *   file    model files: safetensors, GGUF
  *   stream  vecpipe/1 frames, columns, control maps         text    records, tokenizers, prompts, packing
  *   model   models, settings, encoding, pooling             index   vectors and texts on disk, search
- *   train   the order of the data
+ *   train   the order of the data, learning rates, run/live
  *   score   figures from vectors or hits and judgments
  * tools/ includes this header and no other of the project; the library includes kernels/ops.h below it. */
 #ifndef VECPIPE_H
@@ -16,5 +16,7 @@
 #include "lib/model/model.h"
 #include "lib/index/index.h"
 #include "lib/train/train.h"
+#include "lib/train/live.h"
+#include "lib/train/schedule.h"
 #include "lib/score/score.h"
 #endif

@@ -21,7 +21,6 @@
 #include "lib/train/mask.h"
 #include "lib/train/objective.h"
 #include "lib/train/run.h"
-#include "lib/train/recipe.h"
 #include "lib/train/live.h"
 #include "lib/score/score.h"
 #endif

@@ -21,6 +21,6 @@
 #include "lib/train/mask.h"
 #include "lib/train/objective.h"
 #include "lib/train/run.h"
-#include "lib/train/live.h"
+#include "lib/train/following.h"
 #include "lib/score/score.h"
 #endif

@@ -5,10 +5,11 @@
 #include <unistd.h>
 
 typedef struct options {
-    const char *model, *device, *pool;
+    const char *model, *device, *pool, *follow;
     vp_list adapters;
     int attention, compute;
     int64_t threads, batch_tokens, dims;
+    double attention_dropout, hidden_dropout;
     bool normalize, raw;
 } options;
 static options opt = {.device = "auto", .batch_tokens = VP_BATCH_TOKENS};
@@ -51,6 +52,24 @@ static const vp_option table[] = {
      .min = 1,
      .max = 1 << 24,
      .help = "tokens computed at a time, in whole rows; bounds the memory"},
+    {.kind = VP_OPT_GROUP, .help = "Training"},
+    {.name = "follow",
+     .kind = VP_OPT_STRING,
+     .target = &opt.follow,
+     .value = "DIR",
+     .help = "with the weights of the run in DIR, where `step` trains, as each step wants them"},
+    {.name = "attention-dropout",
+     .kind = VP_OPT_REAL,
+     .target = &opt.attention_dropout,
+     .value = "P",
+     .max = 0.99,
+     .help = "with --follow: of attention probabilities"},
+    {.name = "hidden-dropout",
+     .kind = VP_OPT_REAL,
+     .target = &opt.hidden_dropout,
+     .value = "P",
+     .max = 0.99,
+     .help = "with --follow: of what attention and MLP add"},
     {.kind = VP_OPT_GROUP, .help = "Pooling in place (as `| pool` does)"},
     {.name = "pool",
      .kind = VP_OPT_STRING,
@@ -80,6 +99,7 @@ typedef struct state {
     vp_writer *writer;
     vp_model *model;
     vp_encoder *encoder;
+    vp_following *following; /* opened when the first batch is there: the header goes on before anything waits */
     vp_pooler *pooler;
     vp_map *header;
     vp_progress *progress;
@@ -98,22 +118,48 @@ static int open_pooler(state *s, vp_error *err) {
     return vp_pooler_describe(s->pooler, s->header, vp_model_width(s->model), err);
 }
 
-/* The model that the stream or the user names, and the header that says what will be computed with it. */
-static int open_all(state *s, vp_error *err) {
+static vp_encode_options encode_options(void) {
     static const char *const attentions[] = {NULL, "causal", "bi", "segments"};
     static const char *const computes[] = {"auto", "f32", "bf16", "i8"};
+    return (vp_encode_options){.device = opt.device,
+                               .threads = (int)opt.threads,
+                               .compute = computes[opt.compute],
+                               .attention = attentions[opt.attention],
+                               .batch_tokens = opt.batch_tokens};
+}
+
+/* What `step` must know to do the same: it reads this before it makes the run that is followed. */
+static int describe_following(state *s, vp_error *err) {
+    vp_map *encoder = vp_map_sub(s->header, "encoder"), *dropout = vp_map_new();
+    int status = encoder && dropout ? vp_map_set_bool(encoder, "follow", true, err) : vp_fail_memory(err, "a map", 1);
+    if (!status) status = vp_map_set_real(dropout, "attention", opt.attention_dropout, err);
+    if (!status) status = vp_map_set_real(dropout, "hidden", opt.hidden_dropout, err);
+    if (!status) status = vp_map_set_map(encoder, "dropout", dropout, err);
+    if (!status) status = vp_map_set_map(s->header, "encoder", encoder, err);
+    vp_map_free(encoder);
+    vp_map_free(dropout);
+    return status;
+}
+
+static int check_options(vp_error *err) {
+    if (!opt.follow && (opt.attention_dropout > 0 || opt.hidden_dropout > 0))
+        return vp_fail(err, VP_USAGE, "dropout is for training: --follow DIR");
+    if (opt.follow && opt.adapters.n)
+        return vp_fail(err, VP_USAGE, "--adapter: with --follow the run says which: step --adapter");
+    return vp_cli_refuse_terminal(STDOUT_FILENO, err);
+}
+
+/* The model that the stream or the user names, and the header that says what will be computed with it. */
+static int open_all(state *s, vp_error *err) {
+    const vp_encode_options o = encode_options();
     VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
-    vp_encode_options o = {.device = opt.device,
-                           .threads = (int)opt.threads,
-                           .compute = computes[opt.compute],
-                           .attention = attentions[opt.attention],
-                           .batch_tokens = opt.batch_tokens};
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, s->header, err));
     char shape[40];
     snprintf(shape, sizeof shape, "T %lld", (long long)vp_model_width(s->model));
     VP_TRY(vp_model_describe(s->model, s->header, err));
     VP_TRY(vp_encoder_describe(s->encoder, s->header, err));
+    if (opt.follow) VP_TRY(describe_following(s, err));
     VP_TRY(vp_header_declare(s->header, "hidden", "F32", shape, err));
     vp_reader_set_vocab(s->reader, vp_model_vocab(s->model));
     return open_pooler(s, err);
@@ -121,7 +167,7 @@ static int open_all(state *s, vp_error *err) {
 
 static int begin(state *s, const char *command, vp_error *err) {
     vp_frame *f;
-    VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
+    VP_TRY(check_options(err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
@@ -132,10 +178,28 @@ static int begin(state *s, const char *command, vp_error *err) {
     return vp_writer_header(s->writer, s->header, command, err);
 }
 
+/* The encoder for this batch: the run's, with its step's weights, or the one that there is. */
+static int choose_encoder(state *s, const vp_frame *f, vp_encoder **encoder, vp_error *err) {
+    *encoder = s->encoder;
+    if (!opt.follow) return VP_OK;
+    if (!s->following) {
+        vp_follow_options o = {.folder = opt.follow,
+                               .encode = encode_options(),
+                               .attention_dropout = opt.attention_dropout,
+                               .hidden_dropout = opt.hidden_dropout,
+                               .output = STDOUT_FILENO};
+        o.encode.attention = vp_encoder_attention(s->encoder);
+        VP_TRY(vp_following_open(&s->following, s->model, &o, err));
+    }
+    return vp_following_encoder(s->following, f, encoder, err);
+}
+
 static int encode(state *s, vp_frame *f, vp_error *err) {
     float *hidden;
+    vp_encoder *encoder;
     const int64_t width = vp_model_width(s->model), shape[] = {f->T, width};
-    VP_TRY(vp_encoder_run(s->encoder, f, &hidden, err));
+    VP_TRY(choose_encoder(s, f, &encoder, err));
+    VP_TRY(vp_encoder_run(encoder, f, &hidden, err));
     int status = s->pooler ? vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err)
                            : vp_frame_put(f, "hidden", VP_F32, 2, shape, hidden, err);
     if (!status) status = vp_writer_batch(s->writer, f, err);
@@ -178,6 +242,7 @@ int main(int argc, char **argv) {
     if (!status && action == VP_CLI_RUN) status = run(&s, command.data, &err);
     vp_progress_finish(s.progress);
     vp_pooler_close(s.pooler);
+    vp_following_close(s.following);
     vp_encoder_close(s.encoder);
     vp_model_close(s.model);
     vp_writer_close(s.writer);

@@ -84,6 +84,7 @@ static int begin(state *s, const char *command, vp_error *err) {
     VP_TRY(vp_objective_open(&s->objective, &options, err));
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
+    vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
     if (!(s->header = vp_map_copy(f->keys))) return vp_fail_memory(err, "the header", 1);
     const bool tokens = vp_objective_is_tokens(s->name);

@@ -126,6 +126,7 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     VP_TRY(set_reduce(&o, err));
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
+    vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
     s->header = vp_map_copy(f->keys);
     if (!s->header) return vp_fail_memory(err, "the header", 1);

@@ -111,6 +111,10 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
     return status ? status : vp_encoder_space(header, err);
 }
 
+const char *vp_encoder_attention(const vp_encoder *e) {
+    return e->attention;
+}
+
 static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, float *hidden, vp_error *err) {
     vp_batch batch;
     const int32_t *ids;

@@ -1,0 +1,23 @@
+/* The forward passes of a run that trains elsewhere: `fwd --follow`. The run's folder says what is applied and trained,
+ * and gives the weights of every step. */
+#ifndef VP_TRAIN_FOLLOWING_H
+#define VP_TRAIN_FOLLOWING_H
+#include "lib/model/model.h"
+
+typedef struct vp_following vp_following;
+/* Waits until a run is alive in `folder`, then opens an encoder as it says, for the model, which gets the run's
+ * adapters and is borrowed. `o` tells device, threads and attention; `dropout` {attention, hidden} what the header told
+ * the run. `output`: what the caller writes to; nobody waits when nobody reads it (broken_pipe). VP_DATA: the run is of
+ * another model, attention or dropout. */
+typedef struct vp_follow_options {
+    const char *folder;
+    vp_encode_options encode;
+    double attention_dropout, hidden_dropout;
+    int output;
+} vp_follow_options;
+int vp_following_open(vp_following **f, vp_model *m, const vp_follow_options *o, vp_error *err);
+/* The encoder with the weights that the batch's key `step` wants, waiting for them. VP_UPSTREAM: the run died. */
+int vp_following_encoder(vp_following *f, const vp_frame *batch, vp_encoder **encoder, vp_error *err);
+void vp_following_close(vp_following *f);
+
+#endif

@@ -228,6 +228,8 @@ def test_token_refusals(rows, total):
     frames[0][0]["picked"] = frames[0][0]["picked"][1:]
     refused("a row too few", "mntp", frames, "picked")
     refused("a step back", "mntp", token_frames(rows, [range(5)], total, 4) + token_frames(rows, [range(5)], total, 3), "step 3 after step 4")
+    refused("a step twice", "mntp", token_frames(rows, [range(5)], total, 4) * 2, "step 4")
+    refused("a step cut short", "mntp", token_frames(rows, [range(3), range(3, 5)], total, 4)[:1], "step 4")
     p = run("mntp", data=whole(token_frames(rows, [range(5)], total)))
     ok(p.returncode == 2, f"no model: {p.stderr.decode().strip()}")
     p = run("mntp", "-m", os.path.join(REPO, "tests/golden/bert"), data=whole([]))

@@ -228,10 +228,45 @@ def test_token_refusals(rows, total):
     frames[0][0]["picked"] = frames[0][0]["picked"][1:]
     refused("a row too few", "mntp", frames, "picked")
     refused("a step back", "mntp", token_frames(rows, [range(5)], total, 4) + token_frames(rows, [range(5)], total, 3), "step 3 after step 4")
+    refused("a step twice", "mntp", token_frames(rows, [range(5)], total, 4) * 2, "step 4")
+    refused("a step cut short", "mntp", token_frames(rows, [range(3), range(3, 5)], total, 4)[:1], "step 4")
     p = run("mntp", data=whole(token_frames(rows, [range(5)], total)))
     ok(p.returncode == 2, f"no model: {p.stderr.decode().strip()}")
     p = run("mntp", "-m", os.path.join(REPO, "tests/golden/bert"), data=whole([]))
     ok(p.returncode == 3 and b"head" in p.stderr, f"a model without a head: {p.stderr.decode().strip()}")
+
+
+# ---- frames that are well-formed, but not what they should be ----
+
+def mutant(random, frames):
+    """A column dropped, of another type, length or width, or with strange numbers; or a key that is wrong."""
+    columns, keys = frames[random.integers(len(frames))]
+    name = list(columns)[random.integers(len(columns))]
+    x, kind = columns[name], random.integers(7)
+    if kind == 6:
+        keys[random.choice(["step", "rows", "last", "weight_sum"])] = [None, -1, 2**40, 1e300, True, "x", [1]][random.integers(7)]
+    elif kind == 0 or isinstance(x, list): del columns[name]
+    elif kind == 1: columns[name] = x.astype(random.choice(["f4", "i4", "u1", "i8", "f2", "f8"]))
+    elif kind == 2: columns[name] = x[:-1] if random.integers(2) else np.concatenate([x, x])
+    elif kind == 3: columns[name] = x.reshape(-1, 1) if x.ndim == 1 else x[:, :random.integers(x.shape[1])]
+    elif kind == 4: columns[name] = random.integers(-(2**31), 2**31, x.shape).astype(x.dtype)
+    else: columns[name] = np.zeros_like(x) if random.integers(2) else (x * np.float32(3e38)).astype(x.dtype)
+    return frames
+
+
+def test_mutants():
+    random = np.random.default_rng(7)
+    head = safetensors(LLAMA + "/model.safetensors")["lm_head.weight"]
+    wrong, counts = [], {}
+    np.seterr(all="ignore")
+    for i in range(240):
+        name = ["infonce", "mntp", "distill", "mse", "cosent"][i % 5]
+        if name == "mntp": frames = token_frames(token_step(head), [[0, 1], [2, 3, 4]], 3.5)
+        else: frames = cut(EXAMPLE, [range(4), range(4, 9)])
+        p = run(name, *(["-m", LLAMA] if name == "mntp" else []), data=whole(mutant(random, frames)))
+        counts[p.returncode] = counts.get(p.returncode, 0) + 1
+        if p.returncode not in (0, 3) or p.stderr.count(b"\n") != (p.returncode != 0): wrong.append((i, p.returncode, p.stderr[-300:]))
+    ok(not wrong and counts[3] > 100, f"mutants are refused in one line, or harmless: {counts} {wrong[:2]}")
 
 
 # ---- the example ----
@@ -255,5 +290,6 @@ test_cuts()
 test_steps()
 test_refusals()
 test_tokens()
+test_mutants()
 test_example()
 sys.exit(done())

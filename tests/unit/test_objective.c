@@ -1,5 +1,6 @@
 /* Objectives of rows and of tokens, as loss and step call them: worked examples, central differences of the loss on
  * random steps, PyTorch's values, and what they refuse. */
+#include "kernels/ops.h"
 #include "lib/train/objective.h"
 #include "tests/unit/model_support.h"
 #include "tests/unit/tap.h"
@@ -348,6 +349,47 @@ static void test_golden_tokens(const char *name, bool tied) {
     free(right);
 }
 
+/* LLaRA's bag of tokens, of PyTorch's hidden states: two branches of 8 slots behind a prefix. */
+static void test_golden_bags(const char *name) {
+    enum { PREFIX = 19, SLOTS = 8 };
+    vp_error err = {0};
+    vp_source *source;
+    vp_model *m;
+    vp_head *head;
+    if (vp_source_open(&source, golden_path("%s/golden.safetensors", name), &err) ||
+        vp_model_open(&m, golden_path("%s", name), &err) || vp_head_open(&head, m, &(vp_encode_options){0}, &err)) {
+        OK(false, "%s: %s", name, err.text);
+        return;
+    }
+    tensor hidden = tensor_read(source, "llara.hidden"), want = tensor_read(source, "llara.loss");
+    tensor first = tensor_read(source, "llara.target1"), second = tensor_read(source, "llara.target2");
+    int32_t *target = calloc((size_t)(first.n + second.n), sizeof *target);
+    memcpy(target, first.i, (size_t)first.n * sizeof *target);
+    memcpy(target + first.n, second.i, (size_t)second.n * sizeof *target);
+    const int32_t cu[] = {0, SLOTS, 2 * SLOTS}, target_cu[] = {0, (int32_t)first.n, (int32_t)(first.n + second.n)};
+    float loss[2] = {NAN, NAN};
+    vp_bag_op op = {.x = {.ptr = hidden.f + PREFIX * hidden.cols, .dtype = VP_F32, .rows = 2 * SLOTS},
+                    .bags = 2,
+                    .cu = cu,
+                    .target = target,
+                    .target_cu = target_cu,
+                    .denominator = 2,
+                    .loss = loss};
+    op.x.cols = op.x.ld = hidden.cols;
+    const int status = vp_head_bag(head, &op, &err);
+    const double got = (double)loss[0] + (double)loss[1];
+    OK(!status && fabs(got - (double)want.f[0]) <= 1e-5 * (double)want.f[0], "%s: llara.loss %.6f is %.6f %s", name,
+       (double)want.f[0], got, err.text);
+    vp_head_close(head);
+    vp_model_close(m);
+    vp_source_close(source);
+    tensor_free(&hidden);
+    tensor_free(&want);
+    tensor_free(&first);
+    tensor_free(&second);
+    free(target);
+}
+
 /* ---- what is refused ---- */
 
 static void refuse(const char *what, step *s, const vp_objective_options *o, const char *word) {
@@ -397,6 +439,8 @@ int main(void) {
     test_golden("mistral");
     test_golden_tokens("llama", false);
     test_golden_tokens("llama-gqa-tied", true);
+    test_golden_bags("llama");
+    test_golden_bags("llama-gqa-tied");
     test_refusals();
     return done();
 }

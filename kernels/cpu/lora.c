@@ -9,7 +9,7 @@ enum { ROWS = 48 }; /* of an item: a multiple of every kernel's block */
 
 typedef struct packed_part {
     float *a_t, *b_t; /* forward, and t of the backward: A^T [K, R], B^T [R, n] */
-    float *a, *b;     /* backward: A [R, K], B [n, R] */
+    float *b;         /* backward: B [n, R] */
     int64_t at;       /* first column of t and u */
 } packed_part;
 
@@ -18,6 +18,7 @@ typedef struct lora_job {
     const vp_simd *simd;
     vp_dropper drop;
     packed_part *part;
+    float *stacked; /* backward: the A of all parts, packed as one [ranks, K] */
     int64_t ranks;  /* of all parts */
     bool wants_t;   /* a db is wanted */
     float *scratch; /* per thread: z [ROWS, K], t [ROWS, widest rank] */
@@ -81,9 +82,7 @@ static void add_dx(const lora_job *j, int64_t first, int64_t last, float *z) {
     const vp_lora_op *op = j->op;
     int64_t k = op->x.cols, n = last - first, ld = j->drop.on ? k : op->dx->ld;
     float *to = j->drop.on ? z : vp_row(op->dx, first);
-    for (int32_t i = 0; i < op->nparts; i++)
-        j->simd->gemm->product(vp_row(&j->u, first) + j->part[i].at, j->ranks, j->part[i].a, op->part[i].rank, to, ld,
-                               n, op->part[i].rank, k, i > 0 || !j->drop.on);
+    j->simd->gemm->product(vp_row(&j->u, first), j->ranks, j->stacked, j->ranks, to, ld, n, j->ranks, k, !j->drop.on);
     if (!j->drop.on) return;
     vp_drop_part part = {first, n, k, 0, k};
     vp_drop_rows(&j->drop, &part, z, k, z, k);
@@ -161,7 +160,6 @@ static void pack_part(void *ctx, int64_t item, int thread) {
     int64_t k = j->op->x.cols;
     if (to->a_t) j->simd->gemm->pack(p->a, k, true, k, p->rank, to->a_t);
     if (to->b_t) j->simd->gemm->pack(p->b, p->rank, true, p->rank, p->n, to->b_t);
-    if (to->a) j->simd->gemm->pack(p->a, k, false, p->rank, k, to->a);
     if (to->b) j->simd->gemm->pack(p->b, p->rank, false, p->n, p->rank, to->b);
 }
 
@@ -186,13 +184,25 @@ static int lora_begin(vp_queue *q, lora_job *j, bool backward) {
         widest = p->rank > widest ? p->rank : widest;
         VP_TRY(reserve(q, !backward || p->db, k, p->rank, &j->part[i].a_t));
         VP_TRY(reserve(q, !backward, p->rank, p->n, &j->part[i].b_t));
-        VP_TRY(reserve(q, backward && op->dx, p->rank, k, &j->part[i].a));
         VP_TRY(reserve(q, backward, p->n, p->rank, &j->part[i].b));
     }
     j->scratch_each = ROWS * (k + widest);
     j->scratch = vp_queue_floats(q, "lora", j->scratch_each * vp_threads_count(q->device->threads));
     if (!j->scratch) return VP_MEMORY;
     vp_threads_run(q->device->threads, op->nparts, pack_part, j);
+    return VP_OK;
+}
+
+static int stack_a(vp_queue *q, lora_job *j) {
+    int64_t k = j->op->x.cols;
+    VP_TRY(reserve(q, true, j->ranks, k, &j->stacked));
+    size_t mark = vp_arena_mark(q);
+    float *plain = vp_queue_floats(q, "lora_bwd", j->ranks * k);
+    if (!plain) return VP_MEMORY;
+    for (int32_t i = 0; i < j->op->nparts; i++)
+        memcpy(plain + j->part[i].at * k, j->op->part[i].a, (size_t)(j->op->part[i].rank * k) * sizeof *plain);
+    j->simd->gemm->pack(plain, k, false, j->ranks, k, j->stacked);
+    vp_arena_release(q, mark);
     return VP_OK;
 }
 
@@ -208,6 +218,7 @@ static int lora_bwd_run(vp_queue *q, lora_job *j) {
     vp_units units;
     VP_TRY(vp_units_make(q, "lora_bwd", op->batch, T, &units));
     VP_TRY(lora_begin(q, j, true));
+    if (op->dx) VP_TRY(stack_a(q, j));
     j->t = j->u = (vp_mat){.dtype = VP_F32, .rows = T, .cols = j->ranks, .ld = j->ranks};
     j->t.ptr = vp_queue_floats(q, "lora_bwd", T * j->ranks);
     j->u.ptr = vp_queue_floats(q, "lora_bwd", T * j->ranks);

@@ -13,14 +13,37 @@ enum { MR = 3, NV = 4 };
 #endif
 enum { NR = NV * VW };
 
+/* p[i NR + c] = b[c ldb + i] for the panel's first `width` columns: 4 x 4 at a time, then what is left. */
+static void pack_turned(const float *b, int64_t ldb, int64_t k, int64_t width, float *p) {
+    int64_t i = 0;
+#if !defined(VP_ISA_scalar)
+    for (; i + 4 <= k; i += 4) {
+        int64_t c = 0;
+        for (; c + 4 <= width; c += 4) {
+            const float *from = b + c * ldb + i;
+            __m128 w = _mm_loadu_ps(from), x = _mm_loadu_ps(from + ldb), y = _mm_loadu_ps(from + 2 * ldb);
+            __m128 z = _mm_loadu_ps(from + 3 * ldb);
+            _MM_TRANSPOSE4_PS(w, x, y, z);
+            _mm_storeu_ps(p + i * NR + c, w);
+            _mm_storeu_ps(p + (i + 1) * NR + c, x);
+            _mm_storeu_ps(p + (i + 2) * NR + c, y);
+            _mm_storeu_ps(p + (i + 3) * NR + c, z);
+        }
+        for (; c < width; c++)
+            for (int64_t j = i; j < i + 4; j++) p[j * NR + c] = b[c * ldb + j];
+    }
+#endif
+    for (; i < k; i++)
+        for (int64_t c = 0; c < width; c++) p[i * NR + c] = b[c * ldb + i];
+}
+
 static void pack(const float *b, int64_t ldb, bool transposed, int64_t k, int64_t n, float *packed) {
     for (int64_t j = 0; j < n; j += NR) {
         int64_t width = n - j < NR ? n - j : NR;
         float *p = packed + j * k; /* (j / NR) * K * NR */
         if (width < NR) memset(p, 0, (size_t)(k * NR) * sizeof *p);
         if (transposed)
-            for (int64_t c = 0; c < width; c++)
-                for (int64_t i = 0; i < k; i++) p[i * NR + c] = b[(j + c) * ldb + i];
+            pack_turned(b + j * ldb, ldb, k, width, p);
         else
             for (int64_t i = 0; i < k; i++) memcpy(p + i * NR, b + i * ldb + j, (size_t)width * sizeof *p);
     }

@@ -25,7 +25,7 @@ int vp_units_make(vp_queue *q, const char *what, const vp_batch *batch, int64_t 
 
 /* ---- products: an item owns ROWS rows and COLUMNS columns of dw, and walks the units TOKENS tokens at a time, so that
  * what it packs stays in its cache ---- */
-enum { ROWS = 96, COLUMNS = 128, TOKENS = 128 };
+enum { ROWS = 192, COLUMNS = 128, TOKENS = 256 };
 typedef struct product_job {
     const vp_units_op *op;
     const vp_simd *simd;

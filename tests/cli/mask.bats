@@ -87,8 +87,8 @@ assert 50 < hidden < 180, hidden'
     expect 3 mask simcse <plain
     grep -q "no 'step': whole training steps are needed, as tok --batch makes them" err
     refused 6 mask simcse </dev/null
-    head -c -20 ids >cut
-    expect 6 mask simcse <cut
+    head -c -20 ids >cut.vp
+    expect 6 mask simcse <cut.vp
     status=0
     mask simcse <ids >/dev/full 2>err || status=$?
     [ "$status" -eq 4 ]

@@ -159,8 +159,8 @@ typedef struct state {
     vp_progress *progress;
     vp_record record; /* read ahead where the input names the model */
     bool got, counts_bad;
-    int64_t batch, first; /* of the steps; batch 0: none */
-    vp_prompt_options texts;
+    int64_t batch, first;             /* of the steps; batch 0: none */
+    vp_prompt_options texts, queries; /* queries: of examples */
     vp_pack_options pack;
 } state;
 
@@ -226,6 +226,19 @@ static int describe_input(const vp_prompt_options *o, const char *side, const ch
     return vp_map_set_int(input, "overlap", o->overlap, err);
 }
 
+/* The prompt of queries beside texts is opened by the first of them; what was asked for is looked at now. */
+static int prepare_queries(state *s, vp_error *err) {
+    vp_prompt *p = NULL;
+    s->queries = s->texts;
+    s->queries.layout = opt.query_layout ? opt.query_layout : "";
+    s->queries.instruction = opt.instruction ? opt.instruction : vp_model_settings(s->model)->query_prefix;
+    if (opt.query_max_len) s->queries.max_len = opt.query_max_len;
+    if (!opt.query_layout && !opt.query_max_len) return VP_OK;
+    VP_TRY(vp_prompt_open(&p, s->tokenizer, &s->queries, err));
+    vp_prompt_close(p);
+    return VP_OK;
+}
+
 /* s->input is first what the head says and is then described anew; the options of the prompts point into `head`. */
 static int prepare_input(state *s, vp_map *encoder, vp_error *err) {
     vp_map *input = vp_map_new();
@@ -236,6 +249,7 @@ static int prepare_input(state *s, vp_map *encoder, vp_error *err) {
     if (!status) status = vp_map_set_map(encoder, "input", input, err);
     if (!status) status = vp_map_set_map(s->header, "encoder", encoder, err);
     if (!status) status = vp_prompt_open(&s->prompt, s->tokenizer, &s->texts, err);
+    if (!status) status = prepare_queries(s, err);
     if (!status)
         s->pack = (vp_pack_options){.batch_tokens = opt.batch_tokens,
                                     .window = opt.window,
@@ -332,16 +346,12 @@ static int take_source(state *s, vp_error *err) {
 /* ---- records to rows ---- */
 static int open_feed(state *s, vp_error *err) {
     const vp_settings *settings = vp_model_settings(s->model);
-    vp_prompt_options query = s->texts;
-    query.layout = opt.query_layout ? opt.query_layout : "";
-    query.instruction = opt.instruction ? opt.instruction : settings->query_prefix;
-    query.max_len = opt.query_max_len ? opt.query_max_len : s->texts.max_len;
     const vp_feed_options o = {.records = s->records,
                                .packer = s->packer,
                                .tokenizer = s->tokenizer,
                                .prompt = s->prompt,
                                .instruction = settings->document_prefix,
-                               .query = query,
+                               .query = s->queries,
                                .query_layout = opt.query_layout != NULL,
                                .id_from = opt.id_from,
                                .chunks = s->texts.chunk > 0,
@@ -391,27 +401,17 @@ static void note_losses(const vp_feed_counts *n, int64_t skipped, int64_t max_le
 }
 
 static int finish(state *s, vp_error *err) {
-    const vp_feed_counts *n = vp_feed_totals(s->feed);
-    const int64_t skipped = vp_records_skipped(s->records);
-    const struct {
-        const char *name;
-        int64_t count;
-        bool wanted;
-    } counts[] = {{"rows", n->rows, true},    {"tokens", n->tokens, true}, {"truncated", n->truncated, true},
-                  {"skipped", skipped, true}, {"empty", n->empty, true},   {"dropped", n->dropped, s->batch > 0}};
     vp_map *end = vp_map_new();
     vp_buf event = {0};
-    int status = end ? VP_OK : vp_fail_memory(err, "a map", 1);
-    for (size_t i = 0; !status && i < sizeof counts / sizeof *counts; i++) {
-        if (!counts[i].wanted) continue;
-        status = vp_map_set_int(end, counts[i].name, counts[i].count, err);
-        if (!status)
-            status =
-                vp_buf_printf(&event, err, "%s\"%s\":%lld", i ? "," : "", counts[i].name, (long long)counts[i].count);
-    }
+    int status = end ? vp_feed_count(s->feed, end, err) : vp_fail_memory(err, "a map", 1);
     if (!status) status = vp_writer_end(s->writer, end, err);
-    if (!status) vp_cli_log("texts", event.data);
-    if (!status) note_losses(n, skipped, s->texts.max_len);
+    if (!status) status = vp_map_json(end, &event, err);
+    if (!status) status = vp_buf_add(&event, "", 1, err);
+    if (!status) {
+        event.data[event.len - 2] = '\0'; /* members without the braces */
+        vp_cli_log("texts", event.data + 1);
+        note_losses(vp_feed_totals(s->feed), vp_records_skipped(s->records), s->texts.max_len);
+    }
     vp_buf_free(&event);
     vp_map_free(end);
     return status;

@@ -276,3 +276,13 @@ int vp_feed_end(vp_feed *f, vp_error *err) {
     f->counts.dropped = tokens + (f->o.block ? vp_blocks_rest(&f->blocks) : 0);
     return VP_OK;
 }
+
+int vp_feed_count(const vp_feed *f, vp_map *end, vp_error *err) {
+    const vp_feed_counts *n = &f->counts;
+    VP_TRY(vp_map_set_int(end, "rows", n->rows, err));
+    VP_TRY(vp_map_set_int(end, "tokens", n->tokens, err));
+    VP_TRY(vp_map_set_int(end, "truncated", n->truncated, err));
+    VP_TRY(vp_map_set_int(end, "skipped", vp_records_skipped(f->o.records), err));
+    VP_TRY(vp_map_set_int(end, "empty", n->empty, err));
+    return f->o.batch ? vp_map_set_int(end, "dropped", n->dropped, err) : VP_OK;
+}

@@ -36,6 +36,8 @@ bool vp_feed_full(const vp_feed *f); /* all `steps` are written */
  * asked for. */
 int vp_feed_end(vp_feed *f, vp_error *err);
 const vp_feed_counts *vp_feed_totals(const vp_feed *f); /* so far */
+/* The counts of an end record: rows, tokens, truncated, skipped, empty, and with steps dropped. */
+int vp_feed_count(const vp_feed *f, vp_map *end, vp_error *err);
 void vp_feed_close(vp_feed *f);
 
 #endif

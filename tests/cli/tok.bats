@@ -173,3 +173,136 @@ for line in sys.stdin:
     expect 3 fwd -m vocabulary.gguf <ids
     grep -q 'a vocabulary without weights' err
 }
+
+# ---- training steps ----
+numbered() { for i in $(seq "$1"); do echo "{\"text\":\"$(printf 'word %.0s' $(seq $((i * 7 % 13 + 1))))$i\"}"; done; }
+# The keys of every frame: "step rows last", last only where it is.
+keys() { peek "$1" | awk '/^batch/ { if (n) print n; n = "" } /^  (step|rows) / { n = n " " $2 } /^  last/ { n = n " last" }
+    /^end/ { print n; exit }'; }
+
+@test "what mix wrote as a step stays one, whatever the frames" {
+    numbered 50 >r
+    mix --batch 12 --seed 3 --steps 5 --start-step 2 r >mixed
+    tok <mixed >s
+    keys s | sed 's/^ //' >got
+    diff - got <<<$'2 12 last\n3 12 last\n4 12 last'
+    tok --batch-tokens 30 <mixed >small
+    [ "$(keys small | wc -l)" -eq 3 ] # a step is one unit of at most 512 tokens
+    mix --batch 50 r | tok --template 'a b c d e f g h i j k l m n o p q r s t u v w x y z {text}' >many
+    mix --batch 50 r | tok --template 'a b c d e f g h i j k l m n o p q r s t u v w x y z {text}' --batch-tokens 1 >cut.vp
+    [ "$(keys many | wc -l)" -eq 1 ]
+    [ "$(keys cut.vp | wc -l)" -eq 4 ]
+    [ "$(keys cut.vp | grep -c last)" -eq 1 ]
+    for column in row unit ids; do cmp <(peek --npy - --column $column many) <(peek --npy - --column $column cut.vp); done
+    [ "$(peek --jsonl --columns unit cut.vp | sort -u | wc -l)" -eq 4 ]
+    [ "$(peek --jsonl --columns row cut.vp | head -3 | tr -d '\n')" = '{"row":0}{"row":1}{"row":2}' ]
+}
+
+@test "--batch makes steps of what comes, and what fills none is left out and counted" {
+    numbered 10 >r
+    expect 0 tok --batch 4 --start-step 7 r
+    keys out | sed 's/^ //' >got
+    diff - got <<<$'7 4 last\n8 4 last'
+    peek out | grep -Eq '^  rows +8$'
+    run ! grep -Eq '^  dropped +0$' <(peek out)
+    expect 0 tok --batch 2 --steps 3 r
+    [ "$(keys out | wc -l)" -eq 3 ]
+    expect 3 tok --batch 4 --steps 3 r
+    grep -q '^tok: r: enough for 2 steps of 4 records, not for 3: mix --epochs' err
+    expect 6 peek out
+    mix --batch 5 r | tok --batch 2 >s
+    [ "$(keys s | wc -l)" -eq 5 ]
+    refused 2 tok --steps 3 r
+    refused 2 tok --start-step 3 r
+    refused 2 tok --pack 3 r
+    refused 2 tok --batch 2 --steps 2 --start-step 3 r
+    refused 2 tok --batch 2 --pack 8 --max-len 4 r
+}
+
+@test "a bad row that is skipped keeps its place in mix's steps" {
+    printf '{"_vp":{"jsonl":1,"batch":2,"start":5}}\n{"text":"a"}\n{"x":1}\n{"x":1}\n{"x":1}\n{"text":"b"}\n{"text":"c"}\n{"_vp":{"end":true,"rows":6}}\n' >r
+    expect 0 tok --skip-bad r
+    keys out | sed 's/^ //' >got
+    diff - got <<<$'5 1 last\n6 0 last\n7 2 last'
+    printf '{"_vp":{"jsonl":1,"batch":0,"start":5}}\n{"_vp":{"end":true,"rows":0}}\n' >r
+    expect 3 tok r
+}
+
+@test "--pack: blocks of running text, and going on where a run was stopped" {
+    numbered 40 >r
+    tok r | peek --jsonl --columns ids - | tr -d '{}":ids[]' | tr ',' '\n' >tokens # every text with [CLS] and [SEP]
+    mix --no-shuffle r | tok --pack 16 --batch 3 --steps 5 >s
+    peek --jsonl --columns ids s | tr -d '{}":ids[]' | tr ',' '\n' | cmp - <(head -n $((16 * 3 * 5)) tokens)
+    keys s | sed 's/^ //' >got
+    diff - got <<<$'0 3 last\n1 3 last\n2 3 last\n3 3 last\n4 3 last'
+    mix --no-shuffle r | tok --pack 16 --batch 3 --steps 5 --start-step 2 >rest
+    keys rest | sed 's/^ //' >got
+    diff - got <<<$'2 3 last\n3 3 last\n4 3 last'
+    cmp <(peek --jsonl --columns ids s | tail -n 9) <(peek --jsonl --columns ids rest)
+    mix --no-shuffle r | tok --pack 16 --batch 3 >all
+    blocks=$(($(wc -l <tokens) / 16 / 3 * 3))
+    [ "$(peek --jsonl --columns ids all | wc -l)" -eq $blocks ]
+    peek all | grep -Eq "^  dropped +$(($(wc -l <tokens) - 16 * blocks))\$"
+    expect 3 tok --pack 16 --batch 3 --steps 50 r
+    grep -q "enough for $((blocks / 3)) steps of 3 blocks, not for 50" err
+    expect 3 tok --pack 16 --batch 3 --steps 50 --start-step 40 r
+    grep -q "enough for $((blocks / 3)) steps of 3 blocks, not for 50" err
+}
+
+@test "enough is enough: tok stops reading, and mix ends well" {
+    numbered 40 >r
+    mix --steps 100000000 r | timeout 20 tok --pack 16 --batch 3 --steps 2 >s
+    [ "${PIPESTATUS[*]}" = "0 0" ]
+    peek s >/dev/null
+}
+
+@test "examples: groups, roles, scores, instructions" {
+    cat >r <<'EOF'
+{"id":"x","query":"hello","positive":["world","word"],"negative":"hello world","scores":[1,2,0.5]}
+{"query":["Find","world"],"pos":[["","hello"]],"neg":["a","b"],"pos_scores":[1],"neg_scores":[0.1,0.2]}
+{"sentence1":"hello","sentence2":"world","score":3}
+EOF
+    tok --batch 3 --query-template '{instruction}; {text}' --query-max-len 5 r >s
+    peek --jsonl --columns id,ids,group,role,score s >got
+    diff - got <<'EOF'
+{"id":"x","ids":[101,7592,102],"group":0,"role":0,"score":0}
+{"id":"x#1","ids":[101,2088,102],"group":0,"role":1,"score":1}
+{"id":"x#2","ids":[101,2773,102],"group":0,"role":1,"score":2}
+{"id":"x#3","ids":[101,7592,2088,102],"group":0,"role":2,"score":0.5}
+{"id":"1","ids":[101,2424,1025,2088,102],"group":1,"role":0,"score":0}
+{"id":"1#1","ids":[101,7592,102],"group":1,"role":1,"score":1}
+{"id":"1#2","ids":[101,1037,102],"group":1,"role":2,"score":0.1}
+{"id":"1#3","ids":[101,1038,102],"group":1,"role":2,"score":0.2}
+{"id":"2","ids":[101,7592,102],"group":2,"role":0,"score":0}
+{"id":"2#1","ids":[101,2088,102],"group":2,"role":1,"score":3}
+EOF
+    # of a decoder, an instruction is not pooled: LLM2Vec's format
+    head -n 2 r | tail -n 1 | tok -m "$SMOLLM2" --batch 1 --query-template '{instruction}; {text}' |
+        peek --jsonl --columns ids,keep | head -n 2 | tr '\n' ' ' >got
+    echo >>got
+    diff - got <<<'{"ids":[11933,43,905],"keep":[0,0,1]} {"ids":[28120],"keep":[1]} '
+    # the record's own instruction, else --instruction; equal texts have equal hashes
+    printf '{"query":"a","pos":"a"}\n{"query":"a","pos":"b","instruction":"hello"}\n' |
+        tok --batch 2 --instruction 'world ' >s
+    peek --jsonl --columns ids s | tr -d '\n' >got
+    [ "$(cat got)" = '{"ids":[101,2088,1037,102]}{"ids":[101,1037,102]}{"ids":[101,7592,1037,102]}{"ids":[101,1038,102]}' ]
+    [ "$(peek --jsonl --columns hash s | sort | uniq | wc -l)" -eq 2 ]
+}
+
+@test "examples that are none, or where none can be" {
+    echo '{"query":"a","pos":"b"}' >r
+    expect 3 tok r
+    grep -q '^tok: r:1: a query with its positives is for training steps' err
+    expect 3 tok --batch 1 --chunk 3 r
+    expect 3 tok --batch 1 --pack 3 r
+    printf '{"query":"a","pos":"b"}\n{"text":"a"}\n' >r
+    expect 3 tok --batch 2 r
+    grep -q 'texts and examples' err
+    printf '{"query":"a","pos":"b"}\n{"query":"a","pos":"b","score":1}\n' >r
+    expect 3 tok --batch 2 r
+    grep -q 'scores' err
+    echo '{"query":"a"}' >r
+    expect 3 tok --batch 1 r
+    grep -q "^tok: r:1: no 'positive' for the query" err
+    refused 2 tok --batch 1 --query-template x r
+}

@@ -223,12 +223,40 @@ static void check_packing(void) {
     fclose(file);
 }
 
+/* One prompt, other instructions. */
+static void check_instructions(const vp_tokenizer *t) {
+    static const struct {
+        const char *instruction, *want;
+    } turns[] = {{"q", "q]_AB"}, {"xy", "@]_AB"}, {"xy", "@]_AB"}, {"", "AB"}, {"q", "q]_AB"}};
+    const vp_prompt_options o = {.layout = "{instruction}] {text}", .instruction = "z"};
+    vp_prompt *p;
+    vp_prompt_row row;
+    vp_error err = {0};
+    size_t rows;
+    char got[16];
+    if (vp_prompt_open(&p, t, &o, &err)) abort();
+    for (size_t i = 0; i < sizeof turns / sizeof *turns; i++) {
+        const char *s = turns[i].instruction;
+        if (vp_prompt_instruct(p, s, strlen(s), &err) || vp_prompt_encode(p, "ab", 2, &rows, &err) ||
+            vp_prompt_row_at(p, 0, &row, &err))
+            abort();
+        spell(&row, got);
+        OK(strcmp(got, turns[i].want) == 0, "instruction '%s': %s", s, got);
+    }
+    vp_prompt_close(p);
+    const vp_prompt_options plain = {.layout = "[{text}"};
+    if (vp_prompt_open(&p, t, &plain, &err)) abort();
+    OK(vp_prompt_instruct(p, "q", 1, &err) == VP_USAGE, "no place for an instruction: %s", err.text);
+    vp_prompt_close(p);
+}
+
 int main(void) {
     vp_tokenizer *t = make_tokenizer();
     if (t) {
         check_prompts(t);
         check_refusals(t);
         check_chunk_text(t);
+        check_instructions(t);
     }
     vp_tokenizer_close(t);
     check_packing();

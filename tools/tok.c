@@ -12,13 +12,17 @@ typedef struct options {
     const char *model, *instruction, *layout, *id_from;
     int64_t max_len, chunk, overlap, batch_tokens, window;
     int specials, truncation;
-    bool lines, query, text, no_meta, skip_bad;
+    bool lines, words, query, text, no_meta, skip_bad;
 } options;
 static options opt = {.id_from = "auto", .batch_tokens = 8192, .window = 1024};
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Input"},
     {.name = "lines", .kind = VP_OPT_FLAG, .target = &opt.lines, .help = "every line is a text; not JSONL"},
+    {.name = "words",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.words,
+     .help = "texts are `words` [], perhaps with `labels` []; column `word` tells whose each token is"},
     {.name = "id-from",
      .kind = VP_OPT_STRING,
      .target = &opt.id_from,
@@ -118,7 +122,7 @@ typedef struct state {
     vp_packer *packer;
     vp_map *header;
     vp_progress *progress;
-    vp_buf text, id;
+    vp_buf text, id, word;
     vp_record record; /* read ahead where the input names the model */
     bool got, chunks;
     int64_t max_len, number, rows, tokens, truncated, empty, with_id, without_id;
@@ -190,7 +194,8 @@ static int prepare_input(state *s, vp_map *encoder, vp_pack_options *pack, vp_er
                                   .keep = vp_prompt_masks(s->prompt),
                                   .text = opt.text,
                                   .meta = !opt.no_meta && !opt.lines,
-                                  .parent = o.chunk > 0};
+                                  .parent = o.chunk > 0,
+                                  .word = opt.words};
     }
     vp_map_free(head);
     vp_map_free(input);
@@ -300,6 +305,10 @@ static int add_row(state *s, const vp_record *r, const uint8_t hash[16], size_t 
     VP_TRY(vp_prompt_row_at(s->prompt, k, &tokens, err));
     s->id.len = parent_len;
     if (s->chunks) VP_TRY(vp_buf_printf(&s->id, err, "#%zu", k));
+    if (opt.words) {
+        VP_TRY(vp_buf_reserve(&s->word, tokens.n * sizeof(int32_t), err));
+        vp_words_of_tokens(tokens.begin, tokens.n, r->word_end, r->words, (int32_t *)(void *)s->word.data);
+    }
     const size_t from = s->chunks ? tokens.from : 0, to = s->chunks ? tokens.to : s->text.len;
     vp_pack_row row = {.id = s->id.data,
                        .id_len = s->id.len,
@@ -313,6 +322,7 @@ static int add_row(state *s, const vp_record *r, const uint8_t hash[16], size_t 
                        .row = s->rows++,
                        .ids = tokens.ids,
                        .keep = tokens.keep,
+                       .word = (const int32_t *)(const void *)s->word.data,
                        .n = tokens.n};
     memcpy(row.hash, hash, sizeof row.hash);
     s->tokens += (int64_t)tokens.n;
@@ -394,10 +404,14 @@ static int open_input(state *s, const char *file, vp_error *err) {
     s->fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
     if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
     return vp_records_open(&s->records, s->fd, standard ? "standard input" : file,
-                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_JSONL, opt.skip_bad, err);
+                           opt.lines   ? VP_RECORDS_LINES
+                           : opt.words ? VP_RECORDS_WORDS
+                                       : VP_RECORDS_JSONL,
+                           opt.skip_bad, err);
 }
 
 static int check_options(vp_error *err) {
+    if (opt.lines && opt.words) return vp_fail(err, VP_USAGE, "--lines and --words exclude each other");
     if (opt.lines && strcmp(opt.id_from, "auto") != 0 && strcmp(opt.id_from, "line") != 0 &&
         strcmp(opt.id_from, "hash") != 0)
         return vp_fail(err, VP_USAGE, "--id-from %s: lines have no fields", opt.id_from);
@@ -443,6 +457,7 @@ int main(int argc, char **argv) {
     vp_map_free(s.header);
     vp_buf_free(&s.text);
     vp_buf_free(&s.id);
+    vp_buf_free(&s.word);
     vp_buf_free(&command);
     if (s.fd > STDIN_FILENO) close(s.fd);
     return vp_cli_finish(status, &err);

@@ -27,20 +27,21 @@ struct vp_packer {
     vp_map *source;
     vp_buf rows;    /* of held */
     vp_buf strings; /* bytes */
-    vp_buf ids, keep;
+    vp_buf ids, keep, word;
     /* of the frame that is being written */
-    vp_buf frame_ids, frame_cu, frame_keep, frame_row, frame_chunks, frame_hash, text_at, text_len;
+    vp_buf frame_ids, frame_cu, frame_keep, frame_word, frame_row, frame_chunks, frame_hash, text_at, text_len;
 };
 
 static const struct {
     const char *name;
     int string; /* index of the string, -1: a tensor */
-} columns[] = {{"id", ID},   {"row", -1},    {"hash", -1},   {"ids", -1},        {"cu", -1},
-               {"keep", -1}, {"text", TEXT}, {"meta", META}, {"parent", PARENT}, {"chunks", -1}};
+} columns[] = {{"id", ID},   {"row", -1},    {"hash", -1},   {"ids", -1},        {"cu", -1},    {"keep", -1},
+               {"word", -1}, {"text", TEXT}, {"meta", META}, {"parent", PARENT}, {"chunks", -1}};
 enum { NCOLUMNS = sizeof columns / sizeof *columns };
 
 static bool wanted(const vp_pack_options *o, const char *name) {
     if (strcmp(name, "keep") == 0) return o->keep;
+    if (strcmp(name, "word") == 0) return o->word;
     if (strcmp(name, "text") == 0) return o->text;
     if (strcmp(name, "meta") == 0) return o->meta;
     if (strcmp(name, "parent") == 0 || strcmp(name, "chunks") == 0) return o->parent;
@@ -67,9 +68,9 @@ int vp_packer_open(vp_packer **out, vp_writer *w, const vp_pack_options *o, vp_e
 
 void vp_packer_close(vp_packer *p) {
     if (!p) return;
-    vp_buf *const all[] = {&p->rows,         &p->strings,    &p->ids,        &p->keep,
-                           &p->frame_ids,    &p->frame_cu,   &p->frame_keep, &p->frame_row,
-                           &p->frame_chunks, &p->frame_hash, &p->text_at,    &p->text_len};
+    vp_buf *const all[] = {&p->word,         &p->frame_word, &p->rows,     &p->strings,    &p->ids,
+                           &p->keep,         &p->frame_ids,  &p->frame_cu, &p->frame_keep, &p->frame_row,
+                           &p->frame_chunks, &p->frame_hash, &p->text_at,  &p->text_len};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) vp_buf_free(all[i]);
     vp_map_free(p->source);
     free(p);
@@ -99,6 +100,7 @@ int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err) {
     VP_TRY(hold_string(p, &h.s[PARENT], p->o.parent ? row->parent : NULL, row->parent_len, err));
     VP_TRY(vp_buf_add(&p->ids, row->ids, row->n * sizeof *row->ids, err));
     if (p->o.keep) VP_TRY(vp_buf_add(&p->keep, row->keep, row->n, err));
+    if (p->o.word) VP_TRY(vp_buf_add(&p->word, row->word, row->n * sizeof *row->word, err));
     VP_TRY(vp_buf_add(&p->rows, &h, sizeof h, err));
     bool full = p->rows.len / sizeof h >= (size_t)p->o.window || p->ids.len / sizeof(int32_t) >= WINDOW_TOKENS ||
                 p->strings.len >= WINDOW_BYTES;
@@ -117,6 +119,8 @@ static int gather_row(vp_packer *p, const held *h, vp_error *err) {
     int32_t end = (int32_t)(p->frame_ids.len / sizeof(int32_t));
     VP_TRY(vp_buf_add(&p->frame_cu, &end, sizeof end, err));
     if (p->o.keep) VP_TRY(vp_buf_add(&p->frame_keep, p->keep.data + h->at, h->n, err));
+    if (p->o.word)
+        VP_TRY(vp_buf_add(&p->frame_word, p->word.data + h->at * sizeof(int32_t), h->n * sizeof(int32_t), err));
     VP_TRY(vp_buf_add(&p->frame_row, &h->row, sizeof h->row, err));
     if (p->o.parent) VP_TRY(vp_buf_add(&p->frame_chunks, &h->chunks, sizeof h->chunks, err));
     return vp_buf_add(&p->frame_hash, h->hash, sizeof h->hash, err);
@@ -124,8 +128,8 @@ static int gather_row(vp_packer *p, const held *h, vp_error *err) {
 
 static int gather(vp_packer *p, const held *rows, size_t n, vp_error *err) {
     const int32_t zero = 0;
-    p->frame_ids.len = p->frame_cu.len = p->frame_keep.len = p->frame_row.len = p->frame_chunks.len =
-        p->frame_hash.len = 0;
+    p->frame_word.len = p->frame_ids.len = p->frame_cu.len = p->frame_keep.len = p->frame_row.len =
+        p->frame_chunks.len = p->frame_hash.len = 0;
     VP_TRY(vp_buf_add(&p->frame_cu, &zero, sizeof zero, err));
     for (size_t i = 0; i < n; i++) VP_TRY(gather_row(p, &rows[i], err));
     return VP_OK;
@@ -155,6 +159,7 @@ static int put_columns(vp_packer *p, vp_frame *f, const held *rows, size_t n, vp
     VP_TRY(vp_frame_put(f, "ids", VP_I32, 1, &T, p->frame_ids.data, err));
     VP_TRY(vp_frame_put(f, "cu", VP_I32, 1, &B1, p->frame_cu.data, err));
     if (p->o.keep) VP_TRY(vp_frame_put(f, "keep", VP_U8, 1, &T, p->frame_keep.data, err));
+    if (p->o.word) VP_TRY(vp_frame_put(f, "word", VP_I32, 1, &T, p->frame_word.data, err));
     return p->source ? vp_map_set_map(f->keys, "source", p->source, err) : VP_OK;
 }
 
@@ -182,6 +187,6 @@ int vp_packer_flush(vp_packer *p, vp_error *err) {
         tokens += (int64_t)rows[i].n;
     }
     if (first < n) VP_TRY(write_frame(p, rows + first, n - first, err));
-    p->rows.len = p->strings.len = p->ids.len = p->keep.len = 0;
+    p->rows.len = p->strings.len = p->ids.len = p->keep.len = p->word.len = 0;
     return VP_OK;
 }

@@ -2,6 +2,7 @@
  * own JSONL, and what identifies and embeds a record. */
 #include "lib/text/text.h"
 #include "lib/text/json_text.h"
+#include "lib/text/words.h"
 #include "lib/stream/input.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@ struct vp_records {
     json_t *object;    /* of the current record */
     vp_json_text line; /* its source */
     vp_buf meta;
+    vp_joined words; /* of the current record */
 };
 
 int vp_records_open(vp_records **out, int fd, const char *name, vp_record_format format, bool skip_bad, vp_error *err) {
@@ -46,6 +48,7 @@ void vp_records_close(vp_records *r) {
     json_decref(r->object);
     vp_buf_free(&r->window);
     vp_buf_free(&r->meta);
+    vp_joined_free(&r->words);
     free(r->name);
     free(r);
 }
@@ -166,18 +169,31 @@ static int take_id(const vp_records *r, vp_json_text line, vp_record *record, vp
     return take_name(r, line, key, &record->id, &record->id_len, err);
 }
 
+static int take_text(const vp_records *r, vp_record *record, vp_error *err) {
+    VP_TRY(take_string(r, "text", &record->text, &record->text_len, err));
+    if (!record->text) return bad(r, err, "no 'text'");
+    return take_string(r, "title", &record->title, &record->title_len, err);
+}
+
+static int take_words(vp_records *r, vp_record *record, vp_error *err) {
+    VP_TRY(vp_words_join(&r->words, r->object, r->name, r->number, err));
+    record->text = r->words.text.data;
+    record->text_len = r->words.text.len;
+    record->word_end = (const uint32_t *)(const void *)r->words.end.data;
+    record->words = r->words.end.len / sizeof *record->word_end;
+    return VP_OK;
+}
+
 /* The members of a line of JSON. *control: it was a _vp line. */
 static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *control, vp_error *err) {
-    static const char *const own[] = {"id", "_id", "text", NULL};
     r->line = line;
     const json_t *vp = json_object_get(r->object, "_vp");
     *control = vp != NULL;
     if (vp) return take_control(r, line, vp, err);
-    VP_TRY(take_string(r, "text", &record->text, &record->text_len, err));
-    if (!record->text) return bad(r, err, "no 'text'");
-    VP_TRY(take_string(r, "title", &record->title, &record->title_len, err));
+    VP_TRY(r->format == VP_RECORDS_WORDS ? take_words(r, record, err) : take_text(r, record, err));
     VP_TRY(take_id(r, line, record, err));
     r->meta.len = 0;
+    const char *const own[] = {"id", "_id", r->format == VP_RECORDS_WORDS ? "words" : "text", NULL};
     VP_TRY(vp_json_text_compact(line, own, &r->meta, err));
     if (r->meta.len) {
         record->meta = r->meta.data;
@@ -190,8 +206,8 @@ static int take_line(vp_records *r, const char *line, size_t n, vp_record *recor
     *record = (vp_record){.line = line, .line_len = n, .number = r->number};
     json_decref(r->object);
     r->object = NULL;
-    VP_TRY(vp_line_parse(line, n, r->format == VP_RECORDS_JSONL ? &r->object : NULL, r->name, r->number, err));
-    if (r->format == VP_RECORDS_JSONL) return take_json(r, (vp_json_text){line, n}, record, control, err);
+    VP_TRY(vp_line_parse(line, n, r->format != VP_RECORDS_LINES ? &r->object : NULL, r->name, r->number, err));
+    if (r->format != VP_RECORDS_LINES) return take_json(r, (vp_json_text){line, n}, record, control, err);
     record->text = line;
     record->text_len = n;
     return VP_OK;
@@ -214,7 +230,7 @@ int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) 
     for (;;) {
         VP_TRY(next_line(r, &line, &n, got, err));
         if (!*got) return at_end(r, err);
-        if (r->format == VP_RECORDS_JSONL && blank(line, n)) continue;
+        if (r->format != VP_RECORDS_LINES && blank(line, n)) continue;
         if (r->ended) return bad(r, err, "more lines after the closing _vp line");
         vp_error why = {0};
         bool control = false;

@@ -12,10 +12,13 @@ typedef struct vp_record {
     size_t id_len, title_len, text_len, meta_len;
     const char *line; /* the input line itself, without its newline (what `knn missing` passes on) */
     size_t line_len;
-    int64_t number; /* line number, from 1 */
+    int64_t number;           /* line number, from 1 */
+    const uint32_t *word_end; /* VP_RECORDS_WORDS: where each word ends in the text */
+    size_t words;
 } vp_record;
 
-typedef enum vp_record_format { VP_RECORDS_JSONL, VP_RECORDS_LINES } vp_record_format;
+/* WORDS: JSONL whose text is its `words`, an array of strings, joined by one space; `text` and `title` do not count. */
+typedef enum vp_record_format { VP_RECORDS_JSONL, VP_RECORDS_LINES, VP_RECORDS_WORDS } vp_record_format;
 typedef struct vp_records vp_records;
 /* `fd` is not closed. skip_bad: malformed JSON or UTF-8 is counted instead of failing with name:line. zstd input is
  * detected. A leading {"_vp":{"jsonl":1,...}} is available from vp_records_head after the first vp_records_next; if it
@@ -91,6 +94,7 @@ bool vp_prompt_masks(const vp_prompt *p);
  * VP_DATA. */
 int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err);
 
+#define VP_NO_TEXT UINT32_MAX
 /* keep: 0 for what is not pooled: the prompt before the text and the specials before that, when there
  * is such a prompt. A token with a byte of the text belongs to the text. */
 typedef struct vp_prompt_row {
@@ -98,16 +102,24 @@ typedef struct vp_prompt_row {
     const uint8_t *keep; /* n */
     size_t n;
     bool truncated;
-    size_t from, to; /* bytes of the text that the row's tokens stand for */
+    size_t from, to;       /* bytes of the text that the row's tokens stand for */
+    const uint32_t *begin; /* n: the byte of the text at which a token begins; VP_NO_TEXT: it is none of the text's */
 } vp_prompt_row;
 /* Row k of the text that was encoded last, valid until the next call. */
 int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err);
+
+/* ---- words ---- */
+/* word[n]: the word that each token belongs to, by the places in the text where tokens begin, ascending, and where
+ * words end; -1: none. A token that begins with the space before a word is that word's, one that spans two is the
+ * first's. */
+void vp_words_of_tokens(const uint32_t *begin, size_t n, const uint32_t *word_end, size_t words, int32_t *word);
 
 /* ---- packing rows into frames ---- */
 typedef struct vp_pack_options {
     int64_t batch_tokens;          /* tokens of a frame; a longer row is a frame of its own */
     int64_t window;                /* rows among which those of like length are brought together */
     bool keep, text, meta, parent; /* columns to write; parent: with chunks */
+    bool word;
 } vp_pack_options;
 
 typedef struct vp_pack_row {
@@ -118,6 +130,7 @@ typedef struct vp_pack_row {
     uint8_t hash[16];
     const int32_t *ids;
     const uint8_t *keep;
+    const int32_t *word;
     size_t n;
 } vp_pack_row;
 

@@ -17,6 +17,82 @@ typedef struct options {
     const char *label;
     int64_t samples, experiments, steps, rows;
 } options;
+static options opt = {.samples = SAMPLES, .experiments = EXPERIMENTS, .steps = STEPS};
+
+static const vp_option table[] = {
+    {.name = "json", .kind = VP_OPT_FLAG, .target = &opt.json, .help = "one JSON object, measures from 0 to 1"},
+    {.name = "bootstrap",
+     .kind = VP_OPT_INT,
+     .target = &opt.score.bootstrap,
+     .value = "N",
+     .max = 1e6,
+     .help = "95 % intervals from N resamples; 0: none"},
+    {.name = "seed",
+     .kind = VP_OPT_INT,
+     .target = &opt.seed,
+     .value = "N",
+     .max = 9007199254740991.0,
+     .help = "of the resamples"},
+    {.name = "run",
+     .kind = VP_OPT_STRING,
+     .target = &opt.run,
+     .value = "FILE",
+     .help = "retrieval: write the judged queries' hits as a TREC run"},
+    {.name = "against",
+     .kind = VP_OPT_STRING,
+     .target = &opt.against,
+     .value = "HITS",
+     .help = "retrieval: also print the difference to the hits of another system"},
+    {.name = "list",
+     .kind = VP_OPT_CHOICE,
+     .target = &opt.list,
+     .choices = list_choices,
+     .help = "rerank: print the texts to embed, JSON lines, in the order in which they are scored"},
+    {.name = "label",
+     .kind = VP_OPT_STRING,
+     .target = &opt.label,
+     .value = "FIELD",
+     .help = "classify, cluster, words: the record's field that is its label, else `label`"},
+    {.name = "samples-per-label",
+     .kind = VP_OPT_INT,
+     .target = &opt.samples,
+     .value = "N",
+     .max = 1e9,
+     .help = "classify: training rows of a label, drawn anew for each experiment; 0: all rows, once"},
+    {.name = "experiments",
+     .kind = VP_OPT_INT,
+     .target = &opt.experiments,
+     .value = "N",
+     .min = 1,
+     .max = 1000,
+     .help = "classify: how many"},
+    {.name = "steps",
+     .kind = VP_OPT_INT,
+     .target = &opt.steps,
+     .value = "N",
+     .min = 1,
+     .max = 1e6,
+     .help = "words: steps of 8 sentences that the probe is trained"},
+    {.name = "rows",
+     .kind = VP_OPT_INT,
+     .target = &opt.rows,
+     .value = "N",
+     .max = 1e9,
+     .help = "words: the first N sentences of either stream; 0: all"},
+    {0}};
+static const vp_program program = {
+    .name = "score",
+    .summary = "figures from vectors or hits and judgments",
+    .usage = "score sts|pairs [OPTION]... GOLD.tsv FIRST SECOND\n"
+             "       score retrieval [OPTION]... QRELS [HITS.jsonl]\n"
+             "       score rerank [OPTION]... GOLD.jsonl QUERIES CANDIDATES\n"
+             "       score rerank --list queries|candidates GOLD.jsonl\n"
+             "       score classify|words [OPTION]... TRAIN TEST\n"
+             "       score cluster [OPTION]... [VECTORS]",
+    .options = table,
+    .notes = "FIRST, SECOND, QUERIES, CANDIDATES, TRAIN, TEST and VECTORS are streams with emb. One file may be -,\n"
+             "standard input.\n"
+             "knn search corpus.idx -k 100 queries.vp | score retrieval qrels.tsv"};
 
 typedef struct files {
     vp_score_file f[MAX_FILES];
@@ -141,91 +217,15 @@ static int score(enum task task, const options *o, char **path, int n, vp_error 
 }
 
 static int run(int argc, char **argv, vp_error *err) {
-    options o = {.samples = SAMPLES, .experiments = EXPERIMENTS, .steps = STEPS};
     int first;
     vp_cli_action action;
-    const vp_option table[] = {
-        {.name = "json", .kind = VP_OPT_FLAG, .target = &o.json, .help = "one JSON object, measures from 0 to 1"},
-        {.name = "bootstrap",
-         .kind = VP_OPT_INT,
-         .target = &o.score.bootstrap,
-         .value = "N",
-         .max = 1e6,
-         .help = "95 % intervals from N resamples; 0: none"},
-        {.name = "seed",
-         .kind = VP_OPT_INT,
-         .target = &o.seed,
-         .value = "N",
-         .max = 9007199254740991.0,
-         .help = "of the resamples"},
-        {.name = "run",
-         .kind = VP_OPT_STRING,
-         .target = &o.run,
-         .value = "FILE",
-         .help = "retrieval: write the judged queries' hits as a TREC run"},
-        {.name = "against",
-         .kind = VP_OPT_STRING,
-         .target = &o.against,
-         .value = "HITS",
-         .help = "retrieval: also print the difference to the hits of another system"},
-        {.name = "list",
-         .kind = VP_OPT_CHOICE,
-         .target = &o.list,
-         .choices = list_choices,
-         .help = "rerank: print the texts to embed, JSON lines, in the order in which they are scored"},
-        {.name = "label",
-         .kind = VP_OPT_STRING,
-         .target = &o.label,
-         .value = "FIELD",
-         .help = "classify, cluster, words: the record's field that is its label, else `label`"},
-        {.name = "samples-per-label",
-         .kind = VP_OPT_INT,
-         .target = &o.samples,
-         .value = "N",
-         .max = 1e9,
-         .help = "classify: training rows of a label, drawn anew for each experiment; 0: all rows, once"},
-        {.name = "experiments",
-         .kind = VP_OPT_INT,
-         .target = &o.experiments,
-         .value = "N",
-         .min = 1,
-         .max = 1000,
-         .help = "classify: how many"},
-        {.name = "steps",
-         .kind = VP_OPT_INT,
-         .target = &o.steps,
-         .value = "N",
-         .min = 1,
-         .max = 1e6,
-         .help = "words: steps of 8 sentences that the probe is trained"},
-        {.name = "rows",
-         .kind = VP_OPT_INT,
-         .target = &o.rows,
-         .value = "N",
-         .max = 1e9,
-         .help = "words: the first N sentences of either stream; 0: all"},
-        {0}};
-    const vp_program program = {
-        .name = "score",
-        .summary = "figures from vectors or hits and judgments",
-        .usage = "score sts|pairs [OPTION]... GOLD.tsv FIRST SECOND\n"
-                 "       score retrieval [OPTION]... QRELS [HITS.jsonl]\n"
-                 "       score rerank [OPTION]... GOLD.jsonl QUERIES CANDIDATES\n"
-                 "       score rerank --list queries|candidates GOLD.jsonl\n"
-                 "       score classify|words [OPTION]... TRAIN TEST\n"
-                 "       score cluster [OPTION]... [VECTORS]",
-        .options = table,
-        .notes =
-            "FIRST, SECOND, QUERIES, CANDIDATES, TRAIN, TEST and VECTORS are streams with emb. One file may be -,\n"
-            "standard input.\n"
-            "knn search corpus.idx -k 100 queries.vp | score retrieval qrels.tsv"};
     VP_TRY(vp_cli_parse(&program, argc, argv, &first, &action, err));
     if (action == VP_CLI_EXIT) return VP_OK;
-    o.score.seed = (uint64_t)o.seed;
+    opt.score.seed = (uint64_t)opt.seed;
     if (first == argc) return vp_fail(err, VP_USAGE, "no task given; see score --help");
     for (int task = 0; task < TASKS; task++)
         if (strcmp(argv[first], tasks[task].name) == 0)
-            return score((enum task)task, &o, argv + first + 1, argc - first - 1, err);
+            return score((enum task)task, &opt, argv + first + 1, argc - first - 1, err);
     return vp_fail(err, VP_USAGE, "%.100s: no such task; see score --help", argv[first]);
 }
 

@@ -73,6 +73,7 @@ typedef struct strings {
 static int begin_string(strings *s, bool nil, vp_error *err) {
     const size_t at = nil ? SIZE_MAX : s->bytes.len;
     s->any |= !nil;
+    VP_TRY(vp_buf_reserve(&s->bytes, 1, err)); /* an empty string has an address, too */
     return vp_buf_add(&s->at, &at, sizeof at, err);
 }
 

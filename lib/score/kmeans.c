@@ -150,7 +150,7 @@ static int start_once(kmeans *o, int64_t start, double *inertia, vp_error *err) 
     }
     *inertia = 0;
     for (int64_t i = 0; i < o->n; i++) *inertia += o->nearest[i];
-    return VP_OK;
+    return isfinite(*inertia) ? VP_OK : vp_fail(err, VP_DATA, "the vectors are too long for distances in f32");
 }
 
 static int run(kmeans *o, int32_t *best, vp_error *err) {

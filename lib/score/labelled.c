@@ -86,7 +86,9 @@ static int unpack(vp_labelled *x, const reading *r, vp_error *err) {
 int vp_labelled_read(vp_labelled *x, vp_score_file f, const char *field, vp_error *err) {
     *x = (vp_labelled){.v.name = f.name};
     reading r = {.v = &x->v, .field = field};
-    int status = vp_vectors_stream(&x->v, f, take_batch, &r, err);
+    int status = vp_buf_reserve(&r.names, 1, err); /* empty labels have an address, too */
+    if (!status) status = vp_buf_reserve(&x->names, 1, err);
+    if (!status) status = vp_vectors_stream(&x->v, f, take_batch, &r, err);
     vp_error late = {0};
     const int finished = vp_row_order_finish(&r.order, &r.pieces, &late);
     if (!status && finished) status = vp_fail(err, finished, "%s", late.text);

@@ -1,5 +1,6 @@
 /* Small learners on plain arrays, to look at what vectors know: products, the softmax classifier, its minimiser,
- * k-means. n rows, D dimensions, K classes or centres. Finite input is the caller's duty. */
+ * k-means. n rows, D dimensions, K classes or centres. Finite input is the caller's duty; what overflows f32 is
+ * VP_DATA. */
 #ifndef VP_SCORE_PROBE_H
 #define VP_SCORE_PROBE_H
 #include "lib/base/base.h"

@@ -91,7 +91,7 @@ int vp_softmax_loss(vp_softmax *s, const float *x, const int32_t *label, int64_t
         VP_TRY(vp_products_columns(s->products, s->logits, x + first * D, rows, K, D, s->dw, err));
         for (int64_t i = 0; i < K * D; i++) gradient[i] += s->dw[i];
     }
-    return VP_OK;
+    return isfinite(*loss) ? VP_OK : vp_fail(err, VP_DATA, "the vectors are too long for a classifier in f32");
 }
 
 int vp_softmax_predict(vp_softmax *s, const float *x, int64_t n, const double *parameter, int32_t *label,

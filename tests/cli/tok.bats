@@ -305,6 +305,7 @@ EOF
     expect 3 tok --batch 1 r
     grep -q "^tok: r:1: no 'positive' for the query" err
     refused 2 tok --batch 1 --query-template x r
+}
 
 @test "words: joined by one space, whose each token is" {
     echo '{"id":"s","words":["hello","worldly","!"],"labels":["A","B","C"],"text":"no","title":"no"}' >words.jsonl

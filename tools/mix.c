@@ -9,6 +9,7 @@ enum { WRITE_AT = 1 << 16 };
 typedef struct options {
     int64_t seed, batch, steps, start;
     double epochs;
+    const char *resume;
     int batches, lines;
     bool no_shuffle, check;
 } options;
@@ -52,6 +53,11 @@ static const vp_option table[] = {
      .value = "K",
      .max = (double)VP_MIX_STEPS_MAX,
      .help = "begin at step K, counted from 0"},
+    {.name = "resume",
+     .kind = VP_OPT_STRING,
+     .target = &opt.resume,
+     .value = "DIR",
+     .help = "begin where the checkpoint in DIR, where `step` trains, goes on; at 0 if there is none"},
     {.name = "no-shuffle", .kind = VP_OPT_FLAG, .target = &opt.no_shuffle, .help = "file by file, as they are"},
     {.name = "lines",
      .kind = VP_OPT_CHOICE,
@@ -118,6 +124,8 @@ static int open_mix(state *s, vp_error *err) {
                               .batches = (vp_mix_batches)opt.batches,
                               .lines = (vp_mix_lines)opt.lines,
                               .in_order = opt.no_shuffle};
+    if (opt.resume && opt.start) return vp_fail(err, VP_USAGE, "--resume and --start-step exclude each other");
+    if (opt.resume) VP_TRY(vp_run_next_step(opt.resume, &opt.start, err));
     VP_TRY(vp_mix_open(&s->mix, &o, err));
     const int64_t steps = vp_mix_steps(s->mix);
     if (opt.start > steps)

@@ -327,14 +327,13 @@ static int report(state *s, const vp_step *step, const vp_trained *t, vp_error *
 
 static int run(state *s, vp_error *err) {
     VP_TRY(begin(s, err));
-    const int64_t total = vp_run_steps(s->run) - vp_run_first(s->run);
-    s->progress = vp_progress_start("steps", total > 0 ? total : -1);
     s->started = s->last = now();
     for (;;) {
         vp_step *step;
         vp_trained done;
         VP_TRY(vp_steps_next(s->steps, &step, err));
         if (!step) break;
+        if (!s->progress) s->progress = vp_progress_start("steps", step->total ? step->total - step->step : -1);
         VP_TRY(vp_run_step(s->run, step, &done, err));
         VP_TRY(report(s, step, &done, err));
     }

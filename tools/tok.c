@@ -10,7 +10,7 @@ enum { STALL_MS = 200 };     /* what is held back is written when the input paus
 #define MAX_STEPS 4294967295 /* a step is a word of the random numbers' counter */
 
 typedef struct options {
-    const char *model, *instruction, *layout, *query_layout, *id_from;
+    const char *model, *instruction, *layout, *query_layout, *id_from, *resume;
     int64_t max_len, query_max_len, chunk, overlap, batch_tokens, window, batch, steps, start, block;
     int specials, truncation;
     bool lines, query, text, no_meta, skip_bad;
@@ -110,6 +110,11 @@ static const vp_option table[] = {
      .value = "K",
      .max = MAX_STEPS,
      .help = "with --batch: number of the first step; with --pack, pass over K steps"},
+    {.name = "resume",
+     .kind = VP_OPT_STRING,
+     .target = &opt.resume,
+     .value = "DIR",
+     .help = "with --batch: begin where the checkpoint in DIR goes on"},
     {.name = "pack",
      .kind = VP_OPT_INT,
      .target = &opt.block,
@@ -159,7 +164,7 @@ typedef struct state {
     vp_progress *progress;
     vp_record record; /* read ahead where the input names the model */
     bool got, counts_bad;
-    int64_t batch, first;             /* of the steps; batch 0: none */
+    int64_t batch, first, total;      /* of the steps; batch 0: none */
     vp_prompt_options texts, queries; /* queries: of examples */
     vp_pack_options pack;
 } state;
@@ -302,6 +307,7 @@ static int take_steps(state *s, vp_error *err) {
     if (s->batch || !head || !vp_map_has(head, "batch")) return VP_OK;
     s->batch = vp_map_int(head, "batch", 0);
     s->first = vp_map_int(head, "start", 0);
+    s->total = vp_map_int(head, "steps", 0);
     s->counts_bad = true;
     if (s->batch < 1 || s->first < 0 || s->first > MAX_STEPS)
         return vp_fail(err, VP_DATA, "%s: steps of %lld rows from step %lld cannot be", vp_records_name(s->records),
@@ -365,6 +371,7 @@ static int open_feed(state *s, vp_error *err) {
 
 static int begin_rows(state *s, vp_error *err) {
     s->pack.steps = s->batch > 0;
+    s->pack.total = s->total;
     VP_TRY(vp_packer_open(&s->packer, s->writer, &s->pack, err));
     VP_TRY(take_source(s, err));
     return open_feed(s, err);
@@ -431,11 +438,8 @@ static int check_options(vp_error *err) {
     if (opt.lines && strcmp(opt.id_from, "auto") != 0 && strcmp(opt.id_from, "line") != 0 &&
         strcmp(opt.id_from, "hash") != 0)
         return vp_fail(err, VP_USAGE, "--id-from %s: lines have no fields", opt.id_from);
-    if (!opt.batch && (opt.steps || opt.start || opt.block))
-        return vp_fail(err, VP_USAGE, "%s needs --batch",
-                       opt.block   ? "--pack"
-                       : opt.steps ? "--steps"
-                                   : "--start-step");
+    const char *alone = opt.block ? "--pack" : opt.steps ? "--steps" : opt.start ? "--start-step" : NULL;
+    if (!opt.batch && alone) return vp_fail(err, VP_USAGE, "%s needs --batch", alone);
     if (opt.steps && opt.start > opt.steps)
         return vp_fail(err, VP_USAGE, "--start-step: '%lld' is above the %lld steps of --steps", (long long)opt.start,
                        (long long)opt.steps);
@@ -446,10 +450,13 @@ static int check_options(vp_error *err) {
 
 static int run(state *s, const char *file, const char *command, vp_error *err) {
     const char *named = opt.model ? opt.model : getenv("VP_MODEL");
+    if (opt.resume && opt.start) return vp_fail(err, VP_USAGE, "--resume and --start-step exclude each other");
+    if (opt.resume) VP_TRY(vp_run_next_step(opt.resume, &opt.start, err));
     VP_TRY(check_options(err));
     VP_TRY(open_input(s, file, err));
     s->batch = opt.batch;
     s->first = opt.start;
+    s->total = opt.steps;
     s->header = vp_map_new();
     if (!s->header) return vp_fail_memory(err, "the header", 1);
     if (named && *named) {

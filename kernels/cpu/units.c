@@ -16,10 +16,6 @@ int vp_units_make(vp_queue *q, const char *what, const vp_batch *batch, int64_t 
         if (b == 0 || unit[b] != unit[b - 1]) units->first[units->count++] = batch->cu_q[b];
     }
     units->first[units->count] = rows;
-    for (int64_t u = 0; u < units->count; u++) {
-        int64_t n = units->first[u + 1] - units->first[u];
-        units->longest = n > units->longest ? n : units->longest;
-    }
     return VP_OK;
 }
 

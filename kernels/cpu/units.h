@@ -5,7 +5,7 @@
 
 typedef struct vp_units {
     int64_t *first; /* [count + 1] first row of a unit */
-    int64_t count, longest;
+    int64_t count;
 } vp_units;
 
 /* The units of `rows` rows, from batch->unit of their sequences; one unit when there is no batch or it tells none. In

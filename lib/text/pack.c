@@ -219,9 +219,10 @@ static int put_columns(vp_packer *p, vp_frame *f, const step_facts *step, const 
     return p->source ? vp_map_set_map(f->keys, "source", p->source, err) : VP_OK;
 }
 
-static int put_keys(vp_frame *f, const step_facts *step, vp_error *err) {
+static int put_keys(vp_frame *f, const step_facts *step, int64_t total, vp_error *err) {
     if (!step->in_step) return VP_OK;
     VP_TRY(vp_map_set_int(f->keys, "step", step->step, err));
+    if (total) VP_TRY(vp_map_set_int(f->keys, "steps", total, err));
     VP_TRY(vp_map_set_int(f->keys, "rows", step->rows, err));
     return step->last ? vp_map_set_bool(f->keys, "last", true, err) : VP_OK;
 }
@@ -231,7 +232,7 @@ static int write_frame(vp_packer *p, const step_facts *step, const held *rows, s
     vp_frame *f = vp_frame_new(VP_FRAME_BATCH, err);
     if (!f) return err->code;
     int status = put_columns(p, f, step, rows, n, err);
-    if (!status) status = put_keys(f, step, err);
+    if (!status) status = put_keys(f, step, p->o.total, err);
     if (!status) status = vp_writer_batch(p->writer, f, err);
     vp_frame_free(f);
     return status;

@@ -145,6 +145,7 @@ typedef struct vp_pack_options {
     int64_t batch_tokens;          /* tokens of a frame; a longer row (in steps: gradient unit) is a frame of its own */
     int64_t window;                /* rows among which those of like length are brought together */
     bool keep, text, meta, parent; /* columns to write; parent: with chunks */
+    int64_t total;                 /* steps in all, which every frame says; 0: not known */
     bool steps;                    /* column unit; rows are held back until vp_packer_step */
     bool blocks;                   /* rows are parts of running text: no id, hash, text, meta, keep */
 } vp_pack_options;

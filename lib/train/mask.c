@@ -183,6 +183,7 @@ static int make_step(vp_mask *m, const struct kind *kind, const vp_step *step, v
     VP_TRY(put_numbers(m, f, kind->reforms || !step->units, err));
     if (kind->columns) VP_TRY(kind->columns(m, step, f, err));
     VP_TRY(vp_map_set_int(f->keys, "step", step->step, err));
+    if (step->total) VP_TRY(vp_map_set_int(f->keys, "steps", step->total, err));
     VP_TRY(vp_map_set_int(f->keys, "rows", f->B, err));
     VP_TRY(vp_map_set_bool(f->keys, "last", true, err)); /* cutting leaves it on the last frame alone */
     return m->weight_sum < 0 ? VP_OK : vp_map_set_real(f->keys, "weight_sum", m->weight_sum, err);

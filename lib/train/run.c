@@ -20,7 +20,7 @@ struct vp_run {
     vp_live *live;
     json_t *recipe;
     char *attention, *checkpoint;
-    bool followed;
+    bool followed, planned;
     int64_t next, saved, steps;
 };
 
@@ -109,14 +109,24 @@ static int open_objective(vp_run *r, vp_error *err) {
     return vp_head_open_on(&r->head, r->model, c.ops, c.device, c.queue, err);
 }
 
-static int open_trainer(vp_run *r, const vp_map *header, vp_error *err) {
-    r->steps = r->o.decay_steps ? r->o.decay_steps : vp_map_int(header, "steps", 0);
-    if (!r->steps && strcmp(r->o.schedule, "constant") != 0)
-        return vp_fail(err, VP_USAGE, "the number of steps is not known: give --decay-steps, or --schedule constant");
-    VP_TRY(vp_schedule_set(&r->o.trainer.schedule, r->o.schedule, r->o.lr, r->o.warmup, r->steps, err));
+static int open_trainer(vp_run *r, vp_error *err) {
     const vp_trainer_parts parts = {
         .encoder = r->encoder, .pooler = r->pooler, .objective = r->objective, .head = r->head};
     return vp_trainer_open(&r->trainer, &r->o.trainer, &parts, err);
+}
+
+/* The first step tells how many there are. */
+static int plan(vp_run *r, const vp_step *s, vp_error *err) {
+    if (r->planned) return VP_OK;
+    r->planned = true;
+    r->steps = s->total;
+    const int64_t decay = r->o.decay_steps ? r->o.decay_steps : s->total;
+    if (!decay && strcmp(r->o.schedule, "constant") != 0)
+        return vp_fail(err, VP_USAGE, "the number of steps is not known: give --decay-steps, or --schedule constant");
+    vp_schedule schedule;
+    VP_TRY(vp_schedule_set(&schedule, r->o.schedule, r->o.lr, r->o.warmup, decay, err));
+    vp_trainer_plan(r->trainer, &schedule);
+    return VP_OK;
 }
 
 static int make_recipe(vp_run *r, vp_error *err) {
@@ -196,7 +206,7 @@ static int open_run(vp_run *r, const vp_map *header, vp_error *err) {
     VP_TRY(open_model(r, header, err));
     VP_TRY(open_objective(r, err));
     VP_TRY(open_pooler(r, header, err));
-    VP_TRY(open_trainer(r, header, err));
+    VP_TRY(open_trainer(r, err));
     VP_TRY(make_recipe(r, err));
     VP_TRY(open_folder(r, err));
     VP_TRY(announce(r, err));
@@ -248,6 +258,7 @@ int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err) {
         return vp_frame_fail(s->frame[0], VP_DATA, err,
                              "step %lld, but '%s' is at step %lld: give mix and tok --resume %s", (long long)s->step,
                              r->o.folder, (long long)r->next, r->o.folder);
+    VP_TRY(plan(r, s, err));
     VP_TRY(vp_trainer_step(r->trainer, s, done, err));
     r->next = s->step + 1;
     if (r->followed) VP_TRY(vp_live_publish(r->live, r->next, vp_encoder_params(r->encoder)->value, err));

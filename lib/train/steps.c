@@ -55,6 +55,7 @@ static int begin_step(vp_steps *s, const vp_frame *f, vp_error *err) {
     step->step = number;
     step->B = step->T = 0;
     step->units = UNITS_UNKNOWN;
+    step->total = vp_map_int(f->keys, "steps", 0);
     step->weighted = vp_map_has(f->keys, "weight_sum");
     step->weight_sum = vp_map_real(f->keys, "weight_sum", step->weighted ? -1 : 0);
     if (!(step->weight_sum >= 0)) return vp_frame_fail(f, VP_DATA, err, "'weight_sum' is not a number from 0");

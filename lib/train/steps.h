@@ -13,6 +13,7 @@ typedef struct vp_step_row {
 typedef struct vp_step {
     int64_t step;
     int64_t B, T;       /* rows and tokens in all; B is the frames' key `rows` */
+    int64_t total;      /* steps in all, as the frames say; 0: not known */
     double weight_sum;  /* the frames' key; 0 where they have none */
     bool weighted;      /* they have it */
     vp_frame **frame;   /* [frames] in the order of the stream; columns may be put and dropped */

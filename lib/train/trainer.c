@@ -8,6 +8,7 @@
 struct vp_trainer {
     vp_trainer_options o;
     vp_trainer_parts p;
+    vp_schedule schedule;
     const vp_params *params;
     float *grad, *m, *v;
     int64_t width, updates, waiting; /* waiting: steps whose gradient no update has used */
@@ -248,7 +249,7 @@ static int gradient(vp_trainer *t, const vp_step *s, vp_micros *all, vp_error *e
 
 int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error *err) {
     vp_micros all;
-    *done = (vp_trained){.rows = s->B, .tokens = s->T, .lr = vp_schedule_lr(&t->o.schedule, s->step)};
+    *done = (vp_trained){.rows = s->B, .tokens = s->T, .lr = vp_schedule_lr(&t->schedule, s->step)};
     if (!t->waiting) memset(t->grad, 0, (size_t)t->params->count * sizeof *t->grad);
     int status = vp_micros_open(&all, s, t->p.pooler, t->width, t->o.batch_tokens, err);
     if (!status) status = gradient(t, s, &all, err);
@@ -292,6 +293,10 @@ void vp_trainer_close(vp_trainer *t) {
     free(t->m);
     free(t->v);
     free(t);
+}
+
+void vp_trainer_plan(vp_trainer *t, const vp_schedule *schedule) {
+    t->schedule = *schedule;
 }
 
 vp_trainer_state vp_trainer_state_of(const vp_trainer *t) {

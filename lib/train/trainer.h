@@ -15,10 +15,9 @@ typedef struct vp_trainer_options {
     vp_optimizer optimizer;
     double beta1, beta2, eps, decay; /* beta1 is SGD's momentum */
     double clip;                     /* largest length of the gradient; 0: any */
-    vp_schedule schedule;
-    int64_t accumulate;   /* steps whose gradients' mean makes one update, >= 1 */
-    int64_t batch_tokens; /* tokens of a micro-batch: whole units, at least one */
-    int64_t activations;  /* bytes of tapes that may wait for the loss; what does not fit is computed twice */
+    int64_t accumulate;              /* steps whose gradients' mean makes one update, >= 1 */
+    int64_t batch_tokens;            /* tokens of a micro-batch: whole units, at least one */
+    int64_t activations; /* bytes of tapes that may wait for the loss; what does not fit is computed twice */
 } vp_trainer_options;
 #define VP_TRAINER_DEFAULTS                                                                                            \
     {                                                                                                                  \
@@ -37,6 +36,7 @@ typedef struct vp_trainer_parts {
 typedef struct vp_trainer vp_trainer;
 int vp_trainer_open(vp_trainer **t, const vp_trainer_options *o, const vp_trainer_parts *parts, vp_error *err);
 void vp_trainer_close(vp_trainer *t);
+void vp_trainer_plan(vp_trainer *t, const vp_schedule *schedule); /* before the first step */
 
 typedef struct vp_trained { /* what a step did */
     double loss, norm, lr;  /* norm: of the gradient, before clipping; 0 if it was not an update's turn */

@@ -4,7 +4,7 @@
 #include "tests/unit/tap.h"
 #include <math.h>
 
-enum { VOCAB = 1000, BOS = 0, UNDERSCORE = 95, MAX_ROWS = 4000 };
+enum { VOCAB = 1000, BOS = 0, UNDERSCORE = 95, MAX_ROWS = 5000 };
 
 /* Tokens "t0" .. "t999", but "_" is 95; t0 is BOS and special. */
 static vp_tokenizer *make_tokenizer(void) {

@@ -10,8 +10,8 @@ from training import GOLDEN, REPO, program, results
 
 SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 10
-STEPS = 40
-NOTE = 40000  # bytes that travel with a text: pipes are full, and programs live, for as long as step trains
+STEPS = 24
+NOTE = 60000  # bytes that travel with a text: pipes are full, and programs live, for as long as step trains
 PROGRAMS = ["mix", "tok", "mask", "fwd", "pool", "loss", "step"]
 LIMIT = 5  # seconds that nobody may outlive the dead
 

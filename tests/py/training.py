@@ -52,8 +52,8 @@ def step_frames(step, rows, parts=1):
     if rows and "target" in rows[0]:
         weights = [r["weight"] if "weight" in r else np.ones(len(r["ids"])) for r in rows]
         keys["weight_sum"] = float(sum(w[r["target"] >= 0].sum() for r, w in zip(rows, weights)))
-    last = units[-1] if units else 0
-    bounds = sorted({units.index(last * k // abs(parts)) for k in range(abs(parts))} | {len(rows)}) if rows else [0, 0]
+    count = units[-1] + 1 if units else 0
+    bounds = sorted({units.index(count * k // abs(parts)) for k in range(abs(parts))} | {len(rows)}) if rows else [0, 0]
     cuts = list(zip(bounds, bounds[1:]))
     if parts < 0: cuts.insert(-1, (cuts[-1][0],) * 2)
     frames = []
@@ -74,6 +74,22 @@ def step_frames(step, rows, parts=1):
 def steps(rows_of, n, parts=1, first=0, **keys):
     """The stream of steps `first` to n - 1 of rows_of(step)."""
     return whole([f for s in range(first, n) for f in step_frames(s, rows_of(s), parts)], **keys)
+
+
+def mutant(random, frames):
+    """A column dropped, of another type, length or width, or with strange numbers; or a key that is wrong."""
+    columns, keys = frames[random.integers(len(frames))]
+    name = list(columns)[random.integers(len(columns))]
+    x, kind = columns[name], random.integers(7)
+    if kind == 6:
+        keys[random.choice(["step", "rows", "last", "weight_sum"])] = [None, -1, 2**40, 1e300, True, "x", [1]][random.integers(7)]
+    elif kind == 0 or isinstance(x, list): del columns[name]
+    elif kind == 1: columns[name] = x.astype(random.choice(["f4", "i4", "u1", "i8", "f2", "f8"]))
+    elif kind == 2: columns[name] = x[:-1] if random.integers(2) else np.concatenate([x, x])
+    elif kind == 3: columns[name] = x.reshape(-1, 1) if x.ndim == 1 else x[:, :random.integers(x.shape[1])]
+    elif kind == 4: columns[name] = random.integers(-(2**31), 2**31, x.shape).astype(x.dtype)
+    else: columns[name] = np.zeros_like(x) if random.integers(2) else (x * np.float32(3e38)).astype(x.dtype)
+    return frames
 
 
 # ---- programs ----

@@ -2,16 +2,17 @@
 """Hard negatives and teacher scores for one set of pairs, from what `knn` found; and the split into training and held-out
 rows.
 
-usage: negatives.py texts PAIRS PASSAGES QUERIES         what is to be embedded, as JSON lines with id and text
-       negatives.py rows PAIRS FOLDER OUT                FOLDER: passages queries (knn export), dense bm25 (knn search)
-       negatives.py plain PAIRS OUT                      the pairs alone, negatives only where they were judged
+usage: negatives.py texts PAIRS FOLDER      passages.texts, queries.texts and words.texts, JSON lines with id and text;
+                                            words: of a query those that BM25 can tell passages apart by
+       negatives.py rows PAIRS FOLDER OUT   FOLDER has passages, queries (knn export), dense, bm25 (knn search), .jsonl
+       negatives.py plain PAIRS OUT         the pairs alone, negatives only where they were judged
 
 OUT gets the training rows, OUT with `.dev` before its ending the held-out ones, one in a hundred:
 {query, positive, negative [], scores [], dense [], bm25 [], source}. The lists of scores begin with the positive's. `dense`
 is the cosine of the dense teacher; `bm25` as SQLite counts it; scores = 0.75 dense + 0.25 bm25 / max(bm25 of the row).
 """
-import array, json, operator, os, sys
-from prose import chance, key
+import array, contextlib, json, operator, os, sys
+from prose import ENGLISH, WORD, chance, key
 
 HELD_OUT = 0.01
 HITS = 64            # what knn was asked for
@@ -41,12 +42,23 @@ def passages_of(number, row):
         yield f"{number}-{k}", text
 
 
-def write_texts(pairs, passages, queries):
-    with open(passages, "w", encoding="utf-8") as p, open(queries, "w", encoding="utf-8") as q:
+def content_words(text):
+    """Function words weigh nothing in BM25 but match every passage, which takes most of the time."""
+    return " ".join(w for w in WORD.findall(text.lower()) if w not in ENGLISH) or text
+
+
+def write_texts(pairs, folder):
+    def write(f, name, text):
+        f.write(json.dumps({"id": name, "text": text}) + "\n")
+
+    with contextlib.ExitStack() as stack:
+        passages, queries, words = (stack.enter_context(open(f"{folder}/{name}.texts", "w", encoding="utf-8"))
+                                    for name in ("passages", "queries", "words"))
         for number, row in enumerate(read(pairs)):
-            q.write(json.dumps({"id": str(number), "text": row["query"]}) + "\n")
+            write(queries, str(number), row["query"])
+            write(words, str(number), content_words(row["query"]))
             for name, text in passages_of(number, row):
-                p.write(json.dumps({"id": name, "text": text}) + "\n")
+                write(passages, name, text)
 
 
 def read_vectors(path):

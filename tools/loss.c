@@ -222,10 +222,15 @@ static int run_tokens(state *s, work *w, vp_frame *f, vp_error *err) {
     return send(s, f, "picked", marked.M, vp_head_width(s->head), w->loss, w->grad, err);
 }
 
+/* With products of the type that the hidden states were made with, as `step` does it. */
 static int open_head(state *s, vp_error *err) {
-    const vp_encode_options encode = {.threads = (int)opt.threads};
-    if (!opt.follow) return vp_head_open(&s->head, s->model, &encode, err);
-    return vp_head_following_open(&s->following, s->model, opt.follow, encode.threads, STDOUT_FILENO, err);
+    vp_map *encoder = vp_map_sub(s->header, "encoder");
+    const vp_encode_options o = {.threads = (int)opt.threads,
+                                 .compute = encoder ? vp_map_str(encoder, "compute") : NULL};
+    const int status = opt.follow ? vp_head_following_open(&s->following, s->model, opt.follow, &o, STDOUT_FILENO, err)
+                                  : vp_head_open(&s->head, s->model, &o, err);
+    vp_map_free(encoder);
+    return status;
 }
 
 static int each_frame(state *s, vp_error *err) {

@@ -81,7 +81,7 @@ int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_
 typedef struct vp_encode_options {
     const char *device;    /* "auto", "cpu" */
     int threads;           /* 0: all */
-    const char *compute;   /* one of VP_COMPUTES; a type that the backend lacks is VP_USAGE */
+    const char *compute;   /* one of VP_COMPUTES; a type that the machine lacks is VP_USAGE */
     const char *attention; /* one of VP_ATTENTIONS; NULL: the header's, else the model's. "segments": causal, and column
                               seg is required */
     int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: the default */
@@ -95,7 +95,8 @@ typedef struct vp_encoder vp_encoder;
 int vp_encoder_open(vp_encoder **e, vp_model *m, const vp_encode_options *o, const vp_map *header, vp_error *err);
 /* Fill a header's `encoder` map {attention, layer, compute} and encoder.space. */
 int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err);
-const char *vp_encoder_attention(const vp_encoder *e); /* one of VP_ATTENTIONS */
+const char *vp_encoder_attention(const vp_encoder *e);    /* one of VP_ATTENTIONS */
+const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32" or "bf16" */
 /* One batch frame: hidden [T, C] f32, caller frees. Uses ids, cu, and pos, seg, prefix if present. A sequence longer
  * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
  * not depend on its neighbours. */
@@ -104,9 +105,10 @@ void vp_encoder_close(vp_encoder *e);
 
 /* Pooling, on one thread of the CPU. */
 typedef struct vp_pool_options {
-    const char *kind; /* one of VP_POOLINGS, or "pick"; NULL: the header's model.pooling */
-    int normalize;    /* 1, 0; -1: the header's model.normalize, else 1 */
+    const char *kind; /* one of VP_POOLINGS, "words" or "pick"; NULL: the header's model.pooling */
+    int normalize;    /* 1, 0; -1: the header's model.normalize, else 1; words: 0 */
     int64_t dims;     /* leading dimensions kept, before the normalisation; 0: the header's model.dims, else all */
+    bool shift;       /* words: by the states of the positions before */
 } vp_pool_options;
 /* Options as the programs spell them: kind NULL or "auto" is the header's; VP_USAGE: an unknown kind, or both switches.
  */
@@ -117,14 +119,17 @@ typedef struct vp_pooler vp_pooler;
 int vp_pooler_open(vp_pooler **p, const vp_pool_options *o, const vp_map *header, vp_error *err);
 void vp_pooler_close(vp_pooler *p);
 /* Change a header to what leaves the pooler: encoder.pooling, normalize, dims and space; column `hidden` [T, width]
- * gone, `emb` [B, D] or `picked` [M, width] declared. width 0: not known, in a stream without batches. VP_USAGE: more
- * dims than there are. */
+ * gone, `emb` [B, D] or `picked` [M, width] declared; of words, nothing but id, parent, meta, row and emb. width 0: not
+ * known, in a stream without batches. VP_USAGE: more dims than there are. */
 int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err);
 /* Pool one batch frame in place: from `hidden` [T, width] f32 (NULL: the frame's column) to `emb` F32 [B, D], or for
  * "pick" `picked` F32 [M, width], the positions with target >= 0 (keep = 1 when there is no target). hidden leaves the
  * frame, the rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives until the next
  * call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the
- * first; weighted_mean weighs kept tokens 1, 2, 3, ... */
+ * first; weighted_mean weighs kept tokens 1, 2, 3, ... "words" makes a row of every word that has a token (column
+ * `word`), the mean of its states, with id SENTENCE#k, parent, the sentence's row, and meta {"label": labels[k]}; every
+ * other column goes. With `shift` the state of a token is that of the position before it, and the first token of a row
+ * has none. */
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err);
 /* The way back: dhidden [T, width] from the gradient [rows, D] of what vp_pooler_run puts for this frame and these
  * hidden states. VP_DATA: rows is not the number of vectors. */

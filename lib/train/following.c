@@ -17,6 +17,9 @@ static int check_recipe(const vp_recipe *r, const vp_model *m, const vp_follow_o
     if (strcmp(r->attention, o->encode.attention) != 0)
         return vp_fail(err, VP_DATA, "'%s' trains with attention '%s', not '%s'", o->folder, r->attention,
                        o->encode.attention);
+    if (strcmp(r->compute, o->encode.compute) != 0)
+        return vp_fail(err, VP_DATA, "'%s' trains with compute type '%s', not '%s'", o->folder, r->compute,
+                       o->encode.compute);
     const double a = r->train.attention_dropout - o->attention_dropout, h = r->train.hidden_dropout - o->hidden_dropout;
     if (a < 0 || a > 0 || h < 0 || h > 0)
         return vp_fail(err, VP_DATA, "'%s' trains with dropout %g and %g, not %g and %g", o->folder,
@@ -99,15 +102,14 @@ static int open_live(vp_head_following *f, const vp_model *m, const char *folder
     return VP_OK;
 }
 
-int vp_head_following_open(vp_head_following **out, const vp_model *m, const char *folder, int threads, int output,
-                           vp_error *err) {
-    const vp_encode_options encode = {.threads = threads};
+int vp_head_following_open(vp_head_following **out, const vp_model *m, const char *folder, const vp_encode_options *o,
+                           int output, vp_error *err) {
     vp_head_following *f = vp_calloc(1, sizeof *f);
     *out = NULL;
     if (!f) return vp_fail_memory(err, "following a run", sizeof *f);
     f->version = -1;
     int status = vp_follow_open(&f->live, folder, output, err);
-    if (!status) status = vp_head_open(&f->head, m, &encode, err);
+    if (!status) status = vp_head_open(&f->head, m, o, err);
     if (!status) status = open_live(f, m, folder, err);
     if (status)
         vp_head_following_close(f);

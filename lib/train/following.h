@@ -7,9 +7,9 @@
 
 typedef struct vp_following vp_following;
 /* Waits until a run is alive in `folder`, then opens an encoder as it says, for the model, which gets the run's
- * adapters and is borrowed. `o` tells device, threads and attention; `dropout` {attention, hidden} what the header told
- * the run. `output`: what the caller writes to; nobody waits when nobody reads it (broken_pipe). VP_DATA: the run is of
- * another model, attention or dropout. */
+ * adapters and is borrowed. `o` tells device, threads, attention and compute type ("f32" or "bf16"); `dropout`
+ * {attention, hidden} what the header told the run. `output`: what the caller writes to; nobody waits when nobody reads
+ * it (broken_pipe). VP_DATA: the run is of another model, attention, compute type or dropout. */
 typedef struct vp_follow_options {
     const char *folder;
     vp_encode_options encode;
@@ -21,10 +21,11 @@ int vp_following_open(vp_following **f, vp_model *m, const vp_follow_options *o,
 int vp_following_encoder(vp_following *f, const vp_frame *batch, vp_encoder **encoder, vp_error *err);
 void vp_following_close(vp_following *f);
 
-/* The output head of a run that may train it: `loss --follow`. Waits as above; VP_DATA: the run is of another model. */
+/* The output head of a run that may train it: `loss --follow`, opened as vp_head_open does. Waits as
+ * above; VP_DATA: the run is of another model. */
 typedef struct vp_head_following vp_head_following;
-int vp_head_following_open(vp_head_following **f, const vp_model *m, const char *folder, int threads, int output,
-                           vp_error *err);
+int vp_head_following_open(vp_head_following **f, const vp_model *m, const char *folder, const vp_encode_options *o,
+                           int output, vp_error *err);
 /* The head with the weights that the batch's key `step` wants. */
 int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head **head, vp_error *err);
 void vp_head_following_close(vp_head_following *f);

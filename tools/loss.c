@@ -89,13 +89,13 @@ static int begin(state *s, const char *command, vp_error *err) {
     int64_t width;
     const vp_objective_options options = objective_options(s->name);
     VP_TRY(vp_objective_open(&s->objective, &options, err));
+    const bool tokens = vp_objective_is_tokens(s->name);
+    if (opt.follow && !tokens) return vp_fail(err, VP_USAGE, "--follow: %s has no output head", s->name);
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
     if (!(s->header = vp_map_copy(f->keys))) return vp_fail_memory(err, "the header", 1);
-    const bool tokens = vp_objective_is_tokens(s->name);
-    if (opt.follow && !tokens) return vp_fail(err, VP_USAGE, "--follow: %s has no output head", s->name);
     if (tokens) VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
     const char *input = tokens ? "picked" : "emb";
     VP_TRY(vp_header_width_of(s->header, input, &width, err));

@@ -117,7 +117,8 @@ typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias
 } vp_norm_op;
 
 typedef enum vp_act { VP_ACT_NONE, VP_ACT_SILU, VP_ACT_GELU, VP_ACT_GELU_TANH, VP_ACT_RELU, VP_ACT_TANH } vp_act;
-typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dout W ; dw += dout^T x per unit */
+typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dout W ; dw += dout^T x, dbias += the sum
+                                 of dout's rows, per unit */
     const vp_weight *weight;
     vp_mat x;        /* [T, K] */
     vp_mat out;      /* [T, N] */
@@ -126,7 +127,8 @@ typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dou
     const int32_t *group; /* [groups + 1] row offsets: rows of a group use weight[group]; NULL: one group (experts) */
     int32_t groups;
     const vp_mat *dout, *dx;
-    float *dw; /* [N, K] */
+    float *dw;    /* [N, K] */
+    float *dbias; /* [N], linear_bwd_w's too; NULL: not wanted */
     const vp_batch *batch;
 } vp_linear_op;
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 static struct {
-    const char *model;
+    const char *model, *follow;
     int64_t threads;
 } opt;
 
@@ -21,6 +21,11 @@ static const vp_option table[] = {
      .target = &opt.model,
      .value = "PATH",
      .help = "folder or .gguf file; else the stream's model, else $VP_MODEL"},
+    {.name = "follow",
+     .kind = VP_OPT_STRING,
+     .target = &opt.follow,
+     .value = "DIR",
+     .help = "the head of the run that `step --train head` makes there, as each step wants it"},
     {.name = "threads",
      .kind = VP_OPT_INT,
      .target = &opt.threads,
@@ -57,7 +62,8 @@ typedef struct state {
     vp_progress *progress;
     vp_model *model; /* of objectives of tokens */
     vp_head *head;
-    vp_steps *steps; /* of objectives of rows */
+    vp_head_following *following; /* which the head belongs to, or NULL */
+    vp_steps *steps;              /* of objectives of rows */
     /* the step that is being read, of tokens */
     int64_t step;
     row_loss *rows;
@@ -74,6 +80,7 @@ static int declare(state *s, const char *input, int64_t width, vp_error *err) {
     VP_TRY(vp_header_undeclare(s->header, input, err));
     if (width) VP_TRY(vp_header_declare(s->header, name, "F32", shape, err));
     VP_TRY(vp_header_declare(s->header, "loss", "F32", "B", err));
+    if (opt.follow) VP_TRY(vp_map_set_bool(s->header, "head_follow", true, err));
     return vp_map_set_str(s->header, "objective", s->name, err);
 }
 
@@ -82,12 +89,13 @@ static int begin(state *s, const char *command, vp_error *err) {
     int64_t width;
     const vp_objective_options options = objective_options(s->name);
     VP_TRY(vp_objective_open(&s->objective, &options, err));
+    const bool tokens = vp_objective_is_tokens(s->name);
+    if (opt.follow && !tokens) return vp_fail(err, VP_USAGE, "--follow: %s has no output head", s->name);
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
     if (!(s->header = vp_map_copy(f->keys))) return vp_fail_memory(err, "the header", 1);
-    const bool tokens = vp_objective_is_tokens(s->name);
     if (tokens) VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
     const char *input = tokens ? "picked" : "emb";
     VP_TRY(vp_header_width_of(s->header, input, &width, err));
@@ -219,7 +227,8 @@ static int open_head(state *s, vp_error *err) {
     vp_map *encoder = vp_map_sub(s->header, "encoder");
     const vp_encode_options o = {.threads = (int)opt.threads,
                                  .compute = encoder ? vp_map_str(encoder, "compute") : NULL};
-    const int status = vp_head_open(&s->head, s->model, &o, err);
+    const int status = opt.follow ? vp_head_following_open(&s->following, s->model, opt.follow, &o, STDOUT_FILENO, err)
+                                  : vp_head_open(&s->head, s->model, &o, err);
     vp_map_free(encoder);
     return status;
 }
@@ -235,6 +244,7 @@ static int each_frame(state *s, vp_error *err) {
             continue;
         }
         work w = {0};
+        if (s->following) VP_TRY(vp_head_following_head(s->following, f, &s->head, err));
         const int status = run_tokens(s, &w, f, err);
         vp_targets_free(&w.targets);
         free(w.picked);
@@ -321,7 +331,8 @@ static int run(state *s, const char *command, vp_error *err) {
 static void close_all(state *s) {
     vp_progress_finish(s->progress);
     vp_steps_close(s->steps);
-    vp_head_close(s->head);
+    if (!s->following) vp_head_close(s->head);
+    vp_head_following_close(s->following);
     vp_model_close(s->model);
     vp_objective_close(s->objective);
     vp_writer_close(s->writer);

@@ -1,4 +1,4 @@
-/* step: from gradients, or from token ids alone, to a trained adapter. */
+/* step: from gradients, or from token ids alone, to a trained adapter or model. */
 #include "lib/vecpipe.h"
 #include "tools/objective_options.h"
 #include <math.h>
@@ -11,14 +11,15 @@
 typedef struct options {
     const char *out, *resume, *model, *lora, *targets, *start, *objective, *pool, *device;
     vp_list adapters;
-    int attention, optimizer, schedule, recompute, compute;
+    int attention, optimizer, schedule, recompute, compute, train, dtype;
     int64_t threads, seed, decay_steps, checkpoint_every, dims;
     double lr, warmup, attention_dropout, hidden_dropout;
-    bool normalize, raw;
+    bool normalize, raw, full;
     vp_trainer_options trainer;
 } options;
+static const char default_lora[] = "r=16,alpha=32";
 static options opt = {.device = "auto",
-                      .lora = "r=16,alpha=32",
+                      .lora = default_lora,
                       .schedule = 1,
                       .lr = 5e-5,
                       .attention_dropout = -1,
@@ -78,6 +79,20 @@ static const vp_option table[] = {
      .target = &opt.start,
      .value = "DIR",
      .help = "begin with this adapter's weights, rank, alpha and targets"},
+    {.name = "full",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.full,
+     .help = "no adapter: all weights, but for an output head of their own; DIR becomes a model folder"},
+    {.name = "train",
+     .kind = VP_OPT_CHOICE,
+     .target = &opt.train,
+     .choices = "body|head",
+     .help = "head: the output head of mntp and ntp, too; thrown away at the end unless --full"},
+    {.name = "dtype",
+     .kind = VP_OPT_CHOICE,
+     .target = &opt.dtype,
+     .choices = "auto|f32|bf16|f16",
+     .help = "with --full: of the weights in DIR; auto: as the base, of a quantised one bf16"},
     {.name = "attention-dropout",
      .kind = VP_OPT_REAL,
      .target = &opt.attention_dropout,
@@ -210,10 +225,12 @@ static const vp_option table[] = {
 };
 static const vp_program program = {
     .name = "step",
-    .summary = "gradients, or token ids alone, to a trained adapter",
+    .summary = "gradients, or token ids alone, to a trained adapter or model",
     .usage = "step --out DIR [OPTION]... <GRADIENTS\nstep --out DIR --objective NAME [OPTION]... <IDS",
     .options = table,
-    .notes = "Reads steps, as `tok --batch` and `mask` make them. The adapter comes to lie in DIR, as PEFT has it.\n",
+    .notes =
+        "Reads steps, as `tok --batch` and `mask` make them. The adapter comes to lie in DIR, as PEFT has it; a model\n"
+        "that was trained whole as a Hugging Face folder.\n",
 };
 
 typedef struct state {
@@ -260,10 +277,22 @@ static int parse_lora(const char *text, vp_train_options *train, vp_error *err) 
     return VP_OK;
 }
 
+/* Options that mean nothing to a model that is trained whole, or only to it. */
+static int check_full(vp_error *err) {
+    const char *odd = opt.full && opt.lora != default_lora ? "--lora"
+                      : opt.full && opt.targets            ? "--lora-targets"
+                      : opt.full && opt.start              ? "--continue"
+                                                           : NULL;
+    if (odd) return vp_fail(err, VP_USAGE, "%s is of adapters, --full trains none", odd);
+    if (!opt.full && opt.dtype) return vp_fail(err, VP_USAGE, "--dtype is of --full; adapters are written in f32");
+    return VP_OK;
+}
+
 static int set_options(vp_run_options *o, vp_error *err) {
     static const char *const attentions[] = {NULL, "causal", "bi", "segments"};
     static const char *const computes[] = {NULL, "f32", "bf16", "i8"};
     static const char *const schedules[] = {"constant", "linear", "cosine"};
+    static const vp_dtype dtypes[] = {VP_NDTYPES, VP_F32, VP_BF16, VP_F16};
     if (!opt.out == !opt.resume) return vp_fail(err, VP_USAGE, "give --out DIR, or --resume DIR");
     *o = (vp_run_options){.folder = opt.resume ? opt.resume : opt.out,
                           .resume = opt.resume != NULL,
@@ -272,6 +301,7 @@ static int set_options(vp_run_options *o, vp_error *err) {
                           .nadapters = opt.adapters.n,
                           .objective = opt.objective,
                           .trainer = opt.trainer,
+                          .dtype = dtypes[opt.dtype],
                           .schedule = schedules[opt.schedule],
                           .lr = opt.lr,
                           .warmup = opt.warmup,
@@ -281,7 +311,9 @@ static int set_options(vp_run_options *o, vp_error *err) {
                                     .threads = (int)opt.threads,
                                     .compute = computes[opt.compute],
                                     .attention = attentions[opt.attention]};
-    o->train = (vp_train_options){.targets = opt.targets,
+    o->train = (vp_train_options){.full = opt.full,
+                                  .head = opt.train == 1,
+                                  .targets = opt.targets,
                                   .start = opt.start,
                                   .attention_dropout = opt.attention_dropout,
                                   .hidden_dropout = opt.hidden_dropout,
@@ -289,6 +321,7 @@ static int set_options(vp_run_options *o, vp_error *err) {
                                   .recompute = (vp_recompute)opt.recompute};
     o->trainer.optimizer = (vp_optimizer)opt.optimizer;
     o->objective_options = objective_options(opt.objective);
+    VP_TRY(check_full(err));
     VP_TRY(parse_lora(opt.lora, &o->train, err));
     return vp_pool_options_set(&o->pool, opt.pool, opt.normalize, opt.raw, opt.dims, err);
 }

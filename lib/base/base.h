@@ -97,6 +97,8 @@ typedef struct vp_publish {
 int vp_publish_open(vp_publish *p, const char *path, vp_error *err);
 int vp_publish_commit(vp_publish *p, vp_error *err);
 void vp_publish_abort(vp_publish *p);
+/* All of it: folder/name with these n bytes. */
+int vp_publish_file(const char *folder, const char *name, const void *data, size_t n, vp_error *err);
 
 /* A folder that appears under its name whole or not at all: its files are written into `temporary`, a locked folder
  * beside it, then commit syncs and renames it. A name that is taken is refused (VP_IO) unless it is an empty folder, or
@@ -112,6 +114,10 @@ typedef struct vp_publish_folder {
 int vp_publish_folder_open(vp_publish_folder *p, const char *path, const char *replace, vp_error *err);
 int vp_publish_folder_commit(vp_publish_folder *p, vp_error *err);
 void vp_publish_folder_abort(vp_publish_folder *p);
+/* Every file of folder `from` into folder `to`, in the place of what has its name there, `last` after all others;
+ * folders are made where they lack. `to` is synced. Of a file that cannot be moved err says why; those before it have
+ * moved. */
+int vp_folder_move_files(const char *from, const char *to, const char *last, vp_error *err);
 /* A new file folder/name with these n bytes, synced. */
 int vp_write_file(const char *folder, const char *name, const void *data, size_t n, vp_error *err);
 

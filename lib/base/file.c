@@ -165,3 +165,19 @@ void vp_publish_abort(vp_publish *p) {
     free(p->temporary);
     *p = (vp_publish){.fd = -1};
 }
+
+int vp_publish_file(const char *folder, const char *name, const void *data, size_t n, vp_error *err) {
+    vp_buf path = {0};
+    vp_publish p;
+    VP_TRY(vp_buf_printf(&path, err, "%s/%s", folder, name));
+    int status = vp_publish_open(&p, path.data, err);
+    if (!status) {
+        status = vp_write_all(p.fd, data, n, path.data, err);
+        if (!status)
+            status = vp_publish_commit(&p, err);
+        else
+            vp_publish_abort(&p);
+    }
+    vp_buf_free(&path);
+    return status;
+}

@@ -1,5 +1,6 @@
 /* Publishing a folder under its name in one step, and sweeping up temporaries that killed programs left. */
 #include "lib/base/base.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -128,4 +129,44 @@ void vp_publish_folder_abort(vp_publish_folder *p) {
     free(p->path);
     free(p->temporary);
     *p = (vp_publish_folder){.fd = -1};
+}
+
+/* One entry, by its name in both folders; depth is that of what our own programs write. */
+static int move_entry(const char *from, const char *to, const char *name, vp_error *err) {
+    vp_buf source = {0}, target = {0};
+    struct stat st;
+    int status = vp_buf_printf(&source, err, "%s/%s", from, name);
+    if (!status) status = vp_buf_printf(&target, err, "%s/%s", to, name);
+    if (!status && lstat(source.data, &st) != 0) status = vp_fail_errno(err, "cannot read '%s'", source.data);
+    if (!status && S_ISDIR(st.st_mode)) {
+        if (mkdir(target.data, 0777) != 0 && errno != EEXIST)
+            status = vp_fail_errno(err, "cannot create '%s'", target.data);
+        if (!status) status = vp_folder_move_files(source.data, target.data, "", err);
+    } else if (!status && rename(source.data, target.data) != 0) {
+        status = vp_fail_errno(err, "cannot write '%s'", target.data);
+    }
+    vp_buf_free(&source);
+    vp_buf_free(&target);
+    return status;
+}
+
+static int move_into(DIR *d, const char *from, const char *to, const char *last, vp_error *err) {
+    bool waiting = false;
+    for (struct dirent *e; (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        if (!strcmp(e->d_name, last))
+            waiting = true;
+        else
+            VP_TRY(move_entry(from, to, e->d_name, err));
+    }
+    return waiting ? move_entry(from, to, last, err) : VP_OK;
+}
+
+int vp_folder_move_files(const char *from, const char *to, const char *last, vp_error *err) {
+    DIR *d = opendir(from), *into = opendir(to);
+    int status = d && into ? move_into(d, from, to, last, err) : vp_fail_errno(err, "cannot open '%s'", d ? to : from);
+    if (!status && fsync(dirfd(into)) != 0) status = vp_fail_errno(err, "cannot sync '%s'", to);
+    if (d) closedir(d);
+    if (into) closedir(into);
+    return status;
 }

@@ -54,6 +54,17 @@ void vp_json_close(vp_json *j) {
     *j = (vp_json){0};
 }
 
+int vp_json_publish(const char *folder, const char *name, const json_t *root, vp_error *err) {
+    vp_buf text = {0};
+    char *dump = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
+    if (!dump) return vp_fail(err, VP_MEMORY, "out of memory for %s, or a text that is no UTF-8", name);
+    int status = vp_buf_printf(&text, err, "%s\n", dump);
+    if (!status) status = vp_publish_file(folder, name, text.data, text.len, err);
+    vp_buf_free(&text);
+    free(dump);
+    return status;
+}
+
 static int wrong(const vp_json *j, const char *key, const char *want, vp_error *err) {
     return vp_fail(err, VP_DATA, "%s: \"%s\" is not %s", j->path, key, want);
 }

@@ -20,6 +20,8 @@ int vp_json_open(vp_json *j, const char *folder, const char *name, json_type roo
 /* The same, but a file that does not exist gives root NULL and VP_OK. */
 int vp_json_open_optional(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err);
 void vp_json_close(vp_json *j);
+/* The file folder/name, indented, through a temporary name. root NULL, or a text in it that is no UTF-8: VP_MEMORY. */
+int vp_json_publish(const char *folder, const char *name, const json_t *root, vp_error *err);
 
 /* Members of an object. An absent or null member leaves *value as it is; one of another type is VP_DATA naming the file
  * and the key. */

@@ -24,8 +24,14 @@ static int add(back *b, const vp_mat *to, const vp_mat *what, vp_error *err) {
 static int linear_bwd(back *b, const vp_linear *w, const vp_mat *x, const vp_mat *dout, const vp_mat *dx,
                       vp_error *err) {
     vp_encoder *e = b->p.e;
-    vp_linear_op op = {
-        .weight = w->weight, .x = *x, .out = *dout, .dout = dout, .dx = dx, .dw = w->dw, .batch = b->p.batch};
+    vp_linear_op op = {.weight = w->weight,
+                       .x = *x,
+                       .out = *dout,
+                       .dout = dout,
+                       .dx = dx,
+                       .dw = w->dw,
+                       .dbias = w->dbias,
+                       .batch = b->p.batch};
     if (dx) VP_TRY(check(b, e->ops->linear_bwd_x(e->queue, &op), err));
     if (w->dw) VP_TRY(check(b, e->ops->linear_bwd_w(e->queue, &op), err));
     vp_lora_op lora = {.x = *x, .out = *dout, .batch = b->p.batch, .dout = dout, .dx = dx};

@@ -15,7 +15,7 @@ typedef struct vp_linear {
     int32_t nlora;
     vp_lora_part *trained; /* of the one that is trained */
     int32_t ntrained;
-    float *dw; /* [out, in] gradient when the weight itself is trained, else NULL */
+    float *dw, *dbias; /* [out, in], [out] gradients when the weight itself is trained, else NULL */
     int64_t layer;
     vp_site site; /* of its input's dropout */
 } vp_linear;
@@ -38,13 +38,15 @@ typedef struct vp_training {
     vp_trained_pair *pair; /* an adapter's */
     size_t npairs;
     struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
+    int64_t head;                 /* offset of the output head; -1: it is not trained */
 } vp_training;
 int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err);
 void vp_training_close(vp_training *t);
 /* Offset of a trained weight (its bias: `bias`) in the space; -1: not trained. */
 int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bias);
-/* The rows of a weight as they are now: the trained ones, or the file's. */
+/* The rows of a weight, or its bias [rows], as they are now: trained, or the file's (also when e is NULL). */
 vp_weight_part vp_training_part(const vp_encoder *e, const vp_weight_entry *w);
+int vp_training_bias(const vp_encoder *e, const vp_weight_entry *w, float *out, vp_error *err);
 
 typedef struct vp_layer {
     vp_linear qkv;                                      /* [(H + 2 G) d, C]: q, k and v of one input are one product */

@@ -9,8 +9,14 @@ struct vp_head {
     vp_device *own_device; /* opened here, else NULL */
     vp_queue *own_queue;
     vp_weight *weight;
+    float *bias; /* [vocab], or NULL */
     int64_t width, vocab;
 };
+
+typedef struct live_rows {
+    const float *rows; /* [vocab, width] */
+    int64_t width;
+} live_rows;
 
 /* The entry with the head's numbers: its own, or the embedding that it is tied to. */
 static int find_head(const vp_model *m, const vp_weight_entry **head, const vp_weight_entry **rows, vp_error *err) {
@@ -20,30 +26,45 @@ static int find_head(const vp_model *m, const vp_weight_entry **head, const vp_w
     return vp_fail(err, VP_DATA, "%s: the model has no output head (lm_head) to predict tokens with", vp_model_path(m));
 }
 
+static vp_weight_desc describe(const vp_head *h, const vp_weight_part *part) {
+    return (vp_weight_desc){.part = part,
+                            .nparts = 1,
+                            .in = h->width,
+                            .out = h->vocab,
+                            .bias = h->bias,
+                            .compute = h->on.type,
+                            .backward = true,
+                            .name = "lm_head"};
+}
+
 static int pack(vp_head *h, const vp_model *m, vp_error *err) {
     const vp_weight_entry *head, *rows;
     VP_TRY(find_head(m, &head, &rows, err));
     h->vocab = rows->rows;
     h->width = rows->cols;
-    const vp_weight_part part = {.rows = h->vocab, .read_row = vp_weight_read_row, .ctx = rows};
-    float *bias = NULL;
-    int status = VP_OK;
     if (head->bias) {
-        bias = vp_calloc((size_t)h->vocab, sizeof *bias);
-        status = bias ? vp_weight_read_bias(head, bias, err)
-                      : vp_fail_memory(err, "a bias", (size_t)h->vocab * sizeof *bias);
+        h->bias = vp_calloc((size_t)h->vocab, sizeof *h->bias);
+        if (!h->bias) return vp_fail_memory(err, "a bias", (size_t)h->vocab * sizeof *h->bias);
+        VP_TRY(vp_weight_read_bias(head, h->bias, err));
     }
-    const vp_weight_desc desc = {.part = &part,
-                                 .nparts = 1,
-                                 .in = h->width,
-                                 .out = h->vocab,
-                                 .bias = bias,
-                                 .compute = h->on.type,
-                                 .backward = true,
-                                 .name = head->module};
-    if (!status) status = h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
-    free(bias);
-    return status;
+    const vp_weight_part part = {.rows = h->vocab, .read_row = vp_weight_read_row, .ctx = rows};
+    const vp_weight_desc desc = describe(h, &part);
+    return h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
+}
+
+static int read_live(const void *ctx, int64_t row, float *out, vp_error *err) {
+    (void)err;
+    const live_rows *l = ctx;
+    memcpy(out, l->rows + row * l->width, (size_t)l->width * sizeof *out);
+    return VP_OK;
+}
+
+int vp_head_set(vp_head *h, const float *rows, vp_error *err) {
+    const live_rows live = {rows, h->width};
+    const vp_weight_part part = {.rows = h->vocab, .read_row = read_live, .ctx = &live};
+    const vp_weight_desc desc = describe(h, &part);
+    const int status = h->on.ops->weight_update(h->on.queue, h->weight, &desc);
+    return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : VP_OK;
 }
 
 static int open_device(vp_head *h, const vp_encode_options *o, vp_error *err) {
@@ -84,6 +105,7 @@ void vp_head_close(vp_head *h) {
     if (h->weight) h->on.ops->weight_free(h->on.device, h->weight);
     if (h->own_queue) h->on.ops->queue_close(h->own_queue);
     if (h->own_device) h->on.ops->close(h->own_device);
+    free(h->bias);
     free(h);
 }
 

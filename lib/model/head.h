@@ -16,6 +16,8 @@ typedef struct vp_head vp_head;
 int vp_head_open(vp_head **h, const vp_model *m, const vp_encode_options *o, vp_error *err);
 int vp_head_open_on(vp_head **h, const vp_model *m, const struct vp_compute *on, vp_error *err);
 void vp_head_close(vp_head *h);
+/* From now on the head's weights are rows [V, C], copied; its bias stays. */
+int vp_head_set(vp_head *h, const float *rows, vp_error *err);
 int64_t vp_head_width(const vp_head *h); /* C */
 int64_t vp_head_vocab(const vp_head *h); /* V */
 /* The backend's operations with this head as op->head. One thread at a time. */

@@ -1,6 +1,6 @@
 /* A model with its adapters as one set of weights: which tensors the folder gets, and their rows, read, adapted and
  * handed on one by one. */
-#include "lib/model/private.h"
+#include "lib/model/encoder.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +15,7 @@ typedef struct item { /* one tensor of the output */
 
 typedef struct merger {
     const vp_model *model;
+    const vp_encoder *trained; /* or NULL */
     vp_export *out;
     item *item;
     size_t n;
@@ -115,6 +116,7 @@ static int adapt_row(merger *g, size_t adapter, int64_t r, int64_t cols, vp_erro
 
 static int write_weight(merger *g, const vp_weight_entry *e, vp_error *err) {
     const vp_model *m = g->model;
+    const vp_weight_part rows = vp_training_part(g->trained, e);
     for (size_t k = 0; k < m->nadapters; k++) {
         free(g->a[k]);
         g->a[k] = NULL;
@@ -122,7 +124,7 @@ static int write_weight(merger *g, const vp_weight_entry *e, vp_error *err) {
         if (g->t[k]) VP_TRY(read_all(g->t[k]->a, &g->a[k], err));
     }
     for (int64_t r = 0; r < e->rows; r++) {
-        VP_TRY(vp_weight_read_row(e, r, g->row, err));
+        VP_TRY(rows.read_row(rows.ctx, r, g->row, err));
         for (size_t k = 0; k < m->nadapters; k++)
             if (g->t[k]) VP_TRY(adapt_row(g, k, r, e->cols, err));
         VP_TRY(vp_export_values(g->out, g->row, (size_t)e->cols, err));
@@ -133,7 +135,7 @@ static int write_weight(merger *g, const vp_weight_entry *e, vp_error *err) {
 static int write_item(merger *g, const item *i, vp_error *err) {
     if (!i->entry) return vp_export_bytes(g->out, i->tensor->data, i->tensor->bytes, err);
     if (!i->bias) return write_weight(g, i->entry, err);
-    VP_TRY(vp_weight_read_bias(i->entry, g->row, err));
+    VP_TRY(vp_training_bias(g->trained, i->entry, g->row, err));
     return vp_export_values(g->out, g->row, (size_t)vp_tensor_cols(i->tensor), err);
 }
 
@@ -179,20 +181,31 @@ static const char *sub_folder(const vp_model *m) {
     return rest + strspn(rest, "/");
 }
 
-int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_t max_shard, vp_merged *merged,
-                   vp_error *err) {
+int vp_merge(const vp_model *m, const vp_merge_options *o, const char *folder, vp_merged *merged, vp_error *err) {
     if (!vp_model_has_weights(m)) return vp_fail(err, VP_DATA, "%s: a vocabulary without weights", m->path);
-    merger g = {.model = m};
+    merger g = {.model = m, .trained = o->trained};
     const char *sub = sub_folder(m);
     char *inner = NULL;
     VP_TRY(vp_path_join(&inner, folder, sub, err));
     int status = *sub && mkdir(inner, 0777) ? vp_fail_errno(err, "cannot create '%s'", inner) : VP_OK;
-    if (!status) status = vp_merge_files(m, folder, sub, err);
-    if (!status) status = vp_merge_config(m, inner, dtype, err);
-    if (!status) status = write_weights(&g, inner, dtype, max_shard, err);
+    if (!status) status = vp_merge_files(m, o->settings, folder, sub, err);
+    if (!status) status = vp_merge_config(m, o->settings, inner, o->dtype, err);
+    if (!status) status = write_weights(&g, inner, o->dtype, o->max_shard, err);
     if (!status)
         *merged = (vp_merged){(int64_t)g.n, vp_export_size(g.out), vp_export_files(g.out), vp_export_rounding(g.out)};
     release(&g);
     free(inner);
     return status;
+}
+
+int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_t max_shard, vp_merged *merged,
+                   vp_error *err) {
+    const vp_merge_options o = {.settings = &m->settings, .dtype = dtype, .max_shard = max_shard};
+    return vp_merge(m, &o, folder, merged, err);
+}
+
+int vp_encoder_save(const vp_encoder *e, const vp_settings *settings, const char *folder, vp_dtype dtype,
+                    vp_merged *merged, vp_error *err) {
+    const vp_merge_options o = {.trained = e, .settings = settings, .dtype = dtype, .max_shard = INT64_MAX};
+    return vp_merge(e->model, &o, folder, merged, err);
 }

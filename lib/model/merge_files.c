@@ -1,5 +1,7 @@
 /* What stands beside the weights of a merged model: config.json, written anew, and the base's own small files. */
 #include "lib/model/private.h"
+#include "lib/model/settings.h"
+#include "lib/model/settings_write.h"
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -11,14 +13,6 @@
 
 static const char *dtype_name(vp_dtype dtype) {
     return dtype == VP_F32 ? "float32" : dtype == VP_BF16 ? "bfloat16" : "float16";
-}
-
-static int write_json(const char *folder, const char *name, const json_t *root, vp_error *err) {
-    char *text = json_dumps(root, JSON_INDENT(2));
-    if (!text) return vp_fail_memory(err, name, 0);
-    int status = vp_write_file(folder, name, text, strlen(text), err);
-    free(text);
-    return status;
 }
 
 /* The base's own, with the new type. Its integers stay integers. */
@@ -74,13 +68,23 @@ static int check_config(const vp_model *m, const char *folder, vp_error *err) {
     return status;
 }
 
-int vp_merge_config(const vp_model *m, const char *folder, vp_dtype dtype, vp_error *err) {
+/* transformers from 5.2 on lets a decoder attend to both sides that says so. */
+static int set_attention(const vp_model *m, const vp_settings *s, json_t *root, vp_error *err) {
+    if (strcmp(s->attention, "bi") != 0)
+        json_object_del(root, "is_causal");
+    else if (m->config.causal && json_object_set_new(root, "is_causal", json_false()))
+        return vp_fail_memory(err, "config.json", 0);
+    return VP_OK;
+}
+
+int vp_merge_config(const vp_model *m, const vp_settings *s, const char *folder, vp_dtype dtype, vp_error *err) {
     json_t *root = NULL;
     int status = m->transformer ? config_of_folder(m, &root, err) : config_of_gguf(m, &root, err);
     const char *key = json_object_get(root, "dtype") ? "dtype" : "torch_dtype"; /* the older name is still read */
     if (!status && json_object_set_new(root, key, json_string(dtype_name(dtype))))
         status = vp_fail_memory(err, "config.json", 0);
-    if (!status) status = write_json(folder, "config.json", root, err);
+    if (!status) status = set_attention(m, s, root, err);
+    if (!status) status = vp_json_publish(folder, "config.json", root, err);
     json_decref(root);
     return status || m->transformer ? status : check_config(m, folder, err);
 }
@@ -165,8 +169,27 @@ static int copy_llm2vec(const vp_model *m, const char *folder, vp_error *err) {
     return vp_path_exists(from, llm2vec) ? copy_file(from, folder, llm2vec, err) : VP_OK;
 }
 
-int vp_merge_files(const vp_model *m, const char *folder, const char *sub, vp_error *err) {
+/* Whether they are what the base's own files say. */
+static int same_settings(const vp_model *m, const vp_settings *s, bool *same, vp_error *err) {
+    vp_settings own = {0};
+    int status = vp_settings_default(&own, &m->config, err);
+    if (!status && m->transformer) status = vp_settings_read(&own, m->path, &m->config, err);
+    *same = !status && !strcmp(own.attention, s->attention) && !strcmp(own.pooling, s->pooling) &&
+            own.normalize == s->normalize && own.prompt_pooled == s->prompt_pooled && own.max_len == s->max_len;
+    vp_settings_free(&own);
+    return status;
+}
+
+int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, const char *sub, vp_error *err) {
+    const vp_settings_place place = {.folder = folder, .transformer = sub, .width = m->config.width};
+    bool same = false;
+    VP_TRY(same_settings(m, s, &same, err));
     if (m->transformer) VP_TRY(copy_files(m->path, folder, !*sub, err));
     if (m->transformer) VP_TRY(copy_modules(m, folder, sub, err));
-    return copy_llm2vec(m, folder, err);
+    if (s == &m->settings) VP_TRY(copy_llm2vec(m, folder, err));
+    const bool modules = vp_path_exists(folder, "modules.json"), llm2vec_there = vp_path_exists(folder, llm2vec);
+    if (!modules || !same) VP_TRY(vp_settings_write(s, &place, err));
+    if (m->config.causal && !strcmp(s->attention, "bi") && !llm2vec_there)
+        return vp_settings_write_llm2vec(s, folder, err);
+    return VP_OK;
 }

@@ -41,6 +41,8 @@ const char *vp_model_transformer(const vp_model *m);
 bool vp_model_is_gguf(const vp_model *m);            /* the path is a .gguf file */
 const char *vp_model_fingerprint(const vp_model *m); /* 32 hex digits */
 int64_t vp_model_width(const vp_model *m);           /* C */
+vp_dtype vp_model_dtype(
+    const vp_model *m); /* of its weights: VP_F32, VP_F16 or VP_BF16, which quantised ones are best kept in */
 int64_t vp_model_vocab(const vp_model *m);
 
 /* A LoRA adapter folder in PEFT's layout (both name depths), applied on the fly after those added before. A key that
@@ -50,10 +52,11 @@ int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err);
 
 /* Write the model with its adapters merged, W + scale B A in f32 and rounded once, into `folder` (existing and empty)
  * as a Hugging Face folder: config.json, safetensors, and from a base that is a folder also its tokenizer, generation,
- * sentence-transformers and LLM2Vec files. A GGUF base is dequantised under Hugging Face's names, q and k rows in its
- * order; its tokenizer is vp_tokenizer_export's business. Tensors that are no weights of the architecture are copied as
- * they are; a tied head is not written. VP_DATA: a model without weights, numbers that config.json cannot say, a value
- * that the type cannot hold. dtype is VP_F32, VP_BF16 or VP_F16. */
+ * sentence-transformers and LLM2Vec files, which are made where the base has none, or other settings; bidirectional
+ * attention of a decoder is `is_causal` false in config.json. A GGUF base is dequantised under Hugging Face's names, q
+ * and k rows in its order; its tokenizer is vp_tokenizer_export's business. Tensors that are no weights of the
+ * architecture are copied as they are; a tied head is not written. VP_DATA: a model without weights, numbers that
+ * config.json cannot say, a value that the type cannot hold. dtype is VP_F32, VP_BF16 or VP_F16. */
 typedef struct vp_merged { /* what was written */
     int64_t tensors, bytes, files;
     vp_rounding rounding;

@@ -100,7 +100,7 @@ static int prepare_trained(vp_encoder *e, const site *s, vp_linear *linear, vp_e
     return VP_OK;
 }
 
-static int stack_bias(const site *s, int64_t outputs, float **bias, vp_error *err) {
+static int stack_bias(const vp_encoder *e, const site *s, int64_t outputs, float **bias, vp_error *err) {
     *bias = NULL;
     bool any = false;
     for (int k = 0; k < s->n; k++) any |= s->part[k]->bias != NULL;
@@ -108,7 +108,7 @@ static int stack_bias(const site *s, int64_t outputs, float **bias, vp_error *er
     *bias = vp_calloc((size_t)outputs, sizeof **bias);
     if (!*bias) return vp_fail_memory(err, "a bias", (size_t)outputs * sizeof **bias);
     int64_t first = 0;
-    for (int k = 0; k < s->n; first += s->part[k++]->rows) VP_TRY(vp_weight_read_bias(s->part[k], *bias + first, err));
+    for (int k = 0; k < s->n; first += s->part[k++]->rows) VP_TRY(vp_training_bias(e, s->part[k], *bias + first, err));
     return VP_OK;
 }
 
@@ -122,7 +122,7 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
         part[k] = vp_training_part(e, s->part[k]);
         outputs += part[k].rows;
     }
-    VP_TRY(stack_bias(s, outputs, bias, err));
+    VP_TRY(stack_bias(e, s, outputs, bias, err));
     *desc = (vp_weight_desc){.part = part,
                              .nparts = n,
                              .in = s->part[0]->cols,
@@ -153,8 +153,11 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
     linear->out = desc.out;
     linear->layer = layer;
     linear->site = input;
+    float *grad = e->training ? e->training->grad : NULL;
     const int64_t at = vp_training_find(e->training, s.part[0], false);
-    if (at >= 0 && e->training->grad) linear->dw = e->training->grad + at;
+    const int64_t bias_at = vp_training_find(e->training, s.part[0], true);
+    if (grad && at >= 0) linear->dw = grad + at;
+    if (grad && bias_at >= 0) linear->dbias = grad + bias_at;
     VP_TRY(prepare_lora(e, &s, linear, err));
     return prepare_trained(e, &s, linear, err);
 }

@@ -38,10 +38,18 @@ struct vp_model {
 int vp_adapter_open(vp_adapter **a, const vp_model *m, const char *folder, vp_error *err);
 void vp_adapter_close(vp_adapter *a);
 const vp_adapter_target *vp_adapter_find(const vp_adapter *a, const vp_weight_entry *w); /* NULL: not adapted */
-/* For vp_model_merge: config.json for weights of `dtype`, into the transformer's folder; and what stands beside the
- * weights, into `folder`, whose transformer lies in its folder `sub` ("": itself). */
-int vp_merge_config(const vp_model *m, const char *folder, vp_dtype dtype, vp_error *err);
-int vp_merge_files(const vp_model *m, const char *folder, const char *sub, vp_error *err);
+/* For vp_merge: config.json for weights of `dtype` and the settings' attention, into the transformer's folder; and what
+ * stands beside the weights, into `folder`, whose transformer lies in its folder `sub` ("": itself). */
+int vp_merge_config(const vp_model *m, const vp_settings *s, const char *folder, vp_dtype dtype, vp_error *err);
+int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, const char *sub, vp_error *err);
+/* vp_model_merge with other settings, and what `trained` (NULL: nothing) has instead of the file's numbers. */
+typedef struct vp_merge_options {
+    const struct vp_encoder *trained;
+    const vp_settings *settings;
+    vp_dtype dtype;
+    int64_t max_shard;
+} vp_merge_options;
+int vp_merge(const vp_model *m, const vp_merge_options *o, const char *folder, vp_merged *merged, vp_error *err);
 /* Absolute and without links; VP_IO if it does not exist. Caller frees. */
 int vp_path_absolute(const char *path, char **out, vp_error *err);
 

@@ -65,10 +65,10 @@ static const char *default_targets(const vp_model *m, char *out, size_t cap) {
     return out;
 }
 
-static int layout_adapter(vp_encoder *e, vp_training *t, vp_error *err) {
+static int layout_adapter(vp_encoder *e, vp_training *t, size_t *cap, vp_error *err) {
     const vp_weights *w = &e->model->weights;
     char name[160];
-    size_t cap = 0, pairs = 0;
+    size_t pairs = 0;
     VP_TRY(check_targets(e->model, t->options.targets, err));
     for (size_t i = 0; i < w->n; i++) {
         const vp_weight_entry *entry = &w->entry[i];
@@ -77,20 +77,28 @@ static int layout_adapter(vp_encoder *e, vp_training *t, vp_error *err) {
         vp_trained_pair *pair = &t->pair[t->npairs++];
         *pair = (vp_trained_pair){.weight = entry, .a = t->params.count};
         snprintf(name, sizeof name, "base_model.model.%s.lora_A.weight", entry->module);
-        VP_TRY(add_param(t, &cap, name, t->options.rank, entry->cols, err));
+        VP_TRY(add_param(t, cap, name, t->options.rank, entry->cols, err));
         pair->b = t->params.count;
         snprintf(name, sizeof name, "base_model.model.%s.lora_B.weight", entry->module);
-        VP_TRY(add_param(t, &cap, name, entry->rows, t->options.rank, err));
+        VP_TRY(add_param(t, cap, name, entry->rows, t->options.rank, err));
     }
     return t->npairs ? VP_OK : vp_fail(err, VP_USAGE, "the adapter has no targets");
 }
 
-/* All weights that hidden states depend on; biases of linears stay. */
-static int layout_weights(vp_encoder *e, vp_training *t, vp_error *err) {
+static int add_weight(vp_encoder *e, vp_training *t, size_t *cap, const vp_weight_entry *w, bool bias, vp_error *err) {
+    char name[200];
+    const char *prefix = w->role == VP_W_HEAD ? "" : e->model->config.arch->prefix;
+    const bool vector = w->rows == 1;
+    snprintf(name, sizeof name, "%s%s.%s", prefix, w->module, bias ? "bias" : "weight");
+    if (bias) return add_param(t, cap, name, 1, vector ? w->cols : w->rows, err);
+    return add_param(t, cap, name, w->rows, w->cols, err);
+}
+
+/* All weights that hidden states depend on; last the linears' biases, so that weights which share an input lie
+ * together, as their biases do. */
+static int layout_weights(vp_encoder *e, vp_training *t, size_t *cap, vp_error *err) {
     const vp_model *m = e->model;
     const vp_weights *w = &m->weights;
-    char name[200];
-    size_t cap = 0;
     t->rows = vp_calloc(w->n, sizeof *t->rows);
     if (!t->rows) return vp_fail_memory(err, "trained weights", w->n * sizeof *t->rows);
     for (size_t i = 0; i < w->n; i++) {
@@ -99,13 +107,28 @@ static int layout_weights(vp_encoder *e, vp_training *t, vp_error *err) {
         if (entry->role == VP_W_POSITIONS || entry->role == VP_W_TYPES || entry->role == VP_W_EMBED_NORM)
             return vp_fail(err, VP_DATA, "%s: weights of a %s model cannot be trained whole", m->path,
                            m->config.arch->name);
-        snprintf(name, sizeof name, "%s%s.weight", m->config.arch->prefix, entry->module);
-        VP_TRY(add_param(t, &cap, name, entry->rows, entry->cols, err));
-        if (!entry->bias || entry->rows > 1) continue;
-        snprintf(name, sizeof name, "%s%s.bias", m->config.arch->prefix, entry->module);
-        VP_TRY(add_param(t, &cap, name, 1, entry->cols, err));
+        VP_TRY(add_weight(e, t, cap, entry, false, err));
+        if (entry->bias && entry->rows == 1) VP_TRY(add_weight(e, t, cap, entry, true, err));
     }
+    for (size_t i = 0; i < w->n; i++)
+        if (w->entry[i].bias && w->entry[i].rows > 1) VP_TRY(add_weight(e, t, cap, &w->entry[i], true, err));
     return VP_OK;
+}
+
+/* The output head, behind everything else; a tied one is the embedding, which is trained with the whole model only. */
+static int layout_head(vp_encoder *e, vp_training *t, size_t *cap, vp_error *err) {
+    const vp_weight_entry *head = vp_weights_find(&e->model->weights, VP_W_HEAD, -1);
+    t->head = -1;
+    if (head && head->alias && t->options.full) t->head = vp_training_find(t, head->alias, false);
+    if (t->head >= 0) t->options.head = true;
+    if (t->head >= 0 || !t->options.head) return VP_OK;
+    if (head && head->alias)
+        return vp_fail(err, VP_USAGE, "%s: the output head is the embedding, which an adapter leaves as it is",
+                       e->model->path);
+    if (!head || !head->tensor)
+        return vp_fail(err, VP_DATA, "%s: the model has no output head (lm_head) to train", e->model->path);
+    t->head = t->params.count;
+    return add_weight(e, t, cap, head, false, err);
 }
 
 /* ---- starting values ---- */
@@ -152,8 +175,16 @@ static int start_weights(const vp_encoder *e, vp_training *t, vp_error *err) {
         float *value = t->params.value + at;
         t->rows[i] = (vp_trained_rows){.weight = entry, .value = value};
         for (int64_t r = 0; r < entry->rows; r++) VP_TRY(vp_weight_read_row(entry, r, value + r * entry->cols, err));
-        if (bias >= 0) VP_TRY(vp_tensor_row(entry->bias, 0, t->params.value + bias, err));
+        if (bias >= 0) VP_TRY(vp_weight_read_bias(entry, t->params.value + bias, err));
     }
+    return VP_OK;
+}
+
+/* An adapter's head; that of a whole model is one of its weights. */
+static int start_head(const vp_encoder *e, vp_training *t, vp_error *err) {
+    const vp_weight_entry *head = vp_weights_find(&e->model->weights, VP_W_HEAD, -1);
+    for (int64_t r = 0; t->head >= 0 && r < head->rows; r++)
+        VP_TRY(vp_weight_read_row(head, r, t->params.value + t->head + r * head->cols, err));
     return VP_OK;
 }
 
@@ -214,14 +245,18 @@ static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
 }
 
 static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, vp_error *err) {
+    size_t cap = 0;
     if (t->options.full) {
-        VP_TRY(layout_weights(e, t, err));
+        VP_TRY(layout_weights(e, t, &cap, err));
+        VP_TRY(layout_head(e, t, &cap, err));
         VP_TRY(allocate(e, t, err));
         return start_weights(e, t, err);
     }
     VP_TRY(set_targets(e, t, continued, err));
-    VP_TRY(layout_adapter(e, t, err));
+    VP_TRY(layout_adapter(e, t, &cap, err));
+    VP_TRY(layout_head(e, t, &cap, err));
     VP_TRY(allocate(e, t, err));
+    VP_TRY(start_head(e, t, err));
     if (continued) return continue_adapter(t, continued, err);
     start_adapter(t);
     return VP_OK;
@@ -276,11 +311,24 @@ static int read_trained(const void *ctx, int64_t row, float *out, vp_error *err)
 }
 
 vp_weight_part vp_training_part(const vp_encoder *e, const vp_weight_entry *w) {
-    const vp_training *t = e->training;
-    size_t i = (size_t)(w - e->model->weights.entry);
+    const vp_training *t = e ? e->training : NULL;
+    size_t i = t && t->rows ? (size_t)(w - e->model->weights.entry) : 0;
     if (t && t->rows && t->rows[i].weight)
         return (vp_weight_part){.rows = w->rows, .read_row = read_trained, .ctx = &t->rows[i]};
     return (vp_weight_part){.rows = w->rows, .read_row = vp_weight_read_row, .ctx = w};
+}
+
+int vp_training_bias(const vp_encoder *e, const vp_weight_entry *w, float *out, vp_error *err) {
+    const int64_t at = vp_training_find(e ? e->training : NULL, w, true);
+    if (at < 0) return vp_weight_read_bias(w, out, err);
+    memcpy(out, e->training->params.value + at, (size_t)(w->rows == 1 ? w->cols : w->rows) * sizeof *out);
+    return VP_OK;
+}
+
+int64_t vp_encoder_head(const vp_encoder *e, bool *tied) {
+    const vp_weight_entry *head = vp_weights_find(&e->model->weights, VP_W_HEAD, -1);
+    *tied = head && head->alias;
+    return e->training ? e->training->head : -1;
 }
 
 const vp_params *vp_encoder_params(const vp_encoder *e) {

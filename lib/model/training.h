@@ -15,7 +15,8 @@ typedef enum vp_recompute { VP_RECOMPUTE_NONE, VP_RECOMPUTE_MLP, VP_RECOMPUTE_LA
  * encoders with equal options, model and numbers, one with `backward` and one without, the forward passes give the same
  * bytes. */
 typedef struct vp_train_options {
-    bool full;                /* every weight is trained (but linears' biases); else a LoRA adapter */
+    bool full;                /* every weight is trained, but the output head; else a LoRA adapter */
+    bool head;                /* the output head is trained, too; where it is tied, `full` trains it anyway */
     int64_t rank;             /* of the adapter, r */
     double alpha;             /* its scale is alpha / r */
     const char *targets;      /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
@@ -32,6 +33,12 @@ typedef struct vp_train_options {
  * +-1/sqrt(inputs), B zero, as PEFT; or as `start` has them), or the model's weights. NULL where nothing is trained. */
 const vp_params *vp_encoder_params(const vp_encoder *e);
 float *vp_encoder_gradient(const vp_encoder *e); /* [count]: vp_encoder_backward adds to it */
+/* vp_model_merge of the model as it is trained now, in one file, with these settings. */
+int vp_encoder_save(const vp_encoder *e, const vp_settings *settings, const char *folder, vp_dtype dtype,
+                    vp_merged *merged, vp_error *err);
+/* Where the output head's rows [V, C] begin among them; -1: they are not trained. *tied: they are the embedding's, with
+ * which they have one gradient and one state. */
+int64_t vp_encoder_head(const vp_encoder *e, bool *tied);
 /* To be called after the numbers changed: full training packs the weights anew. */
 int vp_encoder_changed(vp_encoder *e, vp_error *err);
 /* What the adapter is, as options that would make its like (strings owned by the encoder). */

@@ -75,3 +75,65 @@ void vp_following_close(vp_following *f) {
     vp_follow_close(f->live);
     free(f);
 }
+
+/* ---- the head ---- */
+
+struct vp_head_following {
+    vp_follow *live;
+    vp_head *head;
+    float *weights; /* all that is trained */
+    int64_t at;     /* of the head's among them; -1: it is not trained */
+    int64_t version;
+};
+
+static int open_live(vp_head_following *f, const vp_model *m, const char *folder, vp_error *err) {
+    vp_recipe_file file;
+    int status = vp_recipe_open(&file, folder, err);
+    if (!status && strcmp(file.recipe.fingerprint, vp_model_fingerprint(m)) != 0)
+        status = vp_fail(err, VP_DATA, "'%s' trains another model than '%s'", folder, vp_model_path(m));
+    f->at = file.recipe.head;
+    vp_recipe_close(&file);
+    VP_TRY(status);
+    const size_t bytes = vp_follow_bytes(f->live);
+    const int64_t count = (int64_t)(bytes / sizeof(float)), head = vp_head_vocab(f->head) * vp_head_width(f->head);
+    if (f->at >= 0 && (f->at > count || head > count - f->at))
+        return vp_fail(err, VP_DATA, "'%s': its train.json and live do not belong together", folder);
+    if (f->at >= 0 && !(f->weights = vp_calloc(1, bytes))) return vp_fail_memory(err, "a run's weights", bytes);
+    return VP_OK;
+}
+
+int vp_head_following_open(vp_head_following **out, const vp_model *m, const char *folder, const vp_encode_options *o,
+                           int output, vp_error *err) {
+    vp_head_following *f = vp_calloc(1, sizeof *f);
+    *out = NULL;
+    if (!f) return vp_fail_memory(err, "following a run", sizeof *f);
+    f->version = -1;
+    int status = vp_follow_open(&f->live, folder, output, err);
+    if (!status) status = vp_head_open(&f->head, m, o, err);
+    if (!status) status = open_live(f, m, folder, err);
+    if (status)
+        vp_head_following_close(f);
+    else
+        *out = f;
+    return status;
+}
+
+int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head **head, vp_error *err) {
+    const int64_t step = vp_map_int(batch->keys, "step", -1);
+    if (step < 0) return vp_frame_fail(batch, VP_DATA, err, "no key step: tok --batch makes steps");
+    if (f->at >= 0 && step != f->version) {
+        VP_TRY(vp_follow_wait(f->live, step, f->weights, err));
+        VP_TRY(vp_head_set(f->head, f->weights + f->at, err));
+        f->version = step;
+    }
+    *head = f->head;
+    return VP_OK;
+}
+
+void vp_head_following_close(vp_head_following *f) {
+    if (!f) return;
+    vp_head_close(f->head);
+    vp_follow_close(f->live);
+    free(f->weights);
+    free(f);
+}

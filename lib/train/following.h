@@ -1,7 +1,8 @@
-/* The forward passes of a run that trains elsewhere: `fwd --follow`. The run's folder says what is applied and trained,
- * and gives the weights of every step. */
+/* The forward passes of a run that trains elsewhere, `fwd --follow`, and its output head. The run's folder says what is
+ * applied and trained, and gives the weights of every step. */
 #ifndef VP_TRAIN_FOLLOWING_H
 #define VP_TRAIN_FOLLOWING_H
+#include "lib/model/head.h"
 #include "lib/model/model.h"
 
 typedef struct vp_following vp_following;
@@ -19,5 +20,14 @@ int vp_following_open(vp_following **f, vp_model *m, const vp_follow_options *o,
 /* The encoder with the weights that the batch's key `step` wants, waiting for them. VP_UPSTREAM: the run died. */
 int vp_following_encoder(vp_following *f, const vp_frame *batch, vp_encoder **encoder, vp_error *err);
 void vp_following_close(vp_following *f);
+
+/* The output head of a run that may train it: `loss --follow`, opened as vp_head_open does. Waits as
+ * above; VP_DATA: the run is of another model. */
+typedef struct vp_head_following vp_head_following;
+int vp_head_following_open(vp_head_following **f, const vp_model *m, const char *folder, const vp_encode_options *o,
+                           int output, vp_error *err);
+/* The head with the weights that the batch's key `step` wants. */
+int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head **head, vp_error *err);
+void vp_head_following_close(vp_head_following *f);
 
 #endif

@@ -58,6 +58,12 @@ void vp_objective_close(vp_objective *o) {
 
 /* ---- tokens ---- */
 
+static int64_t unit_end(const vp_marked *t, int64_t first) {
+    int64_t last = first + 1;
+    while (last < t->M && (!t->unit || t->unit[last] == t->unit[first])) last++;
+    return last;
+}
+
 int vp_objective_tokens(const vp_objective *o, vp_head *head, const vp_marked *t, float *loss, float *grad,
                         uint8_t *right, vp_error *err) {
     const int64_t C = vp_head_width(head);
@@ -68,15 +74,20 @@ int vp_objective_tokens(const vp_objective *o, vp_head *head, const vp_marked *t
         if (t->target[i] >= vp_head_vocab(head))
             return vp_fail(err, VP_DATA, "target %d: the model has %lld tokens", t->target[i],
                            (long long)vp_head_vocab(head));
-    const vp_mat dx = vp_objective_mat(grad, t->M, C);
-    vp_xent_op op = {.x = vp_objective_mat(t->picked, t->M, C),
-                     .target = t->target,
-                     .weight = t->weight,
-                     .denominator = t->denominator,
-                     .loss = loss,
-                     .right = right,
-                     .dx = grad ? &dx : NULL};
-    return vp_head_xent(head, &op, err);
+    for (int64_t first = 0, last; first < t->M; first = last) {
+        last = t->dhead ? unit_end(t, first) : t->M;
+        const vp_mat dx = vp_objective_mat(grad ? grad + first * C : NULL, last - first, C);
+        vp_xent_op op = {.x = vp_objective_mat(t->picked + first * C, last - first, C),
+                         .target = t->target + first,
+                         .weight = t->weight ? t->weight + first : NULL,
+                         .denominator = t->denominator,
+                         .loss = loss + first,
+                         .right = right ? right + first : NULL,
+                         .dx = grad ? &dx : NULL,
+                         .dw = t->dhead};
+        VP_TRY(vp_head_xent(head, &op, err));
+    }
+    return VP_OK;
 }
 
 /* ---- rows ---- */

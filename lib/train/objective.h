@@ -42,10 +42,12 @@ typedef struct vp_marked {
     const int32_t *target; /* [M]; negative: none */
     const float *weight;   /* [M], or NULL: 1 */
     double denominator;    /* of the whole step: the sum of all weights */
+    const int32_t *unit;   /* [M] gradient units, ascending: dhead gets one sum a unit; NULL: one unit */
+    float *dhead;          /* [V, C] gradient of the head, added to; NULL: not wanted */
 } vp_marked;
 /* loss [M]: weight times negative log-likelihood, over the denominator. grad [M, C], or NULL. right [M], or NULL: 1
- * where no token is likelier than the target. A row's results do not depend on the others. VP_DATA: a target outside
- * the vocabulary, a denominator that is not positive. */
+ * where no token is likelier than the target. A row's results do not depend on the others, and dhead's not on how the
+ * units are shared out among calls. VP_DATA: a target outside the vocabulary, a denominator that is not positive. */
 int vp_objective_tokens(const vp_objective *o, vp_head *head, const vp_marked *t, float *loss, float *grad,
                         uint8_t *right, vp_error *err);
 
@@ -82,7 +84,7 @@ void vp_rows_scatter(const vp_step *s, int64_t width, const float *from, float *
 typedef struct vp_targets {
     int64_t M;
     int32_t *position, *target; /* [M] tokens of the frame with target >= 0, ascending; what they must predict */
-    int32_t *row;               /* [M] the row that the token belongs to */
+    int32_t *row, *unit;        /* [M] the row that the token belongs to, and the row's gradient unit */
     float *weight;              /* [M] */
     double denominator;         /* the step's weight_sum */
 } vp_targets;

@@ -1,44 +1,10 @@
 /* The files of a trained adapter (output.h). */
 #include "lib/train/output.h"
+#include "lib/base/json.h"
 #include "lib/train/tensors.h"
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-/* FOLDER/NAME with these bytes and these, through a temporary name. */
-static int publish(const char *folder, const char *name, const void *data, size_t n, const char *end, vp_error *err) {
-    char *path;
-    vp_publish p;
-    VP_TRY(vp_path_join(&path, folder, name, err));
-    int status = vp_publish_open(&p, path, err);
-    if (!status) {
-        status = vp_write_all(p.fd, data, n, path, err);
-        if (!status) status = vp_write_all(p.fd, end, strlen(end), path, err);
-        if (!status)
-            status = vp_publish_commit(&p, err);
-        else
-            vp_publish_abort(&p);
-    }
-    free(path);
-    return status;
-}
-
-int vp_run_write_json(const char *folder, const char *name, const json_t *root, vp_error *err) {
-    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
-    if (!text) return vp_fail(err, VP_MEMORY, "out of memory for %s, or a text that is no UTF-8", name);
-    int status = publish(folder, name, text, strlen(text), "\n", err);
-    free(text);
-    return status;
-}
-
-/* The same, and the JSON, made for it alone, is freed. */
-static int write_new(const char *folder, const char *name, json_t *root, vp_error *err) {
-    int status = vp_run_write_json(folder, name, root, err);
-    json_decref(root);
-    return status;
-}
 
 /* ---- the adapter ---- */
 
@@ -124,94 +90,12 @@ int vp_run_write_adapter(const char *folder, const vp_lora_output *lora, vp_erro
     json_t *config = NULL;
     VP_TRY(describe(lora, &config, err)); /* nothing is replaced by what cannot be read */
     int status = write_weights(folder, lora->params, err);
-    if (!status) status = vp_run_write_json(folder, "adapter_config.json", config, err);
+    if (!status) status = vp_json_publish(folder, "adapter_config.json", config, err);
     json_decref(config);
     return status;
 }
 
-/* ---- what it is for ---- */
-
-typedef struct pooling_names {
-    const char *ours, *llm2vec, *sentence_transformers;
-} pooling_names;
-
-/* eos and last are the same token, as bos and cls are: the tokenizer decides which it is. */
-static const pooling_names poolings[] = {
-    {"mean", "mean", "mean"},
-    {"weighted_mean", "weighted_mean", "weightedmean"},
-    {"last", "last_token", "lasttoken"},
-    {"eos", "eos_token", "lasttoken"},
-    {"bos", "bos_token", "cls"},
-    {"cls", "bos_token", "cls"},
-};
-
-static const pooling_names *find_pooling(const char *ours) {
-    for (size_t i = 0; i < sizeof poolings / sizeof *poolings; i++)
-        if (strcmp(poolings[i].ours, ours) == 0) return &poolings[i];
-    return NULL;
-}
-
-static json_t *module(int at, const char *path, const char *type) {
-    char index[16];
-    snprintf(index, sizeof index, "%d", at);
-    return json_pack("{s:i, s:s, s:s, s:s}", "idx", at, "name", index, "path", path, "type", type);
-}
-
-#define ST_MODULE(name) "sentence_transformers.models." name
-
-/* Attention to both sides is no setting of sentence-transformers: the base's config decides, and an adapter has none.
- * Whoever does not trust the code gets an error, never the vectors of a causal model. */
-static const char both_sides[] =
-    "\"\"\"Attention to both sides in every layer, as this adapter was trained.\"\"\"\n"
-    "import transformers\n"
-    "from sentence_transformers.models import Transformer\n\n\n"
-    "class BidirectionalTransformer(Transformer):\n"
-    "    def __init__(self, *args, **kwargs):\n"
-    "        super().__init__(*args, **kwargs)\n"
-    "        if tuple(int(n) for n in transformers.__version__.split(\".\")[:2]) < (5, 2):\n"
-    "            raise ImportError(\"is_causal = False needs transformers 5.2 or later\")\n"
-    "        self.auto_model.config.is_causal = False\n";
-
-static int write_sentence_transformers(const char *folder, const vp_settings *s, const char *pooling, int64_t width,
-                                       vp_error *err) {
-    char *path;
-    const bool both = strcmp(s->attention, "bi") == 0;
-    json_t *modules =
-        json_pack("[o, o]", module(0, "", both ? "bidirectional.BidirectionalTransformer" : ST_MODULE("Transformer")),
-                  module(1, "1_Pooling", ST_MODULE("Pooling")));
-    if (modules && s->normalize && json_array_append_new(modules, module(2, "2_Normalize", ST_MODULE("Normalize")))) {
-        json_decref(modules);
-        modules = NULL;
-    }
-    if (both) VP_TRY(publish(folder, "bidirectional.py", both_sides, strlen(both_sides), "", err));
-    VP_TRY(write_new(folder, "modules.json", modules, err));
-    json_t *length = json_pack("{s:I, s:b}", "max_seq_length", (json_int_t)s->max_len, "do_lower_case", 0);
-    VP_TRY(write_new(folder, "sentence_bert_config.json", length, err));
-    json_t *prompts = json_pack("{s:{s:s, s:s}, s:n, s:s}", "prompts", "query", s->query_prefix, "document",
-                                s->document_prefix, "default_prompt_name", "similarity_fn_name", "cosine");
-    VP_TRY(write_new(folder, "config_sentence_transformers.json", prompts, err));
-    VP_TRY(vp_path_join(&path, folder, "1_Pooling", err));
-    int status = mkdir(path, 0777) && errno != EEXIST ? vp_fail_errno(err, "cannot create '%s'", path) : VP_OK;
-    if (!status)
-        status = write_new(path, "config.json",
-                           json_pack("{s:I, s:s, s:b}", "embedding_dimension", (json_int_t)width, "pooling_mode",
-                                     pooling, "include_prompt", s->prompt_pooled != 0),
-                           err);
-    free(path);
-    return status;
-}
-
-int vp_run_write_settings(const char *folder, const vp_settings *s, int64_t width, int64_t doc_max_len, vp_error *err) {
-    const pooling_names *pooling = find_pooling(s->pooling);
-    if (!pooling) return vp_fail(err, VP_BUG, "pooling '%s' has no name in a result's files", s->pooling);
-    if (strcmp(s->attention, "bi") == 0)
-        VP_TRY(write_new(folder, "llm2vec_config.json",
-                         json_pack("{s:s, s:I, s:I, s:b}", "pooling_mode", pooling->llm2vec, "max_length",
-                                   (json_int_t)s->max_len, "doc_max_length", (json_int_t)doc_max_len,
-                                   "skip_instruction", !s->prompt_pooled),
-                         err));
-    return write_sentence_transformers(folder, s, pooling->sentence_transformers, width, err);
-}
+/* ---- the tokenizer ---- */
 
 static int copy_file(const char *folder, const char *base, const char *name, vp_error *err) {
     char *path;
@@ -219,7 +103,7 @@ static int copy_file(const char *folder, const char *base, const char *name, vp_
     VP_TRY(vp_path_join(&path, base, name, err));
     int status = vp_map_open(&map, path, err);
     if (!status) {
-        status = publish(folder, name, map.data, map.size, "", err);
+        status = vp_publish_file(folder, name, map.data, map.size, err);
         vp_map_close(&map);
     }
     free(path);

@@ -23,7 +23,8 @@ int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err) {
     json_t *lora = t->full ? NULL
                            : json_pack("{s:I,s:f,s:f,s:s}", "rank", (json_int_t)t->rank, "alpha", t->alpha, "dropout",
                                        t->lora_dropout, "targets", t->targets);
-    if (root && (t->full || (lora && !json_object_set_new(root, "lora", lora)))) {
+    const bool ok = root && (t->full || (lora && !json_object_set_new(root, "lora", lora)));
+    if (ok && (r->head < 0 || !json_object_set_new(root, "head", json_integer((json_int_t)r->head)))) {
         *out = root;
         return VP_OK;
     }
@@ -69,7 +70,9 @@ static int read_all(vp_recipe_file *f, vp_error *err) {
     VP_TRY(vp_json_real(&f->json, root, "attention_dropout", &r->train.attention_dropout, err));
     VP_TRY(vp_json_real(&f->json, root, "hidden_dropout", &r->train.hidden_dropout, err));
     VP_TRY(vp_json_int(&f->json, root, "seed", &seed, err));
+    VP_TRY(vp_json_int(&f->json, root, "head", &r->head, err));
     r->train.seed = (uint64_t)seed;
+    r->train.head = r->head >= 0;
     if (!r->fingerprint || !r->attention)
         return vp_fail(err, VP_DATA, "%s: it does not say which model and attention", f->json.path);
     VP_TRY(read_adapters(f, err));
@@ -77,7 +80,7 @@ static int read_all(vp_recipe_file *f, vp_error *err) {
 }
 
 int vp_recipe_open(vp_recipe_file *f, const char *folder, vp_error *err) {
-    *f = (vp_recipe_file){0};
+    *f = (vp_recipe_file){.recipe.head = -1};
     VP_TRY(vp_json_open(&f->json, folder, "train.json", JSON_OBJECT, err));
     return read_all(f, err);
 }

@@ -11,6 +11,7 @@ typedef struct vp_recipe {
     const char *const *adapters; /* folders, in order: applied, not trained */
     size_t nadapters;
     vp_train_options train; /* its targets are named; `start` and `backward` do not matter here */
+    int64_t head;           /* where the output head's rows begin in `live`; -1: they are not trained */
 } vp_recipe;
 
 /* The recipe as JSON, the caller's to free; the same recipe gives the same text. */

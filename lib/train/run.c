@@ -3,6 +3,8 @@
 #include "lib/train/checkpoint.h"
 #include "lib/train/live.h"
 #include "lib/train/output.h"
+#include "lib/model/settings_write.h"
+#include "lib/text/text.h"
 #include "lib/train/recipe.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -86,7 +88,7 @@ static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
  * model's. */
 static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
     vp_pool_options o = r->o.pool;
-    const bool tokens = r->objective && vp_objective_is_tokens(r->o.objective);
+    const bool tokens = r->head != NULL;
     vp_map *encoder = vp_map_sub(header, "encoder"), *own = vp_map_new();
     const char *pooling = encoder ? vp_map_str(encoder, "pooling") : NULL;
     int status = own ? vp_model_describe(r->model, own, err) : vp_fail_memory(err, "a map", 1);
@@ -100,19 +102,29 @@ static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
         o.kind = "pick";
     if (!status) status = vp_pooler_open(&r->pooler, &o, own, err);
     if (!status && r->objective && tokens != vp_pooler_picks(r->pooler))
-        status = vp_fail(err, VP_USAGE, "objective %s %s", r->o.objective,
+        status = vp_fail(err, VP_USAGE, "objective %s %s", r->o.objective ? r->o.objective : "of `loss`",
                          tokens ? "takes marked tokens: --pool pick" : "takes one vector a text, not marked tokens");
     vp_map_free(encoder);
     vp_map_free(own);
     return status;
 }
 
-static int open_objective(vp_run *r, vp_error *err) {
-    if (!r->o.objective) return VP_OK;
+/* A head is needed by a loss of tokens that is made here, or was made by `loss`: its own gradient is always made here.
+ */
+static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
     vp_objective_options o = r->o.objective_options;
-    o.name = r->o.objective;
+    bool tied;
+    const bool trained = vp_encoder_head(r->encoder, &tied) >= 0;
+    o.name = r->o.objective ? r->o.objective : vp_map_str(header, "objective");
+    const bool tokens = vp_objective_is_tokens(o.name);
+    if (r->o.train.head && !tokens)
+        return vp_fail(err, VP_USAGE, "the output head is trained by mntp and ntp, not by '%s'", o.name ? o.name : "");
+    if (!r->o.objective && !(trained && tokens)) return VP_OK;
+    if (!r->o.objective && !vp_map_bool(header, "head_follow", false))
+        return vp_fail(err, VP_USAGE, "the output head is trained, but `loss` did not follow it: loss --follow %s",
+                       r->o.folder);
     VP_TRY(vp_objective_open(&r->objective, &o, err));
-    if (!vp_objective_is_tokens(r->o.objective)) return VP_OK;
+    if (!tokens) return VP_OK;
     const vp_compute c = vp_encoder_compute(r->encoder);
     return vp_head_open_on(&r->head, r->model, &c, err);
 }
@@ -138,12 +150,14 @@ static int plan(vp_run *r, const vp_step *s, vp_error *err) {
 }
 
 static int make_recipe(vp_run *r, vp_error *err) {
+    bool tied;
     const vp_recipe recipe = {.fingerprint = vp_model_fingerprint(r->model),
                               .attention = r->attention,
                               .compute = vp_encoder_compute_type(r->encoder),
                               .adapters = r->o.adapters,
                               .nadapters = r->o.nadapters,
-                              .train = *vp_encoder_training(r->encoder)};
+                              .train = *vp_encoder_training(r->encoder),
+                              .head = vp_encoder_head(r->encoder, &tied)};
     return vp_recipe_json(&recipe, &r->recipe, err);
 }
 
@@ -163,9 +177,9 @@ static int load_checkpoint(vp_run *r, vp_error *err) {
         status = vp_fail(err, VP_USAGE, "'%s' was begun with another optimiser", r->o.folder);
     if (!status) status = vp_checkpoint_load(r->checkpoint, vp_encoder_params(r->encoder), t.m, t.v, err);
     r->next = r->saved = json_integer_value(json_object_get(state, "step"));
-    vp_trainer_resume(r->trainer, json_integer_value(json_object_get(state, "updates")));
+    if (!status) status = vp_trainer_resume(r->trainer, json_integer_value(json_object_get(state, "updates")), err);
     json_decref(state);
-    return status ? status : vp_encoder_changed(r->encoder, err);
+    return status;
 }
 
 static int save_checkpoint(vp_run *r, vp_error *err) {
@@ -194,9 +208,21 @@ int vp_run_next_step(const char *folder, int64_t *step, vp_error *err) {
 
 /* ---- the folder ---- */
 
+/* A model that is trained whole must not be written over the one that it begins with. */
+static int check_apart(const vp_run *r, vp_error *err) {
+    if (!vp_encoder_training(r->encoder)->full) return VP_OK;
+    char *path = realpath(r->o.folder, NULL);
+    if (!path) return vp_fail_errno(err, "cannot open the folder '%s'", r->o.folder);
+    const bool same = !strcmp(path, vp_model_transformer(r->model)) || !strcmp(path, vp_model_path(r->model));
+    free(path);
+    return same ? vp_fail(err, VP_USAGE, "'%s' holds the model that is trained: take another folder", r->o.folder)
+                : VP_OK;
+}
+
 static int open_folder(vp_run *r, vp_error *err) {
     if (mkdir(r->o.folder, 0777) != 0 && errno != EEXIST)
         return vp_fail_errno(err, "cannot make the folder '%s'", r->o.folder);
+    VP_TRY(check_apart(r, err));
     VP_TRY(vp_live_lock(&r->live, r->o.folder, err));
     VP_TRY(vp_path_join(&r->checkpoint, r->o.folder, "checkpoint", err));
     if (!vp_path_exists(r->o.folder, "checkpoint")) return VP_OK;
@@ -208,13 +234,13 @@ static int open_folder(vp_run *r, vp_error *err) {
 /* train.json stands before `live` appears: a follower reads it then. */
 static int announce(vp_run *r, vp_error *err) {
     const vp_params *p = vp_encoder_params(r->encoder);
-    VP_TRY(vp_run_write_json(r->o.folder, "train.json", r->recipe, err));
+    VP_TRY(vp_json_publish(r->o.folder, "train.json", r->recipe, err));
     return vp_live_begin(r->live, r->next, p->value, (size_t)p->count * sizeof *p->value, err);
 }
 
 static int open_run(vp_run *r, const vp_map *header, vp_error *err) {
     VP_TRY(open_model(r, header, err));
-    VP_TRY(open_objective(r, err));
+    VP_TRY(open_objective(r, header, err));
     VP_TRY(open_pooler(r, header, err));
     VP_TRY(open_trainer(r, err));
     VP_TRY(make_recipe(r, err));
@@ -277,21 +303,45 @@ int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err) {
     return due && done->updated ? save_checkpoint(r, err) : VP_OK;
 }
 
-/* What the adapter is good for: the model's settings with the attention and pooling of this run. */
-static int write_settings(vp_run *r, vp_error *err) {
+/* ---- the result ---- */
+
+static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
+    const vp_train_options *t = vp_encoder_training(r->encoder);
+    const vp_settings_place place = {
+        .folder = r->o.folder, .transformer = "", .width = vp_encoder_width(r->encoder), .adapter = true};
+    vp_params params = *vp_encoder_params(r->encoder);
+    if (t->head) params.n--; /* the head stands last */
+    const vp_lora_output lora = {
+        .params = &params, .base = vp_model_path(r->model), .alpha = t->alpha, .dropout = t->lora_dropout};
+    VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
+    if (!strcmp(s->attention, "bi")) VP_TRY(vp_settings_write_llm2vec(s, r->o.folder, err));
+    return vp_settings_write(s, &place, err);
+}
+
+/* Whole in a folder of its own, then its files into the run's, config.json last: without it there is no model. */
+static int write_model(vp_run *r, const vp_settings *s, vp_error *err) {
+    vp_publish_folder result;
+    vp_merged merged;
+    bool exported;
+    char *path;
+    VP_TRY(vp_path_join(&path, r->o.folder, "result", err));
+    int status = vp_publish_folder_open(&result, path, NULL, err);
+    free(path);
+    if (status) return status;
+    const vp_dtype dtype = r->o.dtype == VP_NDTYPES ? vp_model_dtype(r->model) : r->o.dtype;
+    status = vp_encoder_save(r->encoder, s, result.temporary, dtype, &merged, err);
+    if (!status && vp_model_is_gguf(r->model))
+        status = vp_tokenizer_export(vp_model_path(r->model), result.temporary, &exported, err);
+    if (!status) status = vp_folder_move_files(result.temporary, r->o.folder, "config.json", err);
+    vp_publish_folder_abort(&result);
+    return status;
+}
+
+/* The result is good for the model's settings with the attention and pooling of this run. */
+int vp_run_finish(vp_run *r, vp_error *err) {
+    if (r->saved != r->next || !vp_path_exists(r->o.folder, "checkpoint")) VP_TRY(save_checkpoint(r, err));
     vp_settings s = *vp_model_settings(r->model);
     s.attention = r->attention;
     if (!vp_pooler_picks(r->pooler)) s.pooling = (char *)vp_pooler_kind(r->pooler);
-    return vp_run_write_settings(r->o.folder, &s, vp_encoder_width(r->encoder), 400, err);
-}
-
-int vp_run_finish(vp_run *r, vp_error *err) {
-    if (r->saved != r->next || !vp_path_exists(r->o.folder, "checkpoint")) VP_TRY(save_checkpoint(r, err));
-    const vp_train_options *t = vp_encoder_training(r->encoder);
-    const vp_lora_output lora = {.params = vp_encoder_params(r->encoder),
-                                 .base = vp_model_path(r->model),
-                                 .alpha = t->alpha,
-                                 .dropout = t->lora_dropout};
-    VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
-    return write_settings(r, err);
+    return vp_encoder_training(r->encoder)->full ? write_model(r, &s, err) : write_adapter(r, &s, err);
 }

@@ -12,6 +12,7 @@ typedef struct vp_run_options {
     size_t nadapters;
     vp_encode_options encode; /* `train` is set by vp_run_open; attention and compute NULL: the stream's */
     vp_train_options train;   /* dropout of attention and hidden states below 0: the stream's, else none */
+    vp_dtype dtype;           /* of a model that is trained whole; VP_NDTYPES: as the base has it */
     const char *objective;    /* NULL: gradients come in the stream */
     vp_objective_options objective_options;
     vp_pool_options pool;       /* kind NULL: the stream's, else as objective and model have it */
@@ -23,7 +24,8 @@ typedef struct vp_run_options {
 } vp_run_options;
 
 typedef struct vp_run vp_run;
-/* What `header` (the stream's) says counts where the options are silent; where both speak and differ it is VP_USAGE.
+/* What `header` (the stream's) says counts where the options are silent; where both speak and differ it is VP_USAGE. So
+ * is an output head that is trained where no loss of its tokens comes, or one whose `loss` did not follow the run.
  * The folder is locked: VP_LOCKED when another run is in it. VP_USAGE: a folder with a checkpoint, without `resume`; or
  * one whose checkpoint was made with other adapters, dropout, seed, attention, compute type or optimiser. */
 int vp_run_open(vp_run **r, const vp_run_options *o, const vp_map *header, vp_error *err);
@@ -33,7 +35,8 @@ int64_t vp_run_vocab(const vp_run *r); /* of the model, for the reader's checks 
 /* Train on a step, tell the followers, and write a checkpoint when it is time. VP_DATA: not the step whose turn it is.
  */
 int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err);
-/* After the stream's end: the last checkpoint and the result. */
+/* After the stream's end: the last checkpoint and the result: an adapter's files, without the head that was trained
+ * with it, or the folder of a model. */
 int vp_run_finish(vp_run *r, vp_error *err);
 void vp_run_close(vp_run *r);
 

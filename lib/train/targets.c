@@ -7,15 +7,16 @@ static int allocate(vp_targets *t, int64_t M, vp_error *err) {
     t->position = vp_calloc((size_t)M + 1, sizeof *t->position);
     t->target = vp_calloc((size_t)M + 1, sizeof *t->target);
     t->row = vp_calloc((size_t)M + 1, sizeof *t->row);
+    t->unit = vp_calloc((size_t)M + 1, sizeof *t->unit);
     t->weight = vp_calloc((size_t)M + 1, sizeof *t->weight);
-    return t->position && t->target && t->row && t->weight
+    return t->position && t->target && t->row && t->unit && t->weight
                ? VP_OK
-               : vp_fail_memory(err, "targets", (size_t)M * 4 * sizeof *t->target);
+               : vp_fail_memory(err, "targets", (size_t)M * 5 * sizeof *t->target);
 }
 
 typedef struct columns {
-    int32_t *cu, *target;
-    float *weight; /* NULL: all 1 */
+    int32_t *cu, *target, *unit; /* unit NULL: all 0 */
+    float *weight;               /* NULL: all 1 */
 } columns;
 
 static int read_columns(columns *c, const vp_frame *f, vp_error *err) {
@@ -27,6 +28,8 @@ static int read_columns(columns *c, const vp_frame *f, vp_error *err) {
         return vp_frame_fail(f, VP_DATA, err, "no column 'target' [T], what tokens must predict: mask makes it");
     VP_TRY(vp_frame_floats(f, "weight", &c->weight, &n, err));
     if (c->weight && n != f->T) return vp_frame_fail(f, VP_DATA, err, "column 'weight' is not [T]");
+    VP_TRY(vp_frame_ints(f, "unit", &c->unit, &n, err));
+    if (c->unit && n != f->B) return vp_frame_fail(f, VP_DATA, err, "column 'unit' is not [B]");
     if (!vp_map_has(f->keys, "weight_sum"))
         return vp_frame_fail(f, VP_DATA, err, "no key 'weight_sum', what the loss is divided by: mask makes it");
     return VP_OK;
@@ -41,6 +44,7 @@ static int fill(vp_targets *t, const columns *c, const vp_frame *f, vp_error *er
             t->position[t->M] = i;
             t->target[t->M] = c->target[i];
             t->weight[t->M] = weight;
+            t->unit[t->M] = c->unit ? c->unit[b] : 0;
             t->row[t->M++] = (int32_t)b;
         }
     t->denominator = vp_map_real(f->keys, "weight_sum", 0);
@@ -56,6 +60,7 @@ int vp_targets_read(vp_targets *t, const vp_frame *f, vp_error *err) {
     if (!status) status = fill(t, &c, f, err);
     free(c.cu);
     free(c.target);
+    free(c.unit);
     free(c.weight);
     if (status) vp_targets_free(t);
     return status;
@@ -65,6 +70,7 @@ void vp_targets_free(vp_targets *t) {
     free(t->position);
     free(t->target);
     free(t->row);
+    free(t->unit);
     free(t->weight);
     *t = (vp_targets){0};
 }

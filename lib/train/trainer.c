@@ -11,6 +11,9 @@ struct vp_trainer {
     vp_schedule schedule;
     const vp_params *params;
     float *grad, *m, *v;
+    int64_t head; /* offset of the head that is trained here; -1: none */
+    float *dhead; /* its gradient; of a tied head, which is the embedding, that of the step alone */
+    bool tied;
     int64_t width, updates, waiting; /* waiting: steps whose gradient no update has used */
 };
 
@@ -46,7 +49,34 @@ static int pool(vp_trainer *t, vp_micro *m, float **vectors, vp_error *err) {
     return VP_OK;
 }
 
-/* ---- gradients that came: forward again, then back ---- */
+/* What the marked tokens of a micro-batch must predict, [M]: their shares of the loss; grad [M, C], or NULL. */
+static int predict(vp_trainer *t, vp_micro *m, const vp_targets *targets, float *share, float *grad, vp_error *err) {
+    float *picked = NULL;
+    int status = pool(t, m, &picked, err);
+    const vp_marked in = {.M = targets->M,
+                          .picked = picked,
+                          .target = targets->target,
+                          .weight = targets->weight,
+                          .denominator = targets->denominator,
+                          .unit = targets->unit,
+                          .dhead = t->dhead};
+    if (!status) status = vp_objective_tokens(t->p.objective, t->p.head, &in, share, grad, NULL, err);
+    free(picked);
+    return status;
+}
+
+/* ---- gradients that came: forward again, then back; the head's own gradient is made here ---- */
+
+static int head_gradient(vp_trainer *t, vp_micro *m, vp_error *err) {
+    vp_targets targets;
+    VP_TRY(vp_targets_read(&targets, m->f, err));
+    float *share = vp_calloc((size_t)targets.M + 1, sizeof *share);
+    int status = share ? predict(t, m, &targets, share, NULL, err)
+                       : vp_fail_memory(err, "losses", (size_t)targets.M * sizeof *share);
+    free(share);
+    vp_targets_free(&targets);
+    return status;
+}
 
 static int step_given(vp_trainer *t, vp_micros *all, vp_error *err) {
     int status = VP_OK;
@@ -55,6 +85,7 @@ static int step_given(vp_trainer *t, vp_micros *all, vp_error *err) {
         if (!m->f->T || !m->vectors) continue;
         size_t mark = vp_encoder_mark(t->p.encoder);
         status = forward(t, m, true, err);
+        if (!status && t->dhead) status = head_gradient(t, m, err);
         if (!status) status = backward(t, m, m->given, err);
         vp_encoder_release_to(t->p.encoder, mark);
     }
@@ -65,17 +96,11 @@ static int step_given(vp_trainer *t, vp_micros *all, vp_error *err) {
 
 static int tokens_gradient(vp_trainer *t, vp_micro *m, const vp_targets *targets, float *loss, vp_error *err) {
     const size_t n = (size_t)(targets->M * t->width);
-    float *picked = NULL, *share = vp_calloc((size_t)targets->M, sizeof *share), *grad = vp_calloc(n, sizeof *grad);
-    int status = share && grad ? pool(t, m, &picked, err) : vp_fail_memory(err, "gradients", n * sizeof *grad);
-    const vp_marked in = {.M = targets->M,
-                          .picked = picked,
-                          .target = targets->target,
-                          .weight = targets->weight,
-                          .denominator = targets->denominator};
-    if (!status) status = vp_objective_tokens(t->p.objective, t->p.head, &in, share, grad, NULL, err);
+    float *share = vp_calloc((size_t)targets->M, sizeof *share), *grad = vp_calloc(n, sizeof *grad);
+    int status =
+        share && grad ? predict(t, m, targets, share, grad, err) : vp_fail_memory(err, "gradients", n * sizeof *grad);
     if (!status) vp_targets_rows(targets, share, m->f->B, loss);
     if (!status) status = backward(t, m, grad, err);
-    free(picked);
     free(share);
     free(grad);
     return status;
@@ -219,6 +244,12 @@ static int clip(vp_trainer *t, vp_optim_op *op, int64_t step, double *norm, vp_e
     return check(t, c.ops->clip(c.queue, op), err);
 }
 
+/* What is packed follows the numbers. */
+static int changed(vp_trainer *t, vp_error *err) {
+    VP_TRY(vp_encoder_changed(t->p.encoder, err));
+    return t->dhead ? vp_head_set(t->p.head, t->params->value + t->head, err) : VP_OK;
+}
+
 static int update(vp_trainer *t, int64_t step, vp_trained *done, vp_error *err) {
     const vp_compute c = vp_encoder_compute(t->p.encoder);
     vp_optim_op op = {.master = t->params->value,
@@ -238,7 +269,22 @@ static int update(vp_trainer *t, int64_t step, vp_trained *done, vp_error *err) 
     t->updates++;
     t->waiting = 0;
     done->updated = true;
-    return vp_encoder_changed(t->p.encoder, err);
+    return changed(t, err);
+}
+
+static size_t head_numbers(const vp_trainer *t) {
+    return (size_t)(vp_head_vocab(t->p.head) * vp_head_width(t->p.head));
+}
+
+/* A tied head's gradient joins that of the embedding when the step is done: so its sums, too, do not depend on how the
+ * step was cut. */
+static int join_tied(vp_trainer *t, vp_error *err) {
+    const vp_compute c = vp_encoder_compute(t->p.encoder);
+    const int64_t V = vp_head_vocab(t->p.head), C = vp_head_width(t->p.head);
+    const vp_mat head = {.ptr = t->dhead, .dtype = VP_F32, .rows = V, .cols = C, .ld = C};
+    vp_elem_op op = {.x = head, .y = head, .out = head, .a = 1, .b = 1};
+    op.y.ptr = op.out.ptr = t->grad + t->head;
+    return check(t, c.ops->add(c.queue, &op), err);
 }
 
 static int gradient(vp_trainer *t, const vp_step *s, vp_micros *all, vp_error *err) {
@@ -253,8 +299,10 @@ int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error 
     vp_micros all;
     *done = (vp_trained){.rows = s->B, .tokens = s->T, .lr = vp_schedule_lr(&t->schedule, s->step)};
     if (!t->waiting) memset(t->grad, 0, (size_t)t->params->count * sizeof *t->grad);
+    if (t->tied) memset(t->dhead, 0, head_numbers(t) * sizeof *t->dhead);
     int status = vp_micros_open(&all, s, t->p.pooler, t->width, t->o.batch_tokens, err);
     if (!status) status = gradient(t, s, &all, err);
+    if (!status && t->tied) status = join_tied(t, err);
     if (!status) status = add_losses(s, &all, &done->loss, err);
     vp_micros_close(&all);
     if (status) return status;
@@ -269,6 +317,15 @@ static int allocate(float **moment, int64_t n, vp_error *err) {
     return *moment ? VP_OK : vp_fail_memory(err, "the optimiser's moments", (size_t)n * sizeof **moment);
 }
 
+static int open_head(vp_trainer *t, vp_error *err) {
+    bool tied;
+    t->head = vp_encoder_head(t->p.encoder, &tied);
+    if (!t->p.head || t->head < 0) return VP_OK;
+    t->tied = tied;
+    t->dhead = tied ? vp_calloc(head_numbers(t), sizeof *t->dhead) : t->grad + t->head;
+    return t->dhead ? VP_OK : vp_fail_memory(err, "the head's gradient", head_numbers(t) * sizeof *t->dhead);
+}
+
 int vp_trainer_open(vp_trainer **out, const vp_trainer_options *o, const vp_trainer_parts *parts, vp_error *err) {
     *out = NULL;
     vp_trainer *t = vp_calloc(1, sizeof *t);
@@ -280,6 +337,7 @@ int vp_trainer_open(vp_trainer **out, const vp_trainer_options *o, const vp_trai
     t->width = vp_encoder_width(parts->encoder);
     const bool m = o->optimizer == VP_ADAMW || (o->optimizer == VP_SGD && o->beta1 > 0), v = o->optimizer != VP_SGD;
     int status = t->params && t->grad ? VP_OK : vp_fail(err, VP_BUG, "the encoder was not opened for training");
+    if (!status) status = open_head(t, err);
     if (!status && m) status = allocate(&t->m, t->params->count, err);
     if (!status && v) status = allocate(&t->v, t->params->count, err);
     if (status) {
@@ -294,6 +352,7 @@ void vp_trainer_close(vp_trainer *t) {
     if (!t) return;
     free(t->m);
     free(t->v);
+    if (t->tied) free(t->dhead);
     free(t);
 }
 
@@ -305,6 +364,7 @@ vp_trainer_state vp_trainer_state_of(const vp_trainer *t) {
     return (vp_trainer_state){.m = t->m, .v = t->v, .updates = t->updates};
 }
 
-void vp_trainer_resume(vp_trainer *t, int64_t updates) {
+int vp_trainer_resume(vp_trainer *t, int64_t updates, vp_error *err) {
     t->updates = updates;
+    return changed(t, err);
 }

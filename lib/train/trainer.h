@@ -25,7 +25,8 @@ typedef struct vp_trainer_options {
         .activations = (int64_t)2 << 30                                                                                \
     }
 
-/* What computes; all borrowed. Without objective, gradients must come; head: of objectives of tokens. */
+/* What computes; all borrowed. Without objective, gradients must come; head: of objectives of tokens, and where it is
+ * trained: its gradient is that of the cross-entropy of `target`, also when the gradient of what is below it came. */
 typedef struct vp_trainer_parts {
     vp_encoder *encoder; /* opened with vp_encode_options.train and `backward`, and warm */
     vp_pooler *pooler;
@@ -53,6 +54,7 @@ typedef struct vp_trainer_state {
     int64_t updates; /* done so far */
 } vp_trainer_state;
 vp_trainer_state vp_trainer_state_of(const vp_trainer *t);
-void vp_trainer_resume(vp_trainer *t, int64_t updates);
+/* To be called after the numbers were read from a checkpoint, too. */
+int vp_trainer_resume(vp_trainer *t, int64_t updates, vp_error *err);
 
 #endif

@@ -58,8 +58,26 @@ leftovers() { find . -name '*.tmp-*' | grep .; }
     merge -m base --adapter base/adapter --out merged
     cmp base/tokenizer.json merged/tokenizer.json
     cmp base/adapter/llm2vec_config.json merged/llm2vec_config.json
-    [ "$(find merged -type f | wc -l)" -eq 5 ]
+    [ ! -e merged/pytorch_model.bin ] && [ ! -e merged/.hidden.json ] && [ -e merged/generation_config.json ]
+    [ "$(find merged -type f | wc -l)" -eq 9 ] # four of sentence-transformers
     [ "$(stat -c %a merged)" = "$(mkdir x && stat -c %a x)" ]
+}
+
+@test "attention to both sides is in the files of everyone who loads the folder" {
+    cp -r "$GOLDEN/llama" base
+    printf '{"pooling_mode":"eos_token","max_length":100}' >base/adapter/llm2vec_config.json
+    merge -m base --adapter base/adapter --out merged
+    grep -q '"is_causal": false' merged/config.json
+    grep -q '"sentence_transformers.models.Transformer"' merged/modules.json
+    grep -q '"pooling_mode": "lasttoken"' merged/1_Pooling/config.json
+    grep -q '"max_seq_length": 100' merged/sentence_bert_config.json
+    fwd -m merged <ids.vp | peek | grep -q '"attention":"bi"'
+    rm base/adapter/llm2vec_config.json
+    merge -m base --adapter base/adapter --out causal
+    run ! grep -q is_causal causal/config.json
+    [ ! -e causal/llm2vec_config.json ]
+    grep -q '"pooling_mode": "weightedmean"' causal/1_Pooling/config.json
+    fwd -m causal <ids.vp | peek | grep -q '"attention":"causal"'
 }
 
 @test "a sentence-transformers folder stays one" {

@@ -13,7 +13,7 @@ static double at(const vp_mat *m, int64_t i, int64_t j) {
 /* ---- linear ---- */
 typedef struct linear_pair {
     vp_linear_op op;
-    vp_mat w;
+    vp_mat w, bias;         /* [N, K], [1, N] */
     vp_weight *one, *three; /* of the devices */
 } linear_pair;
 
@@ -37,6 +37,7 @@ static vp_weight *prepare(op_case *c, vp_device *d, const vp_mat *w, bool backwa
 static void forward_linear(const void *p, double *out) {
     const linear_pair *l = p;
     ref_product(&l->op.x, l->w.ptr, l->w.rows, out, NULL);
+    for (int64_t i = 0; i < l->op.x.rows * l->w.rows; i++) out[i] += at(&l->bias, 0, i % l->w.rows);
 }
 
 static int run_linear(op_case *c, vp_queue *q, const void *p) {
@@ -47,10 +48,12 @@ static int run_linear(op_case *c, vp_queue *q, const void *p) {
     return c->be->linear_bwd_w(q, &op);
 }
 
-/* Two calls of whole units, with rows of dx and the sums of dw as in one. */
-static void check_linear_split(op_case *c, const linear_pair *l, const vp_mat *dw_before, const vp_mat *dw) {
+/* Two calls of whole units, with rows of dx and the sums of dw and dbias as in one. */
+static void check_linear_split(op_case *c, const linear_pair *l, const vp_mat *dw_before, const vp_mat *db_before) {
     const vp_batch *batch = l->op.batch;
-    vp_mat sum = case_copy(c, dw_before);
+    vp_mat sum = case_copy(c, dw_before), bias_sum = case_copy(c, db_before);
+    const vp_mat dw = {.ptr = l->op.dw, .dtype = VP_F32, .rows = sum.rows, .cols = sum.cols, .ld = sum.ld};
+    const vp_mat db = {.ptr = l->op.dbias, .dtype = VP_F32, .rows = 1, .cols = sum.rows, .ld = sum.rows};
     int64_t ends[] = {0, case_unit_cut(c, batch), batch->B};
     for (int i = 0; i < 2; i++) {
         vp_batch cut = case_cut_batch(c, batch, ends[i], ends[i + 1]);
@@ -63,31 +66,35 @@ static void check_linear_split(op_case *c, const linear_pair *l, const vp_mat *d
         part.dout = &dout;
         part.dx = &dx;
         part.dw = sum.ptr;
+        part.dbias = bias_sum.ptr;
         CASE_OK(c, c->be->linear_bwd_x(c->one, &part), c->one);
         CASE_OK(c, c->be->linear_bwd_w(c->one, &part), c->one);
         vp_mat same = case_cut(l->op.dx, from, cut.T);
         case_same_bytes(c, "dx of two calls", &dx, &same);
     }
-    case_same_bytes(c, "dw of two calls", &sum, dw);
+    case_same_bytes(c, "dw of two calls", &sum, &dw);
+    case_same_bytes(c, "dbias of two calls", &bias_sum, &db);
 }
 
 static void test_linear(op_case *c) {
     vp_batch batch = case_unit_batch(c, case_int(c, 1, 6), 70);
     int64_t N = case_size(c, 150), K = case_int(c, 0, 9) ? case_size(c, 150) : 500 + case_size(c, 100);
-    linear_pair l = {.op = {.batch = &batch}, .w = case_dense(c, N, K)};
+    linear_pair l = {.op = {.batch = &batch}, .w = case_dense(c, N, K), .bias = case_dense(c, 1, N)};
     vp_mat dout = case_mat(c, batch.T, N), dx = case_mat(c, batch.T, K), dw = case_dense(c, N, K);
-    vp_mat before = case_copy(c, &dw);
+    vp_mat db = case_dense(c, 1, N), before = case_copy(c, &dw), bias_before = case_copy(c, &db);
     l.op.x = case_mat(c, batch.T, K);
     l.op.dout = &dout;
     l.op.dx = &dx;
     l.op.dw = dw.ptr;
+    l.op.dbias = db.ptr;
     l.one = prepare(c, c->device_one, &l.w, true);
     l.three = prepare(c, c->device_three, &l.w, true);
-    gradient_pair pair = {&l, run_linear, forward_linear, dout, .n = 2, .tolerance = TOLERANCE};
+    gradient_pair pair = {&l, run_linear, forward_linear, dout, .n = 3, .tolerance = TOLERANCE};
     pair.of[0] = (gradient_of){"x", l.op.x, dx, false};
     pair.of[1] = (gradient_of){"w", l.w, dw, true};
+    pair.of[2] = (gradient_of){"bias", l.bias, db, true};
     check_gradients(c, &pair);
-    check_linear_split(c, &l, &before, &dw);
+    check_linear_split(c, &l, &before, &bias_before);
     vp_weight *forward = prepare(c, c->device_one, &l.w, false);
     vp_linear_op op = l.op;
     op.weight = forward;

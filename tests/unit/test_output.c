@@ -1,6 +1,8 @@
 /* A run's result: the adapter that was written gives the bytes of the one that was read, and its settings come back. */
 #include "lib/train/output.h"
+#include "lib/base/json.h"
 #include "lib/file/source.h"
+#include "lib/model/settings_write.h"
 #include "tests/unit/model_support.h"
 #include "tests/unit/tap.h"
 #include <math.h>
@@ -118,6 +120,7 @@ static void test_settings(space *s) {
     static const char *const poolings[] = {"mean", "weighted_mean", "last", "eos", "bos"};
     const vp_lora_output lora = lora_of(s);
     const char *folder = linked_folder(NULL);
+    const vp_settings_place place = {.folder = folder, .transformer = "", .width = C, .adapter = true};
     for (size_t i = 0; i < sizeof poolings / sizeof *poolings; i++) {
         char pooling[20], none[] = "", both[] = "bi", query[] = "query: ";
         vp_error err = {0};
@@ -131,7 +134,8 @@ static void test_settings(space *s) {
                                   .prompt_pooled = i % 2};
         vp_model *m = NULL;
         int status = vp_run_write_adapter(folder, &lora, &err);
-        if (!status) status = vp_run_write_settings(folder, &want, C, 400, &err);
+        if (!status) status = vp_settings_write(&want, &place, &err);
+        if (!status) status = vp_settings_write_llm2vec(&want, folder, &err);
         if (!status) status = vp_model_open(&m, golden_path("llama"), &err);
         if (!status) status = vp_model_add_adapter(m, folder, &err);
         const vp_settings *got = status ? NULL : vp_model_settings(m);
@@ -143,7 +147,7 @@ static void test_settings(space *s) {
     char causal[] = "causal", pooling[] = "median", none[] = "", path[300];
     const vp_settings odd = {.attention = causal, .pooling = pooling, .query_prefix = none, .document_prefix = none};
     vp_error err = {0};
-    OK(vp_run_write_settings(folder, &odd, C, 400, &err) == VP_BUG, "%s", err.text);
+    OK(vp_settings_write(&odd, &place, &err) == VP_BUG, "%s", err.text);
     snprintf(path, sizeof path, "%s/1_Pooling/config.json", folder);
     remove(path);
     *strrchr(path, '/') = '\0';

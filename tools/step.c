@@ -111,7 +111,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_INT,
      .target = &opt.seed,
      .value = "N",
-     .max = 0x1p53 /* which train.json can hold */,
+     .max = 0x1p53 - 1, /* what train.json holds exactly */
      .help = "of dropout and of a new adapter"},
     {.kind = VP_OPT_GROUP, .help = "Without `loss` before it (fused: the same bytes, faster)"},
     {.name = "objective", .kind = VP_OPT_STRING, .target = &opt.objective, .value = "NAME", .help = VP_OBJECTIVES},

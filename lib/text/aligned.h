@@ -28,7 +28,7 @@ int vp_aligned_copy(vp_aligned *t, const vp_aligned *in, size_t start, size_t en
 void vp_aligned_span(const vp_aligned *t, size_t a, size_t b, uint32_t *from, uint32_t *to);
 
 /* ---- normalisation ---- */
-typedef enum vp_norm_kind {
+typedef enum vp_normal_kind {
     VP_NORM_CLEAN,         /* BERT: control characters out, white space to spaces */
     VP_NORM_CHINESE,       /* BERT: spaces around CJK */
     VP_NORM_NFD,           /* canonical decomposition */
@@ -41,10 +41,10 @@ typedef enum vp_norm_kind {
     VP_NORM_PREPEND,       /* content before a text that is not empty */
     VP_NORM_REPLACE,       /* each match of pattern by content */
     VP_NORM_STRIP          /* white space at the ends */
-} vp_norm_kind;
+} vp_normal_kind;
 
 typedef struct vp_norm {
-    vp_norm_kind kind;
+    vp_normal_kind kind;
     vp_pattern pattern; /* REPLACE */
     char *content;      /* PREPEND, REPLACE */
     size_t n;

@@ -10,7 +10,7 @@ int64_t vp_json_token_id(const json_t *v) {
     return x >= 0 && x < VP_MAX_VOCAB && x == (double)(int64_t)x ? (int64_t)x : -1;
 }
 
-int vp_norms_push(vp_norms *list, vp_norm_kind kind, vp_norm **step, vp_error *err) {
+int vp_norms_push(vp_norms *list, vp_normal_kind kind, vp_norm **step, vp_error *err) {
     if (list->n == VP_MAX_STEPS) return vp_fail(err, VP_DATA, "more than %d normalisation steps", VP_MAX_STEPS);
     *step = &list->step[list->n++];
     **step = (vp_norm){.kind = kind};
@@ -39,7 +39,7 @@ int vp_cuts_push_class(vp_cuts *list, vp_char_class is, vp_split_behavior behavi
     return VP_OK;
 }
 
-int vp_norms_push_text(vp_norms *list, vp_norm_kind kind, const char *content, vp_error *err) {
+int vp_norms_push_text(vp_norms *list, vp_normal_kind kind, const char *content, vp_error *err) {
     vp_norm *step = NULL;
     VP_TRY(vp_norms_push(list, kind, &step, err));
     step->n = strlen(content);
@@ -50,7 +50,7 @@ int vp_norms_push_text(vp_norms *list, vp_norm_kind kind, const char *content, v
 int vp_norms_push_bert(vp_norms *list, bool clean, bool chinese, bool accents, bool lower, vp_error *err) {
     const struct {
         bool wanted;
-        vp_norm_kind kind;
+        vp_normal_kind kind;
     } steps[] = {{clean, VP_NORM_CLEAN},
                  {chinese, VP_NORM_CHINESE},
                  {accents, VP_NORM_NFD},

@@ -8,12 +8,12 @@
 /* A token's id: an integer in 0 .. VP_MAX_VOCAB - 1, else -1. */
 int64_t vp_json_token_id(const json_t *v);
 /* One more step of a list; VP_DATA when the list is full. */
-int vp_norms_push(vp_norms *list, vp_norm_kind kind, vp_norm **step, vp_error *err);
+int vp_norms_push(vp_norms *list, vp_normal_kind kind, vp_norm **step, vp_error *err);
 int vp_cuts_push(vp_cuts *list, vp_cut_kind kind, vp_cut **step, vp_error *err);
 /* A cut at the matches of a regular expression, or at the characters of a class. */
 int vp_cuts_push_regex(vp_cuts *list, const char *regex, vp_split_behavior behavior, vp_error *err);
 int vp_cuts_push_class(vp_cuts *list, vp_char_class is, vp_split_behavior behavior, vp_error *err);
-int vp_norms_push_text(vp_norms *list, vp_norm_kind kind, const char *content, vp_error *err);
+int vp_norms_push_text(vp_norms *list, vp_normal_kind kind, const char *content, vp_error *err);
 extern const char vp_gpt2_regex[];
 /* BERT's normalisation (strip_accents includes the decomposition) and cuts. */
 int vp_norms_push_bert(vp_norms *list, bool clean, bool chinese, bool accents, bool lower, vp_error *err);

@@ -68,7 +68,7 @@ static int load_replacing(const vp_json *j, const json_t *o, bool prepend, vp_no
 static int load_norm(const vp_json *j, const json_t *o, int depth, vp_norms *out, vp_error *err) {
     static const struct {
         const char *type;
-        vp_norm_kind kind;
+        vp_normal_kind kind;
     } plain[] = {{"NFC", VP_NORM_NFC},   {"NFD", VP_NORM_NFD},         {"NFKC", VP_NORM_NFKC},
                  {"NFKD", VP_NORM_NFKD}, {"Lowercase", VP_NORM_LOWER}, {"StripAccents", VP_NORM_NO_MARKS}};
     const char *type;

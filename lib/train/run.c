@@ -182,14 +182,16 @@ static int load_checkpoint(vp_run *r, vp_error *err) {
     return status;
 }
 
+/* It goes on with the first step that is not in its numbers. */
 static int save_checkpoint(vp_run *r, vp_error *err) {
     const vp_trainer_state t = vp_trainer_state_of(r->trainer);
-    json_t *state = json_pack("{s:I,s:I,s:I,s:O}", "step", (json_int_t)r->next, "updates", (json_int_t)t.updates,
+    const int64_t next = r->next - t.waiting;
+    json_t *state = json_pack("{s:I,s:I,s:I,s:O}", "step", (json_int_t)next, "updates", (json_int_t)t.updates,
                               "optimizer", (json_int_t)r->o.trainer.optimizer, "recipe", r->recipe);
     if (!state) return vp_fail_memory(err, "a checkpoint", 1);
     int status = vp_checkpoint_save(r->checkpoint, vp_encoder_params(r->encoder), t.m, t.v, state, err);
     json_decref(state);
-    if (!status) r->saved = r->next;
+    if (!status) r->saved = next;
     return status;
 }
 

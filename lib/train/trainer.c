@@ -361,7 +361,7 @@ void vp_trainer_plan(vp_trainer *t, const vp_schedule *schedule) {
 }
 
 vp_trainer_state vp_trainer_state_of(const vp_trainer *t) {
-    return (vp_trainer_state){.m = t->m, .v = t->v, .updates = t->updates};
+    return (vp_trainer_state){.m = t->m, .v = t->v, .updates = t->updates, .waiting = t->waiting};
 }
 
 int vp_trainer_resume(vp_trainer *t, int64_t updates, vp_error *err) {

@@ -52,6 +52,7 @@ int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error 
 typedef struct vp_trainer_state {
     float *m, *v;    /* [vp_params.count], the trainer's own: a checkpoint may be read into them */
     int64_t updates; /* done so far */
+    int64_t waiting; /* the last steps, which no update has used yet: their gradients are not held */
 } vp_trainer_state;
 vp_trainer_state vp_trainer_state_of(const vp_trainer *t);
 /* To be called after the numbers were read from a checkpoint, too. */

@@ -77,6 +77,7 @@ live_run() {
         refused 2 step --out run $options <masked.vp || { echo "$options"; false; }
     done
     refused 2 step --out run --objective mntp --compute i8 <masked.vp
+    refused 2 step --out run --objective mntp --seed 9007199254740993 <masked.vp
     fwd --attention bi <masked.vp >hidden.vp
     refused 2 step --out run --objective mntp --attention causal <hidden.vp
     grep -q "attention 'causal', but the stream was made with 'bi'" err
@@ -205,10 +206,12 @@ live_run() {
     expect 3 fwd --follow run --attention bi --hidden-dropout 0.25 <masked.vp
 }
 
+for_a_second() { sleep 1; }
+
 @test "fwd --follow waits for a run that is not there, or dead, until nobody reads it any more" {
     step --out dead $TRAIN <masked.vp 2>/dev/null
     for folder in nothing dead; do
-        { status=0 && timeout 5 fwd --follow $folder --attention bi <masked.vp 2>err || status=$? && echo $status >status; } | sleep 1
+        { status=0 && timeout 5 fwd --follow $folder --attention bi <masked.vp 2>err || status=$? && echo $status >status; } | for_a_second
         [ "$(cat status)" -eq 141 ]
         [ ! -s err ]
     done

@@ -1,6 +1,7 @@
 /* Private to tests/fuzz: what the rows of targets.c call. */
 #ifndef VP_TESTS_FUZZ_TARGETS_H
 #define VP_TESTS_FUZZ_TARGETS_H
+#include "lib/stream/stream.h"
 #include "tests/fuzz/fuzz.h"
 
 /* support.c */
@@ -12,6 +13,12 @@ void fuzz_write_file(const char *name, const vp_buf *input);
 void fuzz_write_text(const char *name, const char *text);
 void fuzz_scratch_enter(const char *folder);
 void fuzz_scratch_remove(const char *folder); /* with everything in it */
+
+/* targets_stream.c: what `write` writes, with a map and a frame at hand, both empty. */
+typedef int fuzz_write_stream(vp_writer *w, vp_map *keys, vp_frame *f, vp_error *err);
+void fuzz_seed_stream(vp_buf *out, fuzz_write_stream *write);
+/* targets_folder.c: config.json and model.safetensors of a small LLaMA in the current folder. */
+void fuzz_tiny_model(void);
 
 /* targets_model.c */
 void gguf_seeds(fuzz_seeds *s);
@@ -47,6 +54,18 @@ void adapter_seeds(fuzz_seeds *s);
 int adapter_run(const vp_buf *input, vp_error *err);
 void gguf_model_seeds(fuzz_seeds *s);
 int gguf_model_run(const vp_buf *input, vp_error *err);
+
+/* targets_train.c */
+void recipe_seeds(fuzz_seeds *s);
+int recipe_run(const vp_buf *input, vp_error *err);
+void checkpoint_seeds(fuzz_seeds *s);
+void checkpoint_repair(vp_buf *input);
+int checkpoint_run(const vp_buf *input, vp_error *err);
+void live_seeds(fuzz_seeds *s);
+void live_repair(vp_buf *input);
+int live_run(const vp_buf *input, vp_error *err);
+void steps_seeds(fuzz_seeds *s);
+int steps_run(const vp_buf *input, vp_error *err);
 
 /* targets_index.c */
 void index_bytes_seeds(fuzz_seeds *s);

@@ -73,6 +73,11 @@ static int open_model(const char *path, const char *adapter, vp_error *err) {
     return status;
 }
 
+void fuzz_tiny_model(void) {
+    write_tensors("model.safetensors", tiny, TINY);
+    fuzz_write_text("config.json", config);
+}
+
 /* ---- config.json ---- */
 
 void config_seeds(fuzz_seeds *s) {

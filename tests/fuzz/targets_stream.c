@@ -53,14 +53,14 @@ static void read_back(int fd, vp_buf *out) {
         if (vp_buf_add(out, piece, (size_t)n, &err)) abort();
 }
 
-static void seed_stream(vp_buf *out) {
+void fuzz_seed_stream(vp_buf *out, fuzz_write_stream *write) {
     vp_error err = {0};
     vp_writer *w = NULL;
     int fd;
     fuzz_memory_file(&(vp_buf){0}, &fd);
     vp_map *keys = vp_map_new();
     vp_frame *f = vp_frame_new(VP_FRAME_BATCH, &err);
-    if (vp_writer_open(&w, fd, "a seed", &err) || write_stream(w, keys, f, &err)) {
+    if (vp_writer_open(&w, fd, "a seed", &err) || write(w, keys, f, &err)) {
         fprintf(stderr, "fuzz: %s\n", err.text);
         abort();
     }
@@ -74,7 +74,7 @@ static void seed_stream(vp_buf *out) {
 void stream_seeds(fuzz_seeds *s) {
     vp_buf *plain = fuzz_add_seed(s), *twice = fuzz_add_seed(s), *packed = fuzz_add_seed(s);
     vp_error err = {0};
-    seed_stream(plain);
+    fuzz_seed_stream(plain, write_stream);
     if (vp_buf_add(twice, plain->data, plain->len, &err) || vp_buf_add(twice, plain->data, plain->len, &err)) abort();
     if (vp_buf_reserve(packed, ZSTD_compressBound(plain->len), &err)) abort();
     packed->len = ZSTD_compress(packed->data, packed->cap, plain->data, plain->len, 3);

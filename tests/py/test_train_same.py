@@ -5,7 +5,7 @@ token or none, and frames without targets.
 
 environment: VP_BIN, REPO (as tests/run sets them)
 """
-import itertools, os, sys, tempfile
+import itertools, json, os, sys, tempfile
 import numpy as np
 from tap import done, ok
 from training import GOLDEN, log_of, pipe, program, results, steps
@@ -79,8 +79,7 @@ class Case:
         log, data = run + ".log", steps(self.rows_of, self.n, parts)
         step = ["step", "--out", run, "--log", log, "--seed", 7, *self.settings, *options]
         if not piped:
-            pool = [] if self.pool == "pick" else ["--pool", self.pool, "--no-normalize"]
-            commands = [[*step, "-m", MODEL, "--attention", "bi", "--objective", *self.objective, *pool, *self.dropout]]
+            commands = [[*step, *self.fused()]]
         else:
             pool = ["pool", self.pool] + ([] if self.pool == "pick" else ["--no-normalize"])
             fwd = ["fwd", "-m", MODEL, "--follow", run, "--attention", "bi", *self.dropout]
@@ -89,12 +88,28 @@ class Case:
         if any(statuses): return None, [], f"{statuses} {errors.strip()}"
         return results(run), [e["loss"] for e in log_of(log)], ""
 
+    def fused(self):
+        pool = [] if self.pool == "pick" else ["--pool", self.pool, "--no-normalize"]
+        return ["-m", MODEL, "--attention", "bi", "--objective", *self.objective, *pool, *self.dropout]
+
+    def stopped(self, after):
+        """The results of a run that came to the end of a shorter stream, then of the rest from where its checkpoint is."""
+        run = os.path.join(self.folder, str(next(self.count)))
+        step = ["step", "--resume", run, "--seed", 7, *self.settings, *self.fused()]
+        pipe([program(*step)], steps(self.rows_of, after))
+        with open(os.path.join(run, "checkpoint/state.json")) as f: first = json.load(f)["step"]
+        statuses, errors = pipe([program(*step)], steps(self.rows_of, self.n, first=first))
+        return results(run), errors
+
     def same(self, ways):
         """Every way gives what one thread, fused and in one frame a step gives."""
         want, losses, errors = self.train(options=["--threads", "1"])
         ok(want is not None and len(losses) == self.n and np.isfinite(losses).all(), f"{self.name}: losses {losses} {errors}")
         if want is None: return
         ok(None not in want.values() and (self.n < 2 or len(set(losses)) > 1), f"{self.name}: it leaves adapter and checkpoint")
+        for after in (1, 2) if self.n > 2 else ():
+            got, errors = self.stopped(after)
+            ok(got == want, f"{self.name}: the same bytes when stopped after {after} {errors.strip()}")
         for what, way in ways.items():
             got, theirs, errors = self.train(**way)
             different = [k for k in want if got and got[k] != want[k]]

@@ -56,11 +56,11 @@ static int read_row(const void *ctx, int64_t row, float *out, vp_error *err) {
 }
 
 static void time_linear(const vp_backend *be, vp_device *d, vp_queue *q, const char *what, int64_t T, int64_t K,
-                        int64_t N) {
+                        int64_t N, vp_dtype type) {
     float *w = random_floats(N * K);
     rows_of m = {w, K};
     vp_weight_part part = {N, read_row, &m};
-    vp_weight_desc desc = {.part = &part, .nparts = 1, .in = K, .out = N, .compute = VP_F32, .name = what};
+    vp_weight_desc desc = {.part = &part, .nparts = 1, .in = K, .out = N, .compute = type, .name = what};
     vp_weight *weight = NULL;
     vp_error err = {0};
     double start = now(), seconds;
@@ -68,10 +68,22 @@ static void time_linear(const vp_backend *be, vp_device *d, vp_queue *q, const c
     double prepare = now() - start;
     vp_linear_op op = {.weight = weight, .x = random_mat(T, K), .out = random_mat(T, N)};
     BEST(seconds, be->linear(q, &op));
-    printf("linear  %-22s T=%-5lld K=%-5lld N=%-5lld %9.3f ms %8.1f GFLOP/s   (prepare %.1f ms)\n", what, (long long)T,
-           (long long)K, (long long)N, 1e3 * seconds, 2e-9 * (double)(T * K * N) / seconds, 1e3 * prepare);
+    printf("linear  %-22s %-4s T=%-5lld K=%-5lld N=%-5lld %9.3f ms %8.1f GFLOP/s   (prepare %.1f ms)\n", what,
+           vp_dtype_name(type), (long long)T, (long long)K, (long long)N, 1e3 * seconds,
+           2e-9 * (double)(T * K * N) / seconds, 1e3 * prepare);
     be->weight_free(d, weight);
     free(w), free(op.x.ptr), free(op.out.ptr);
+}
+
+static void time_linears(const vp_backend *be, vp_device *d, vp_queue *q, vp_dtype type) {
+    time_linear(be, d, q, "SmolLM2 q k v", 2048, 576, 960, type);
+    time_linear(be, d, q, "SmolLM2 attention out", 2048, 576, 576, type);
+    time_linear(be, d, q, "SmolLM2 gate up", 2048, 576, 3072, type);
+    time_linear(be, d, q, "SmolLM2 down", 2048, 1536, 576, type);
+    time_linear(be, d, q, "SmolLM2 gate up", 12, 576, 3072, type);
+    time_linear(be, d, q, "MiniLM q k v", 2048, 384, 1152, type);
+    time_linear(be, d, q, "MiniLM up", 2048, 384, 1536, type);
+    time_linear(be, d, q, "MiniLM down", 2048, 1536, 384, type);
 }
 
 static void time_attn(const vp_backend *be, vp_queue *q, int64_t n, int64_t T, int32_t heads, int32_t groups, int32_t d,
@@ -182,11 +194,11 @@ static void print_pair(const char *name, const step_batch *s, double forward, do
 }
 
 static void train_linear(const vp_backend *be, vp_device *d, vp_queue *q, const step_batch *s, const char *name,
-                         int64_t K, int64_t N) {
+                         int64_t K, int64_t N, vp_dtype type) {
     float *w = random_floats(N * K);
     rows_of m = {w, K};
     vp_weight_part part = {N, read_row, &m};
-    vp_weight_desc desc = {.part = &part, .nparts = 1, .in = K, .out = N, .compute = VP_F32, .backward = true};
+    vp_weight_desc desc = {.part = &part, .nparts = 1, .in = K, .out = N, .compute = type, .backward = true};
     vp_weight *weight = NULL;
     vp_error err = {0};
     if (be->weight_prepare(d, &desc, &weight, &err)) fail(err.text);
@@ -281,10 +293,15 @@ static void train_rows(const vp_backend *be, vp_queue *q, const step_batch *s, i
 
 static void time_step(const vp_backend *be, vp_device *d, vp_queue *q, step_batch s) {
     static const int64_t qkv[] = {576, 192, 192}, out[] = {576}, up[] = {1536, 1536};
-    train_linear(be, d, q, &s, "q k v", 576, 960);
-    train_linear(be, d, q, &s, "attention out", 576, 576);
-    train_linear(be, d, q, &s, "gate up", 576, 3072);
-    train_linear(be, d, q, &s, "down", 1536, 576);
+    vp_caps caps;
+    be->caps(d, &caps);
+    for (int i = 0; i < (caps.bf16 ? 2 : 1); i++) {
+        const vp_dtype type = i ? VP_BF16 : VP_F32;
+        train_linear(be, d, q, &s, i ? "q k v, bf16" : "q k v", 576, 960, type);
+        train_linear(be, d, q, &s, i ? "attention out, bf16" : "attention out", 576, 576, type);
+        train_linear(be, d, q, &s, i ? "gate up, bf16" : "gate up", 576, 3072, type);
+        train_linear(be, d, q, &s, i ? "down, bf16" : "down", 1536, 576, type);
+    }
     for (int i = 0; i < 2; i++) {
         float p = i ? 0.1f : 0.0f;
         train_lora(be, q, &s, i ? "adapters q k v, p 0.1" : "adapters q k v", 576, qkv, 3, p);
@@ -307,14 +324,8 @@ static void run(int threads) {
     vp_caps caps;
     be->caps(d, &caps);
     printf("-- %s, %d thread%s\n", caps.isa, caps.threads, caps.threads == 1 ? "" : "s");
-    time_linear(be, d, q, "SmolLM2 q k v", 2048, 576, 960);
-    time_linear(be, d, q, "SmolLM2 attention out", 2048, 576, 576);
-    time_linear(be, d, q, "SmolLM2 gate up", 2048, 576, 3072);
-    time_linear(be, d, q, "SmolLM2 down", 2048, 1536, 576);
-    time_linear(be, d, q, "SmolLM2 gate up", 12, 576, 3072);
-    time_linear(be, d, q, "MiniLM q k v", 2048, 384, 1152);
-    time_linear(be, d, q, "MiniLM up", 2048, 384, 1536);
-    time_linear(be, d, q, "MiniLM down", 2048, 1536, 384);
+    time_linears(be, d, q, VP_F32);
+    if (caps.bf16) time_linears(be, d, q, VP_BF16);
     time_attn(be, q, 128, 2048, 9, 3, 64, VP_ATTN_CAUSAL);
     time_attn(be, q, 512, 2048, 9, 3, 64, VP_ATTN_CAUSAL);
     time_attn(be, q, 512, 2048, 9, 3, 64, VP_ATTN_BI);

@@ -189,6 +189,7 @@ static int choose_encoder(state *s, const vp_frame *f, vp_encoder **encoder, vp_
                                .hidden_dropout = opt.hidden_dropout,
                                .output = STDOUT_FILENO};
         o.encode.attention = vp_encoder_attention(s->encoder);
+        o.encode.compute = vp_encoder_compute_type(s->encoder);
         VP_TRY(vp_following_open(&s->following, s->model, &o, err));
     }
     return vp_following_encoder(s->following, f, encoder, err);

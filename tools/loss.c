@@ -214,10 +214,19 @@ static int run_tokens(state *s, work *w, vp_frame *f, vp_error *err) {
     return send(s, f, "picked", marked.M, vp_head_width(s->head), w->loss, w->grad, err);
 }
 
+/* With products of the type that the hidden states were made with, as `step` does it. */
+static int open_head(state *s, vp_error *err) {
+    vp_map *encoder = vp_map_sub(s->header, "encoder");
+    const vp_encode_options o = {.threads = (int)opt.threads,
+                                 .compute = encoder ? vp_map_str(encoder, "compute") : NULL};
+    const int status = vp_head_open(&s->head, s->model, &o, err);
+    vp_map_free(encoder);
+    return status;
+}
+
 static int each_frame(state *s, vp_error *err) {
     vp_frame *f;
-    const vp_encode_options encode = {.threads = (int)opt.threads};
-    VP_TRY(vp_head_open(&s->head, s->model, &encode, err));
+    VP_TRY(open_head(s, err));
     for (;;) {
         VP_TRY(vp_reader_next(s->reader, &f, err));
         if (!f) return VP_OK;

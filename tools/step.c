@@ -96,7 +96,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_INT,
      .target = &opt.seed,
      .value = "N",
-     .max = 9223372036854775807.0,
+     .max = 0x1p53 /* which train.json can hold */,
      .help = "of dropout and of a new adapter"},
     {.kind = VP_OPT_GROUP, .help = "Without `loss` before it (fused: the same bytes, faster)"},
     {.name = "objective", .kind = VP_OPT_STRING, .target = &opt.objective, .value = "NAME", .help = VP_OBJECTIVES},
@@ -262,7 +262,7 @@ static int parse_lora(const char *text, vp_train_options *train, vp_error *err) 
 
 static int set_options(vp_run_options *o, vp_error *err) {
     static const char *const attentions[] = {NULL, "causal", "bi", "segments"};
-    static const char *const computes[] = {"auto", "f32", "bf16", "i8"};
+    static const char *const computes[] = {NULL, "f32", "bf16", "i8"};
     static const char *const schedules[] = {"constant", "linear", "cosine"};
     if (!opt.out == !opt.resume) return vp_fail(err, VP_USAGE, "give --out DIR, or --resume DIR");
     *o = (vp_run_options){.folder = opt.resume ? opt.resume : opt.out,

@@ -2,6 +2,7 @@
  * slots of the table in backend.c. */
 #ifndef VP_CPU_H
 #define VP_CPU_H
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/product.h"
 #include "kernels/cpu/simd_tables.h"
@@ -11,6 +12,7 @@
 struct vp_device {
     vp_threads *threads;
     const vp_simd *simd;
+    bool bf16;               /* products of bf16 are there */
     vp_product *product;     /* NULL: an instruction set was forced; our own products */
     pthread_mutex_t prepare; /* weights are prepared one at a time */
 };
@@ -32,15 +34,17 @@ struct vp_queue {
 typedef struct vp_panel { /* columns [first, first + n) of a weight */
     int64_t first, n;
     const vp_product_shape *shape; /* NULL: our own kernel */
-    float *packed;                 /* within the weight's */
+    void *packed;                  /* within the weight's */
 } vp_panel;
 struct vp_weight {
     int64_t in, out;
-    float *bias; /* [out] or NULL */
+    vp_dtype compute; /* VP_F32 or VP_BF16 */
+    int64_t words;    /* 4-byte ones of a row of inputs: `in` floats, or pairs of bf16 */
+    float *bias;      /* [out] or NULL */
     vp_panel *panel;
     int64_t panels;
     int64_t widest;
-    float *packed;       /* of all panels */
+    void *packed;        /* of all panels */
     size_t scratch;      /* of the library, per thread */
     vp_weight *backward; /* its transpose [in, out], or NULL */
 };

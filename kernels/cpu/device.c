@@ -21,6 +21,7 @@ int vp_cpu_open(vp_device **out, const vp_device_options *options, vp_error *err
     if (!d) return vp_fail_memory(err, "device", sizeof *d);
     pthread_mutex_init(&d->prepare, NULL);
     int status = vp_simd_choose(isa, &d->simd, err);
+    if (!status) d->bf16 = vp_bf16_supported(d->simd);
     if (!status) status = vp_threads_open(&d->threads, threads, err);
     const vp_simd *best = NULL;
     if (!status) status = vp_simd_choose("auto", &best, err);
@@ -46,6 +47,7 @@ void vp_cpu_caps(const vp_device *d, vp_caps *caps) {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
     *caps = (vp_caps){.isa = d->simd->name,
                       .threads = vp_threads_count(d->threads),
+                      .bf16 = d->bf16,
                       .memory = pages > 0 && size > 0 ? (size_t)pages * (size_t)size : 0};
 }
 

@@ -23,9 +23,15 @@ static void epilogue(const linear_job *j, const vp_panel *p, int64_t first, int6
 }
 
 /* The tile's rows of x, dense and aligned as they were when the shape was certified; those past the end are zeros. */
-static const float *dense_rows(const linear_job *j, int64_t first, int64_t rows, int height, float *buffer) {
+static const void *dense_rows(const linear_job *j, int64_t first, int64_t rows, int height, float *buffer) {
     const vp_mat *x = &j->op->x;
-    int64_t k = j->w->in;
+    int64_t k = j->w->in, words = j->w->words;
+    if (j->w->compute == VP_BF16) {
+        for (int64_t r = 0; r < rows; r++)
+            vp_bf16_round(vp_row(x, first + r), (uint16_t *)(void *)(buffer + r * words), k);
+        memset(buffer + rows * words, 0, (size_t)((height - rows) * words) * sizeof *buffer);
+        return buffer;
+    }
     if (rows == height && x->ld == k && (uintptr_t)vp_row(x, first) % 64 == 0) return vp_row(x, first);
     for (int64_t r = 0; r < rows; r++) memcpy(buffer + r * k, vp_row(x, first + r), (size_t)k * sizeof *buffer);
     memset(buffer + rows * k, 0, (size_t)((height - rows) * k) * sizeof *buffer);
@@ -41,14 +47,17 @@ static void linear_item(void *ctx, int64_t item, int thread) {
     int64_t rows = j->T - first < height ? j->T - first : height;
     char *scratch = j->scratch + (size_t)thread * j->scratch_stride;
     float *out = (float *)(void *)(scratch + j->out_at);
+    const bool bf16 = j->w->compute == VP_BF16;
+    const void *x = p->shape || bf16 ? dense_rows(j, first, rows, height, (float *)(void *)scratch) : NULL;
     if (p->shape) {
-        const float *x = dense_rows(j, first, rows, height, (float *)(void *)scratch);
         if (vp_product_run(p->shape, thread, height, x, p->packed, out, scratch + j->product_at)) {
             vp_error err = {0};
             vp_fail(&err, VP_MEMORY, "linear: oneDNN failed");
             vp_failure_set(&j->failure, item, &err);
             return;
         }
+    } else if (bf16) {
+        vp_bf16_product(x, p->packed, out, p->n, rows, j->w->words, p->n);
     } else {
         j->simd->gemm->product(vp_row(&j->op->x, first), j->op->x.ld, p->packed, k, out, p->n, rows, k, p->n, false);
     }
@@ -78,7 +87,7 @@ int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
     j.tall = j.T / VP_TILE + fills;
     j.tiles = j.tall + (fills ? 0 : low);
     size_t mark = vp_arena_mark(q);
-    j.out_at = aligned((size_t)(VP_TILE * j.w->in) * sizeof(float));
+    j.out_at = aligned((size_t)(VP_TILE * j.w->words) * sizeof(float));
     j.product_at = j.out_at + aligned((size_t)(VP_TILE * j.w->widest) * sizeof(float));
     j.scratch_stride = j.product_at + aligned(j.w->scratch);
     size_t bytes = j.scratch_stride * (size_t)vp_threads_count(q->device->threads);

@@ -1,6 +1,7 @@
 /* Products by oneDNN (2.x and 3.x), and nothing else of it anywhere: one thread, fixed tiles, weights packed once in
  * the layout that the primitive asks for. Each shape is certified before its first use. */
 #include "kernels/cpu/product.h"
+#include "lib/base/half.h"
 #include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ typedef struct tile_primitive {
 
 struct vp_product_shape {
     const vp_product *product;
+    vp_dtype type; /* of x and w */
     int64_t k, n;
     bool usable;
     tile_primitive tall, low; /* VP_TILE and VP_TILE_SHORT rows */
@@ -40,13 +42,17 @@ struct vp_product {
     vp_product_shape *shapes;
 };
 
+static dnnl_data_type_t type_of(vp_dtype type) {
+    return type == VP_BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
 /* ---- what differs between the two versions: descriptors of memory, and how a product is described ---- */
 #if DNNL_VERSION_MAJOR >= 3
 typedef const_dnnl_memory_desc_t md_ref;
 typedef dnnl_memory_desc_t md_own;
-static dnnl_status_t md_init(md_own *md, int64_t rows, int64_t cols, dnnl_format_tag_t tag) {
+static dnnl_status_t md_init(md_own *md, vp_dtype type, int64_t rows, int64_t cols, dnnl_format_tag_t tag) {
     dnnl_dims_t dims = {rows, cols};
-    return dnnl_memory_desc_create_with_tag(md, 2, dims, dnnl_f32, tag);
+    return dnnl_memory_desc_create_with_tag(md, 2, dims, type_of(type), tag);
 }
 static md_ref md_of(const md_own *md) {
     return *md;
@@ -61,9 +67,9 @@ static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine,
 #else
 typedef const dnnl_memory_desc_t *md_ref;
 typedef dnnl_memory_desc_t md_own;
-static dnnl_status_t md_init(md_own *md, int64_t rows, int64_t cols, dnnl_format_tag_t tag) {
+static dnnl_status_t md_init(md_own *md, vp_dtype type, int64_t rows, int64_t cols, dnnl_format_tag_t tag) {
     dnnl_dims_t dims = {rows, cols};
-    return dnnl_memory_desc_init_by_tag(md, 2, dims, dnnl_f32, tag);
+    return dnnl_memory_desc_init_by_tag(md, 2, dims, type_of(type), tag);
 }
 static md_ref md_of(const md_own *md) {
     return md;
@@ -81,21 +87,20 @@ static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine,
 #endif
 
 /* ---- a primitive for one tile height ---- */
-static dnnl_status_t primitive_make(tile_primitive *t, dnnl_engine_t engine, int rows, int64_t k, int64_t n,
-                                    md_ref weights) {
+static dnnl_status_t primitive_make(tile_primitive *t, const vp_product_shape *s, int rows, md_ref weights) {
     md_own x = {0}, out = {0};
     dnnl_primitive_attr_t attr = NULL;
     t->rows = rows;
-    dnnl_status_t s = md_init(&x, rows, k, dnnl_ab);
-    if (s == dnnl_success) s = md_init(&out, rows, n, dnnl_ab);
-    if (s == dnnl_success) s = dnnl_primitive_attr_create(&attr);
-    if (s == dnnl_success) s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    if (s == dnnl_success) s = describe(&t->desc, engine, md_of(&x), weights, md_of(&out), attr);
-    if (s == dnnl_success) s = dnnl_primitive_create(&t->run, t->desc);
+    dnnl_status_t status = md_init(&x, s->type, rows, s->k, dnnl_ab);
+    if (status == dnnl_success) status = md_init(&out, VP_F32, rows, s->n, dnnl_ab);
+    if (status == dnnl_success) status = dnnl_primitive_attr_create(&attr);
+    if (status == dnnl_success) status = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (status == dnnl_success) status = describe(&t->desc, s->product->engine, md_of(&x), weights, md_of(&out), attr);
+    if (status == dnnl_success) status = dnnl_primitive_create(&t->run, t->desc);
     if (attr) dnnl_primitive_attr_destroy(attr);
     md_free(&x);
     md_free(&out);
-    return s;
+    return status;
 }
 
 static void primitive_free(tile_primitive *t) {
@@ -108,14 +113,14 @@ static md_ref desc_of(const tile_primitive *t, dnnl_query_t what) {
 }
 
 /* Both tiles read the same packed weights: the tall one chooses the layout. */
-static dnnl_status_t shape_make(vp_product_shape *s, dnnl_engine_t engine) {
+static dnnl_status_t shape_make(vp_product_shape *s) {
     md_own any = {0};
-    dnnl_status_t status = md_init(&any, s->k, s->n, dnnl_format_tag_any);
-    if (status == dnnl_success) status = primitive_make(&s->tall, engine, VP_TILE, s->k, s->n, md_of(&any));
+    dnnl_status_t status = md_init(&any, s->type, s->k, s->n, dnnl_format_tag_any);
+    if (status == dnnl_success) status = primitive_make(&s->tall, s, VP_TILE, md_of(&any));
     md_free(&any);
     if (status != dnnl_success) return status;
     md_ref packed = desc_of(&s->tall, dnnl_query_weights_md);
-    status = primitive_make(&s->low, engine, VP_TILE_SHORT, s->k, s->n, packed);
+    status = primitive_make(&s->low, s, VP_TILE_SHORT, packed);
     if (status != dnnl_success) return status;
     s->packed_bytes = dnnl_memory_desc_get_size(packed);
     size_t a = dnnl_memory_desc_get_size(desc_of(&s->tall, dnnl_query_scratchpad_md));
@@ -153,7 +158,7 @@ static dnnl_status_t execute(const vp_product *p, int thread, dnnl_primitive_t r
     return s;
 }
 
-int vp_product_run(const vp_product_shape *s, int thread, int rows, const float *x, const float *packed, float *out,
+int vp_product_run(const vp_product_shape *s, int thread, int rows, const void *x, const void *packed, float *out,
                    void *scratch) {
     const tile_primitive *t = rows == VP_TILE ? &s->tall : &s->low;
     argument arg[] = {{DNNL_ARG_SRC, desc_of(t, dnnl_query_src_md), (void *)(uintptr_t)x},
@@ -163,13 +168,13 @@ int vp_product_run(const vp_product_shape *s, int thread, int rows, const float 
     return execute(s->product, thread, t->run, arg, 4) == dnnl_success ? VP_OK : VP_MEMORY;
 }
 
-int vp_product_pack(const vp_product_shape *s, int thread, float *w, float *packed) {
+int vp_product_pack(const vp_product_shape *s, int thread, void *w, void *packed) {
     md_own plain = {0};
     dnnl_primitive_desc_t desc = NULL;
     dnnl_primitive_t run = NULL;
     md_ref target = desc_of(&s->tall, dnnl_query_weights_md);
     int team = work_alone();
-    dnnl_status_t status = md_init(&plain, s->k, s->n, dnnl_ba);
+    dnnl_status_t status = md_init(&plain, s->type, s->k, s->n, dnnl_ba);
     if (status == dnnl_success)
         status = dnnl_reorder_primitive_desc_create(&desc, md_of(&plain), s->product->engine, target,
                                                     s->product->engine, NULL);
@@ -191,44 +196,51 @@ static int spare(const vp_product_shape *s) {
 }
 
 /* Numbers in (-1, 1) whose sums round differently in every order. */
-static void fill_random(float *p, int64_t n, uint32_t seed) {
+static void fill_random(void *p, vp_dtype type, int64_t n, uint32_t seed) {
     for (int64_t i = 0; i < n; i++) {
         seed = seed * 1664525U + 1013904223U;
-        p[i] = ((float)(seed >> 8) + 0.5f) / 8388608.0f - 1.0f;
+        const float x = ((float)(seed >> 8) + 0.5f) / 8388608.0f - 1.0f;
+        if (type == VP_BF16)
+            ((uint16_t *)p)[i] = vp_float_bf16(x);
+        else
+            ((float *)p)[i] = x;
     }
 }
 
 /* Row r of the reference stands at row (r * step + shift) mod 64 of a permuted input: 16-row tiles at every position,
  * and one 64-row tile, must give its bytes; the last short tile keeps one row only, among zeros. */
-static bool same_everywhere(const vp_product_shape *s, const float *x, const float *packed, const float *reference,
-                            float *moved, float *out, void *scratch, int step, int shift) {
-    int64_t k = s->k, n = s->n;
-    for (int r = 0; r < VP_TILE; r++)
-        memcpy(moved + (r * step + shift) % VP_TILE * k, x + r * k, (size_t)k * sizeof *x);
+static bool same_everywhere(const vp_product_shape *s, const char *x, const void *packed, const float *reference,
+                            char *moved, float *out, void *scratch, int step, int shift) {
+    const size_t row = (size_t)s->k * vp_dtype_size(s->type);
+    const int64_t n = s->n;
+    for (size_t r = 0; r < VP_TILE; r++)
+        memcpy(moved + (r * (size_t)step + (size_t)shift) % VP_TILE * row, x + r * row, row);
     for (int height = VP_TILE; height >= VP_TILE_SHORT; height -= VP_TILE - VP_TILE_SHORT) {
         for (int r = 0; r < VP_TILE; r += height)
-            if (vp_product_run(s, spare(s), height, moved + r * k, packed, out + r * n, scratch)) return false;
+            if (vp_product_run(s, spare(s), height, moved + (size_t)r * row, packed, out + r * n, scratch))
+                return false;
         for (int r = 0; r < VP_TILE; r++)
             if (memcmp(out + (r * step + shift) % VP_TILE * n, reference + r * n, (size_t)n * sizeof *out))
                 return false;
     }
-    int lone = shift % VP_TILE_SHORT, from = 0;
-    memset(moved, 0, (size_t)(VP_TILE_SHORT * k) * sizeof *moved);
-    memcpy(moved + lone * k, x + from * k, (size_t)k * sizeof *x);
+    const int lone = shift % VP_TILE_SHORT;
+    memset(moved, 0, VP_TILE_SHORT * row);
+    memcpy(moved + (size_t)lone * row, x, row);
     if (vp_product_run(s, spare(s), VP_TILE_SHORT, moved, packed, out, scratch)) return false;
-    return memcmp(out + lone * n, reference + from * n, (size_t)n * sizeof *out) == 0;
+    return memcmp(out + lone * n, reference, (size_t)n * sizeof *out) == 0;
 }
 
 static bool certify(const vp_product_shape *s) {
-    int64_t k = s->k, n = s->n;
-    float *x = vp_calloc((size_t)(VP_TILE * k), sizeof *x), *moved = vp_calloc((size_t)(VP_TILE * k), sizeof *moved);
-    float *w = vp_calloc((size_t)(n * k), sizeof *w), *packed = vp_calloc(1, s->packed_bytes);
-    float *reference = vp_calloc((size_t)(VP_TILE * n), sizeof *x), *out = vp_calloc((size_t)(VP_TILE * n), sizeof *x);
+    const int64_t k = s->k, n = s->n;
+    const size_t size = vp_dtype_size(s->type), sums = (size_t)(VP_TILE * n);
+    char *x = vp_calloc((size_t)(VP_TILE * k), size), *moved = vp_calloc((size_t)(VP_TILE * k), size);
+    char *w = vp_calloc((size_t)(n * k), size), *packed = vp_calloc(1, s->packed_bytes);
+    float *reference = vp_calloc(sums, sizeof *reference), *out = vp_calloc(sums, sizeof *out);
     void *scratch = vp_calloc(1, s->scratch_bytes + 64);
     bool good = x && moved && w && packed && reference && out && scratch;
     if (good) {
-        fill_random(x, VP_TILE * k, 1);
-        fill_random(w, n * k, 2);
+        fill_random(x, s->type, VP_TILE * k, 1);
+        fill_random(w, s->type, n * k, 2);
         good = !vp_product_pack(s, spare(s), w, packed) &&
                !vp_product_run(s, spare(s), VP_TILE, x, packed, reference, scratch);
     }
@@ -240,15 +252,21 @@ static bool certify(const vp_product_shape *s) {
 }
 
 /* ---- shapes ---- */
-const vp_product_shape *vp_product_find(vp_product *p, int64_t k, int64_t n) {
+/* Without instructions for bf16 oneDNN has products of it all the same, slow ones. */
+static bool has_instructions(vp_dtype type) {
+    const unsigned need = dnnl_cpu_isa_avx512_core_bf16;
+    return type == VP_F32 || ((unsigned)dnnl_get_effective_cpu_isa() & need) == need;
+}
+
+const vp_product_shape *vp_product_find(vp_product *p, vp_dtype type, int64_t k, int64_t n) {
     vp_product_shape *s = p->shapes;
-    while (s && (s->k != k || s->n != n)) s = s->next;
+    while (s && (s->type != type || s->k != k || s->n != n)) s = s->next;
     if (s) return s->usable ? s : NULL;
     if (!(s = vp_calloc(1, sizeof *s))) return NULL;
-    *s = (vp_product_shape){.product = p, .k = k, .n = n, .next = p->shapes};
+    *s = (vp_product_shape){.product = p, .type = type, .k = k, .n = n, .next = p->shapes};
     p->shapes = s;
     int team = work_alone();
-    s->usable = shape_make(s, p->engine) == dnnl_success && certify(s);
+    s->usable = has_instructions(type) && shape_make(s) == dnnl_success && certify(s);
     work_as_before(team);
     return s->usable ? s : NULL;
 }

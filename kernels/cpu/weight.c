@@ -8,16 +8,16 @@
 enum { PANEL_BYTES = 448 << 10, PANEL_STEP = 64, PANEL_MAX = 384 };
 
 /* Columns a panel: as many as leave room in a 1 MiB second-level cache for the tile beside them. */
-static int64_t panel_columns(int64_t k) {
-    int64_t n = PANEL_BYTES / (int64_t)sizeof(float) / k / PANEL_STEP * PANEL_STEP;
+static int64_t panel_columns(int64_t words) {
+    int64_t n = PANEL_BYTES / (int64_t)sizeof(float) / words / PANEL_STEP * PANEL_STEP;
     return n < PANEL_STEP ? PANEL_STEP : n > PANEL_MAX ? PANEL_MAX : n;
 }
 
-static int check_desc(const vp_weight_desc *desc, vp_error *err) {
+static int check_desc(const vp_device *d, const vp_weight_desc *desc, vp_error *err) {
     const int64_t most = INT64_C(1) << 31;
     const char *name = desc->name ? desc->name : "weight";
-    if (desc->compute != VP_F32)
-        return vp_fail(err, VP_BUG, "%s: the CPU has no products of %s", name, vp_dtype_name(desc->compute));
+    if (desc->compute != VP_F32 && !(desc->compute == VP_BF16 && d->bf16))
+        return vp_fail(err, VP_BUG, "%s: this processor has no products of %s", name, vp_dtype_name(desc->compute));
     if (desc->in < 1 || desc->out < 1 || desc->in > most || desc->out > most)
         return vp_fail(err, VP_BUG, "%s: shape [%lld, %lld]", name, (long long)desc->out, (long long)desc->in);
     int64_t rows = 0;
@@ -29,18 +29,18 @@ static int check_desc(const vp_weight_desc *desc, vp_error *err) {
 }
 
 /* Rounded up to whole cache lines. */
-static size_t packed_floats(const vp_device *d, const vp_panel *p, int64_t k) {
-    size_t floats = p->shape ? (vp_product_packed_bytes(p->shape) + sizeof(float) - 1) / sizeof(float)
-                             : (size_t)vp_packed_floats(d->simd, k, p->n);
-    return (floats + 15) / 16 * 16;
+static size_t packed_bytes(const vp_device *d, const vp_panel *p, int64_t words) {
+    size_t bytes =
+        p->shape ? vp_product_packed_bytes(p->shape) : (size_t)vp_packed_floats(d->simd, words, p->n) * sizeof(float);
+    return (bytes + 63) / 64 * 64;
 }
 
 /* Memory for packed panels: written whole by packing, so not zeroed; in large pages where the system gives them. */
-static float *packed_alloc(size_t floats) {
+static void *packed_alloc(size_t bytes) {
     const size_t large = (size_t)2 << 20;
-    size_t bytes = floats * sizeof(float), align = bytes < 2 * large ? 64 : large;
+    size_t align = bytes < 2 * large ? 64 : large;
     bytes = (bytes + align - 1) / align * align;
-    float *p = aligned_alloc(align, bytes);
+    void *p = aligned_alloc(align, bytes);
     if (p && align == large) madvise(p, bytes, MADV_HUGEPAGE); /* advice: may be refused */
     return p;
 }
@@ -50,7 +50,7 @@ typedef struct packing {
     const vp_device *device;
     const vp_weight_desc *desc;
     vp_weight *weight;
-    float *rows; /* [threads, widest, K] */
+    float *rows; /* [threads, widest, words] what is packed; then for bf16 [threads, K] a row as it was read */
     vp_failure failure;
 } packing;
 
@@ -60,12 +60,23 @@ static int read_row(const vp_weight_desc *desc, int64_t row, float *out, vp_erro
     return part->read_row(part->ctx, row, out, err);
 }
 
+static int read_panel(const packing *pk, const vp_panel *p, int thread, float *rows, vp_error *err) {
+    const vp_weight *w = pk->weight;
+    float *line = pk->rows + vp_threads_count(pk->device->threads) * w->widest * w->words + thread * w->in;
+    for (int64_t i = 0; i < p->n; i++) {
+        float *row = rows + i * w->words;
+        VP_TRY(read_row(pk->desc, p->first + i, w->compute == VP_BF16 ? line : row, err));
+        if (w->compute == VP_BF16) vp_bf16_round(line, (uint16_t *)(void *)row, w->in);
+    }
+    return VP_OK;
+}
+
 static int pack_panel(packing *pk, const vp_panel *p, int thread, vp_error *err) {
-    int64_t k = pk->weight->in;
-    float *rows = pk->rows + (int64_t)thread * pk->weight->widest * k;
-    for (int64_t i = 0; i < p->n; i++) VP_TRY(read_row(pk->desc, p->first + i, rows + i * k, err));
+    int64_t words = pk->weight->words;
+    float *rows = pk->rows + (int64_t)thread * pk->weight->widest * words;
+    VP_TRY(read_panel(pk, p, thread, rows, err));
     if (!p->shape)
-        pk->device->simd->gemm->pack(rows, k, true, k, p->n, p->packed);
+        pk->device->simd->gemm->pack(rows, words, true, words, p->n, p->packed);
     else if (vp_product_pack(p->shape, thread, rows, p->packed))
         return vp_fail(err, VP_MEMORY, "%s: oneDNN failed to pack a weight",
                        pk->desc->name ? pk->desc->name : "weight");
@@ -81,7 +92,8 @@ static void pack_item(void *ctx, int64_t item, int thread) {
 
 static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
     packing pk = {.device = d, .desc = desc, .weight = w};
-    size_t floats = (size_t)vp_threads_count(d->threads) * (size_t)w->widest * (size_t)w->in;
+    int64_t each = w->widest * w->words + (w->compute == VP_BF16 ? w->in : 0);
+    size_t floats = (size_t)vp_threads_count(d->threads) * (size_t)each;
     if (!(pk.rows = vp_calloc(floats, sizeof(float)))) return vp_fail_memory(err, "packing a weight", floats * 4);
     vp_failure_begin(&pk.failure);
     vp_threads_run(d->threads, w->panels, pack_item, &pk);
@@ -90,7 +102,7 @@ static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_e
 }
 
 static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
-    int64_t columns = panel_columns(w->in);
+    int64_t columns = panel_columns(w->words), k = w->compute == VP_BF16 ? 2 * w->words : w->in;
     w->panels = (w->out + columns - 1) / columns;
     w->widest = w->out < columns ? w->out : columns;
     if (!(w->panel = vp_calloc((size_t)w->panels, sizeof *w->panel)))
@@ -100,14 +112,14 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
         vp_panel *p = &w->panel[i];
         p->first = i * columns;
         p->n = w->out - p->first < columns ? w->out - p->first : columns;
-        p->shape = d->product ? vp_product_find(d->product, w->in, p->n) : NULL;
+        p->shape = d->product ? vp_product_find(d->product, w->compute, k, p->n) : NULL;
         size_t scratch = p->shape ? vp_product_scratch_bytes(p->shape) : 0;
         if (scratch > w->scratch) w->scratch = scratch;
-        total += packed_floats(d, p, w->in);
+        total += packed_bytes(d, p, w->words);
     }
-    if (!(w->packed = packed_alloc(total))) return vp_fail_memory(err, "weight", total * sizeof(float));
-    float *at = w->packed;
-    for (int64_t i = 0; i < w->panels; at += packed_floats(d, &w->panel[i], w->in), i++) w->panel[i].packed = at;
+    if (!(w->packed = packed_alloc(total))) return vp_fail_memory(err, "weight", total);
+    char *at = w->packed;
+    for (int64_t i = 0; i < w->panels; at += packed_bytes(d, &w->panel[i], w->words), i++) w->panel[i].packed = at;
     return VP_OK;
 }
 
@@ -117,6 +129,8 @@ static int prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp
     if (!w) return vp_fail_memory(err, "weight", sizeof *w);
     w->in = desc->in;
     w->out = desc->out;
+    w->compute = desc->compute;
+    w->words = w->compute == VP_BF16 ? vp_bf16_pairs(w->in) : w->in;
     if (desc->bias) {
         size_t bytes = (size_t)w->out * sizeof(float);
         if (!(w->bias = vp_calloc(1, bytes))) return vp_fail_memory(err, "bias", bytes);
@@ -155,7 +169,7 @@ static int pack_backward(vp_device *d, const vp_weight_desc *desc, vp_weight *w,
 }
 
 int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp_error *err) {
-    VP_TRY(check_desc(desc, err));
+    VP_TRY(check_desc(d, desc, err));
     vp_weight *w = NULL;
     pthread_mutex_lock(&d->prepare);
     int status = prepare(d, desc, &w, err);
@@ -172,12 +186,12 @@ int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **
 int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc) {
     vp_error err = {0};
     const char *name = desc->name ? desc->name : "weight";
-    int status = check_desc(desc, &err);
+    int status = check_desc(q->device, desc, &err);
     if (!status && (desc->in != w->in || desc->out != w->out || !desc->bias != !w->bias))
         status = vp_fail(&err, VP_BUG, "%s: an update of another shape, [%lld, %lld] instead of [%lld, %lld]", name,
                          (long long)desc->out, (long long)desc->in, (long long)w->out, (long long)w->in);
-    if (!status && desc->backward && !w->backward)
-        status = vp_fail(&err, VP_BUG, "%s: the weight is packed for forward only", name);
+    if (!status && (desc->compute != w->compute || (desc->backward && !w->backward)))
+        status = vp_fail(&err, VP_BUG, "%s: the weight is packed for another type, or for forward only", name);
     if (!status && w->bias) memcpy(w->bias, desc->bias, (size_t)w->out * sizeof *w->bias);
     if (!status) status = pack_all(q->device, desc, w, &err);
     if (!status && w->backward) status = pack_backward(q->device, desc, w, &err);

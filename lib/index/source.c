@@ -156,7 +156,7 @@ static int take_queries(vp_searcher *s, const vp_frame *f, float **out, vp_error
 
 static int open_backend(vp_searcher *s, vp_error *err) {
     const vp_backend *cpu = vp_backend_cpu();
-    vp_device_options options = {.threads = s->options.threads, .isa = "auto"};
+    vp_device_options options = {.threads = s->options.threads};
     if (!s->device) VP_TRY(cpu->open(&s->device, &options, err));
     if (!s->queue) VP_TRY(cpu->queue_open(&s->queue, s->device, err));
     return VP_OK;

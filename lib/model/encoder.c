@@ -18,9 +18,20 @@ int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void 
     return e->ops->queue_wait(e->queue, err); /* the host's copy may go */
 }
 
-static int check_compute(const vp_encoder *e, const char *compute, vp_error *err) {
-    if (!compute || !strcmp(compute, "auto") || !strcmp(compute, "f32")) return VP_OK;
-    return vp_fail(err, VP_USAGE, "--compute %s: the %s backend computes in f32", compute, e->ops->name);
+int vp_compute_choose(vp_compute *c, const char *name, vp_error *err) {
+    vp_caps caps;
+    c->type = VP_F32;
+    if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
+    c->ops->caps(c->device, &caps);
+    c->type = VP_BF16;
+    if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
+        return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
+    if (caps.bf16) return VP_OK;
+    return vp_fail(err, VP_USAGE, "compute type bf16: this processor has no instructions for it (AVX512-BF16)");
+}
+
+const char *vp_compute_name(vp_dtype type) {
+    return type == VP_BF16 ? "bf16" : "f32";
 }
 
 static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
@@ -66,11 +77,13 @@ static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map 
         return vp_fail(err, VP_USAGE, "--device %s: only the CPU is there", o->device);
     e->ops = vp_backend_cpu();
     e->batch_tokens = o->batch_tokens > 0 ? o->batch_tokens : VP_BATCH_TOKENS;
-    VP_TRY(check_compute(e, o->compute, err));
     VP_TRY(choose_attention(e, o->attention, header, err));
     VP_TRY(check_operations(e, err));
-    vp_device_options device = {.threads = o->threads, .isa = "auto"};
+    vp_device_options device = {.threads = o->threads};
     VP_TRY(e->ops->open(&e->device, &device, err));
+    vp_compute compute = {.ops = e->ops, .device = e->device};
+    VP_TRY(vp_compute_choose(&compute, o->compute, err));
+    e->compute = compute.type;
     VP_TRY(e->ops->queue_open(&e->queue, e->device, err));
     return o->train ? vp_training_open(e, o->train, err) : VP_OK;
 }
@@ -105,7 +118,7 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
     if (!encoder) return vp_fail_memory(err, "a map", 1);
     int status = vp_map_set_str(encoder, "attention", e->attention, err);
     if (!status) status = vp_map_set_str(encoder, "layer", "last", err);
-    if (!status) status = vp_map_set_str(encoder, "compute", "f32", err);
+    if (!status) status = vp_map_set_str(encoder, "compute", vp_compute_name(e->compute), err);
     if (!status) status = vp_map_set_map(header, "encoder", encoder, err);
     vp_map_free(encoder);
     return status ? status : vp_encoder_space(header, err);
@@ -113,6 +126,10 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
 
 const char *vp_encoder_attention(const vp_encoder *e) {
     return e->attention;
+}
+
+const char *vp_encoder_compute_type(const vp_encoder *e) {
+    return vp_compute_name(e->compute);
 }
 
 static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, float *hidden, vp_error *err) {
@@ -126,13 +143,18 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
     return status;
 }
 
+static int not_finite(const vp_frame *f, int64_t b, vp_error *err) {
+    static const char what[] = "the model gives values that are not finite";
+    const long long row = vp_frame_ordinal(f, b), step = vp_map_int(f->keys, "step", -1);
+    if (step < 0) return vp_frame_fail(f, VP_DATA, err, "row %lld: %s", row, what);
+    return vp_frame_fail(f, VP_DATA, err, "step %lld, row %lld: %s", step, row, what);
+}
+
 int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *s, const float *hidden, vp_error *err) {
     const int64_t width = e->model->config.width;
     for (int64_t b = 0; b < s->B; b++)
         for (int64_t i = s->cu[b] * width; i < s->cu[b + 1] * width; i++)
-            if (!isfinite(hidden[i]))
-                return vp_frame_fail(f, VP_DATA, err, "row %lld: the model gives values that are not finite",
-                                     (long long)vp_frame_ordinal(f, b));
+            if (!isfinite(hidden[i])) return not_finite(f, b, err);
     return VP_OK;
 }
 

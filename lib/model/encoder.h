@@ -63,6 +63,7 @@ struct vp_encoder {
     vp_attention mode;
     bool segments;
     int64_t batch_tokens;
+    vp_dtype compute;      /* of the linears' products */
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;
@@ -93,6 +94,11 @@ int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *
 int vp_encoder_check(const vp_encoder *e, int status, vp_error *err);
 /* n bytes of `host` on the device: in the queue's arena, until the caller's mark is released. */
 int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err);
+
+/* The type of products that an option or a header names (VP_COMPUTES, NULL: auto) for c's backend and device, into
+ * c->type. VP_USAGE: there is none by that name, or not on this machine. */
+int vp_compute_choose(vp_compute *c, const char *name, vp_error *err);
+const char *vp_compute_name(vp_dtype type);
 
 /* prepare.c: pack every weight, once. */
 int vp_encoder_prepare(vp_encoder *e, vp_error *err);

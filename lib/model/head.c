@@ -1,14 +1,13 @@
 /* The output head on a device: where its weights are in the model, packing, and the operations on it. */
 #include "lib/model/head.h"
-#include "kernels/ops.h"
-#include "lib/model/private.h"
+#include "lib/model/encoder.h"
 #include <stdlib.h>
 #include <string.h>
 
 struct vp_head {
-    const vp_backend *ops;
-    vp_device *device, *own_device; /* own: opened here, else NULL */
-    vp_queue *queue, *own_queue;
+    vp_compute on;
+    vp_device *own_device; /* opened here, else NULL */
+    vp_queue *own_queue;
     vp_weight *weight;
     int64_t width, vocab;
 };
@@ -39,10 +38,10 @@ static int pack(vp_head *h, const vp_model *m, vp_error *err) {
                                  .in = h->width,
                                  .out = h->vocab,
                                  .bias = bias,
-                                 .compute = VP_F32,
+                                 .compute = h->on.type,
                                  .backward = true,
                                  .name = head->module};
-    if (!status) status = h->ops->weight_prepare(h->device, &desc, &h->weight, err);
+    if (!status) status = h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
     free(bias);
     return status;
 }
@@ -50,15 +49,13 @@ static int pack(vp_head *h, const vp_model *m, vp_error *err) {
 static int open_device(vp_head *h, const vp_encode_options *o, vp_error *err) {
     if (o->device && strcmp(o->device, "auto") && strcmp(o->device, "cpu"))
         return vp_fail(err, VP_USAGE, "--device %s: only the CPU is there", o->device);
-    if (o->compute && strcmp(o->compute, "auto") && strcmp(o->compute, "f32"))
-        return vp_fail(err, VP_USAGE, "--compute %s: losses are computed in f32", o->compute);
-    h->ops = vp_backend_cpu();
-    const vp_device_options device = {.threads = o->threads, .isa = "auto"};
-    VP_TRY(h->ops->open(&h->own_device, &device, err));
-    VP_TRY(h->ops->queue_open(&h->own_queue, h->own_device, err));
-    h->device = h->own_device;
-    h->queue = h->own_queue;
-    return VP_OK;
+    const vp_backend *ops = h->on.ops = vp_backend_cpu();
+    const vp_device_options device = {.threads = o->threads};
+    VP_TRY(ops->open(&h->own_device, &device, err));
+    VP_TRY(ops->queue_open(&h->own_queue, h->own_device, err));
+    h->on.device = h->own_device;
+    h->on.queue = h->own_queue;
+    return vp_compute_choose(&h->on, o->compute, err);
 }
 
 static int finish_open(vp_head **out, vp_head *h, int status) {
@@ -75,21 +72,18 @@ int vp_head_open(vp_head **out, const vp_model *m, const vp_encode_options *o, v
     return finish_open(out, h, status);
 }
 
-int vp_head_open_on(vp_head **out, const vp_model *m, const vp_backend *ops, vp_device *device, vp_queue *queue,
-                    vp_error *err) {
+int vp_head_open_on(vp_head **out, const vp_model *m, const vp_compute *on, vp_error *err) {
     vp_head *h = *out = vp_calloc(1, sizeof *h);
     if (!h) return vp_fail_memory(err, "an output head", sizeof *h);
-    h->ops = ops;
-    h->device = device;
-    h->queue = queue;
+    h->on = *on;
     return finish_open(out, h, pack(h, m, err));
 }
 
 void vp_head_close(vp_head *h) {
     if (!h) return;
-    if (h->weight) h->ops->weight_free(h->device, h->weight);
-    if (h->own_queue) h->ops->queue_close(h->own_queue);
-    if (h->own_device) h->ops->close(h->own_device);
+    if (h->weight) h->on.ops->weight_free(h->on.device, h->weight);
+    if (h->own_queue) h->on.ops->queue_close(h->own_queue);
+    if (h->own_device) h->on.ops->close(h->own_device);
     free(h);
 }
 
@@ -102,15 +96,15 @@ int64_t vp_head_vocab(const vp_head *h) {
 }
 
 static int finish_op(vp_head *h, int status, vp_error *err) {
-    return status ? vp_fail(err, status, "%s", h->ops->why(h->queue)) : h->ops->queue_wait(h->queue, err);
+    return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : h->on.ops->queue_wait(h->on.queue, err);
 }
 
 int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
     op->head = h->weight;
-    return finish_op(h, h->ops->xent(h->queue, op), err);
+    return finish_op(h, h->on.ops->xent(h->on.queue, op), err);
 }
 
 int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
     op->head = h->weight;
-    return finish_op(h, h->ops->bag(h->queue, op), err);
+    return finish_op(h, h->on.ops->bag(h->on.queue, op), err);
 }

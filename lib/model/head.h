@@ -4,20 +4,17 @@
 #define VP_MODEL_HEAD_H
 #include "lib/model/model.h"
 
-struct vp_backend;
-struct vp_device;
-struct vp_queue;
+struct vp_compute;
 struct vp_xent_op;
 struct vp_bag_op;
 
 typedef struct vp_head vp_head;
 /* Packs the head for products in both directions, which takes twice its size in memory. VP_DATA: the model has no
- * output head. The first on a device of its own, of which `o` tells device, threads and compute (VP_USAGE as for
- * vp_encoder_open); the second on one that stays open as long as the head (borrowed). The model may be closed when they
- * have returned. Close with vp_head_close (NULL is fine). */
+ * output head. The first on a device of its own, of which `o` tells device, threads and compute type (VP_USAGE as for
+ * vp_encoder_open); the second on an encoder's (training.h), which stays open as long as the head (borrowed). The model
+ * may be closed when they have returned. Close with vp_head_close (NULL is fine). */
 int vp_head_open(vp_head **h, const vp_model *m, const vp_encode_options *o, vp_error *err);
-int vp_head_open_on(vp_head **h, const vp_model *m, const struct vp_backend *ops, struct vp_device *device,
-                    struct vp_queue *queue, vp_error *err);
+int vp_head_open_on(vp_head **h, const vp_model *m, const struct vp_compute *on, vp_error *err);
 void vp_head_close(vp_head *h);
 int64_t vp_head_width(const vp_head *h); /* C */
 int64_t vp_head_vocab(const vp_head *h); /* V */

@@ -78,7 +78,7 @@ int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_
 typedef struct vp_encode_options {
     const char *device;    /* "auto", "cpu" */
     int threads;           /* 0: all */
-    const char *compute;   /* one of VP_COMPUTES; a type that the backend lacks is VP_USAGE */
+    const char *compute;   /* one of VP_COMPUTES; a type that the machine lacks is VP_USAGE */
     const char *attention; /* one of VP_ATTENTIONS; NULL: the header's, else the model's. "segments": causal, and column
                               seg is required */
     int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: the default */
@@ -92,7 +92,8 @@ typedef struct vp_encoder vp_encoder;
 int vp_encoder_open(vp_encoder **e, vp_model *m, const vp_encode_options *o, const vp_map *header, vp_error *err);
 /* Fill a header's `encoder` map {attention, layer, compute} and encoder.space. */
 int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err);
-const char *vp_encoder_attention(const vp_encoder *e); /* one of VP_ATTENTIONS */
+const char *vp_encoder_attention(const vp_encoder *e);    /* one of VP_ATTENTIONS */
+const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32" or "bf16" */
 /* One batch frame: hidden [T, C] f32, caller frees. Uses ids, cu, and pos, seg, prefix if present. A sequence longer
  * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
  * not depend on its neighbours. */

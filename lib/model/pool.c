@@ -42,7 +42,7 @@ static int set_up(vp_pooler *p, const vp_pool_options *o, const vp_map *model, v
     p->dims = o->dims > 0 ? o->dims : model ? vp_map_int(model, "dims", 0) : 0;
     if (p->dims < 0) return vp_fail(err, VP_DATA, "the header's model.dims is %lld", (long long)p->dims);
     p->ops = vp_backend_cpu();
-    VP_TRY(p->ops->open(&p->device, &(vp_device_options){.threads = 1, .isa = "auto"}, err));
+    VP_TRY(p->ops->open(&p->device, &(vp_device_options){.threads = 1}, err));
     return p->ops->queue_open(&p->queue, p->device, err);
 }
 

@@ -128,7 +128,7 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
                              .in = s->part[0]->cols,
                              .out = outputs,
                              .bias = *bias,
-                             .compute = VP_F32,
+                             .compute = e->compute,
                              .backward = e->training && e->training->options.backward,
                              .name = s->part[0]->module};
     return VP_OK;

@@ -59,6 +59,7 @@ typedef struct vp_compute {
     const vp_backend *ops;
     vp_device *device;
     vp_queue *queue;
+    vp_dtype type; /* of its linears' products, VP_F32 or VP_BF16 */
 } vp_compute;
 vp_compute vp_encoder_compute(const vp_encoder *e);
 

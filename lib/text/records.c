@@ -243,6 +243,11 @@ static int at_end(const vp_records *r, vp_error *err) {
     return vp_fail(err, VP_UPSTREAM, "%s: the closing _vp line is missing: the program that wrote it died", r->name);
 }
 
+/* A program of ours ends every line, so one without its newline was cut off. */
+static bool cut_off(const vp_records *r) {
+    return r->head && !r->ended && r->window.data[r->next - 1] != '\n';
+}
+
 int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) {
     const char *line;
     size_t n;
@@ -255,6 +260,7 @@ int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) 
         vp_error why = {0};
         bool control = false;
         int status = take_line(r, line, n, record, &control, &why);
+        if (status == VP_DATA && cut_off(r)) return at_end(r, err);
         if (status == VP_DATA && r->skip_bad && !control) {
             r->skipped++;
             continue;

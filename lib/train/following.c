@@ -17,6 +17,9 @@ static int check_recipe(const vp_recipe *r, const vp_model *m, const vp_follow_o
     if (strcmp(r->attention, o->encode.attention) != 0)
         return vp_fail(err, VP_DATA, "'%s' trains with attention '%s', not '%s'", o->folder, r->attention,
                        o->encode.attention);
+    if (strcmp(r->compute, o->encode.compute) != 0)
+        return vp_fail(err, VP_DATA, "'%s' trains with compute type '%s', not '%s'", o->folder, r->compute,
+                       o->encode.compute);
     const double a = r->train.attention_dropout - o->attention_dropout, h = r->train.hidden_dropout - o->hidden_dropout;
     if (a < 0 || a > 0 || h < 0 || h > 0)
         return vp_fail(err, VP_DATA, "'%s' trains with dropout %g and %g, not %g and %g", o->folder,

@@ -33,7 +33,7 @@ static int set_up(vp_objective *o, vp_error *err) {
         return vp_fail(err, VP_USAGE, "scale and temperature must be above 0, and the teacher's weight not below");
     if (o->kind->tokens) return VP_OK;
     o->ops = vp_backend_cpu();
-    VP_TRY(o->ops->open(&o->device, &(vp_device_options){.threads = 1, .isa = "auto"}, err));
+    VP_TRY(o->ops->open(&o->device, &(vp_device_options){.threads = 1}, err));
     return o->ops->queue_open(&o->queue, o->device, err);
 }
 

@@ -15,10 +15,11 @@ static json_t *adapters_json(const vp_recipe *r) {
 
 int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err) {
     const vp_train_options *t = &r->train;
-    json_t *root =
-        json_pack("{s:i,s:s,s:s,s:o,s:b,s:f,s:f,s:I}", "vecpipe_train", 1, "fingerprint", r->fingerprint, "attention",
-                  r->attention, "adapters", adapters_json(r), "full", t->full, "attention_dropout",
-                  t->attention_dropout, "hidden_dropout", t->hidden_dropout, "seed", (json_int_t)t->seed);
+    const char *compute = strcmp(r->compute, "f32") ? r->compute : NULL; /* NULL: not written */
+    json_t *root = json_pack("{s:i,s:s,s:s,s:s*,s:o,s:b,s:f,s:f,s:I}", "vecpipe_train", 1, "fingerprint",
+                             r->fingerprint, "attention", r->attention, "compute", compute, "adapters",
+                             adapters_json(r), "full", t->full, "attention_dropout", t->attention_dropout,
+                             "hidden_dropout", t->hidden_dropout, "seed", (json_int_t)t->seed);
     json_t *lora = t->full ? NULL
                            : json_pack("{s:I,s:f,s:f,s:s}", "rank", (json_int_t)t->rank, "alpha", t->alpha, "dropout",
                                        t->lora_dropout, "targets", t->targets);
@@ -62,6 +63,8 @@ static int read_all(vp_recipe_file *f, vp_error *err) {
     if (version != 1) return vp_fail(err, VP_DATA, "%s: written by another version", f->json.path);
     VP_TRY(vp_json_str(&f->json, root, "fingerprint", &r->fingerprint, err));
     VP_TRY(vp_json_str(&f->json, root, "attention", &r->attention, err));
+    r->compute = "f32";
+    VP_TRY(vp_json_str(&f->json, root, "compute", &r->compute, err));
     VP_TRY(vp_json_bool(&f->json, root, "full", &r->train.full, err));
     VP_TRY(vp_json_real(&f->json, root, "attention_dropout", &r->train.attention_dropout, err));
     VP_TRY(vp_json_real(&f->json, root, "hidden_dropout", &r->train.hidden_dropout, err));

@@ -19,7 +19,7 @@ struct vp_run {
     vp_trainer *trainer;
     vp_live *live;
     json_t *recipe;
-    char *attention, *checkpoint;
+    char *attention, *compute, *checkpoint;
     bool followed, planned;
     int64_t next, saved, steps;
 };
@@ -43,20 +43,27 @@ static int agree_rate(const char *key, double option, const vp_map *dropout, dou
     return VP_OK;
 }
 
+static int keep(char **copy, const char *text, vp_error *err) {
+    *copy = vp_strndup(text, strlen(text));
+    return *copy ? VP_OK : vp_fail_memory(err, "a name", strlen(text) + 1);
+}
+
 static int read_header(vp_run *r, const vp_map *encoder, vp_error *err) {
-    const char *attention = NULL;
+    const char *attention = NULL, *compute = NULL;
+    const char *const said = encoder ? vp_map_str(encoder, "attention") : NULL;
     vp_map *dropout = encoder ? vp_map_sub(encoder, "dropout") : NULL;
-    int status =
-        agree("attention", r->o.encode.attention, encoder ? vp_map_str(encoder, "attention") : NULL, &attention, err);
+    int status = agree("attention", r->o.encode.attention, said, &attention, err);
+    if (!status)
+        status =
+            agree("compute type", r->o.encode.compute, encoder ? vp_map_str(encoder, "compute") : NULL, &compute, err);
     if (!status)
         status = agree_rate("attention", r->o.train.attention_dropout, dropout, &r->o.train.attention_dropout, err);
     if (!status) status = agree_rate("hidden", r->o.train.hidden_dropout, dropout, &r->o.train.hidden_dropout, err);
     vp_map_free(dropout);
     if (status) return status;
-    if (!attention) attention = vp_model_settings(r->model)->attention;
-    r->attention = vp_strndup(attention, strlen(attention));
     r->followed = encoder && vp_map_bool(encoder, "follow", false);
-    return r->attention ? VP_OK : vp_fail_memory(err, "a name", 1);
+    VP_TRY(keep(&r->attention, attention ? attention : vp_model_settings(r->model)->attention, err));
+    return compute ? keep(&r->compute, compute, err) : VP_OK;
 }
 
 /* ---- opening ---- */
@@ -71,6 +78,7 @@ static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
     r->o.train.backward = true;
     r->o.encode.train = &r->o.train;
     r->o.encode.attention = r->attention;
+    r->o.encode.compute = r->compute;
     return vp_encoder_open(&r->encoder, r->model, &r->o.encode, NULL, err);
 }
 
@@ -106,7 +114,7 @@ static int open_objective(vp_run *r, vp_error *err) {
     VP_TRY(vp_objective_open(&r->objective, &o, err));
     if (!vp_objective_is_tokens(r->o.objective)) return VP_OK;
     const vp_compute c = vp_encoder_compute(r->encoder);
-    return vp_head_open_on(&r->head, r->model, c.ops, c.device, c.queue, err);
+    return vp_head_open_on(&r->head, r->model, &c, err);
 }
 
 static int open_trainer(vp_run *r, vp_error *err) {
@@ -132,6 +140,7 @@ static int plan(vp_run *r, const vp_step *s, vp_error *err) {
 static int make_recipe(vp_run *r, vp_error *err) {
     const vp_recipe recipe = {.fingerprint = vp_model_fingerprint(r->model),
                               .attention = r->attention,
+                              .compute = vp_encoder_compute_type(r->encoder),
                               .adapters = r->o.adapters,
                               .nadapters = r->o.nadapters,
                               .train = *vp_encoder_training(r->encoder)};
@@ -147,7 +156,8 @@ static int load_checkpoint(vp_run *r, vp_error *err) {
     const json_t *recipe = json_object_get(state, "recipe");
     int status = VP_OK;
     if (!json_equal(recipe, r->recipe))
-        status = vp_fail(err, VP_USAGE, "'%s' was begun with another model, adapter, dropout, seed or attention (%s)",
+        status = vp_fail(err, VP_USAGE,
+                         "'%s' was begun with another model, adapter, dropout, seed, attention or compute type (%s)",
                          r->o.folder, "its train.json says which");
     if (!status && json_integer_value(json_object_get(state, "optimizer")) != (json_int_t)r->o.trainer.optimizer)
         status = vp_fail(err, VP_USAGE, "'%s' was begun with another optimiser", r->o.folder);
@@ -237,6 +247,7 @@ void vp_run_close(vp_run *r) {
     vp_model_close(r->model);
     json_decref(r->recipe);
     free(r->attention);
+    free(r->compute);
     free(r->checkpoint);
     free(r);
 }

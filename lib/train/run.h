@@ -10,7 +10,7 @@ typedef struct vp_run_options {
     const char *model;           /* NULL: the stream's, else $VP_MODEL */
     const char *const *adapters; /* applied in order, not trained */
     size_t nadapters;
-    vp_encode_options encode; /* `train` is set by vp_run_open; attention NULL: the stream's */
+    vp_encode_options encode; /* `train` is set by vp_run_open; attention and compute NULL: the stream's */
     vp_train_options train;   /* dropout of attention and hidden states below 0: the stream's, else none */
     const char *objective;    /* NULL: gradients come in the stream */
     vp_objective_options objective_options;
@@ -25,7 +25,7 @@ typedef struct vp_run_options {
 typedef struct vp_run vp_run;
 /* What `header` (the stream's) says counts where the options are silent; where both speak and differ it is VP_USAGE.
  * The folder is locked: VP_LOCKED when another run is in it. VP_USAGE: a folder with a checkpoint, without `resume`; or
- * one whose checkpoint was made with other adapters, dropout, seed, attention or optimiser. */
+ * one whose checkpoint was made with other adapters, dropout, seed, attention, compute type or optimiser. */
 int vp_run_open(vp_run **r, const vp_run_options *o, const vp_map *header, vp_error *err);
 int64_t vp_run_first(const vp_run *r); /* the step to begin with */
 int64_t vp_run_steps(const vp_run *r); /* in all, as the first step said; 0: not known */

@@ -15,9 +15,9 @@ typedef struct setup {
 } setup;
 
 static setup open_setup(const char *name, const vp_train_options *train, const char *attention, int threads,
-                        vp_error *err) {
+                        const char *compute, vp_error *err) {
     setup s = {0};
-    vp_encode_options o = {.attention = attention, .threads = threads, .train = train};
+    vp_encode_options o = {.attention = attention, .threads = threads, .compute = compute, .train = train};
     if (!vp_model_open(&s.model, golden_path("%s", name), err) && !vp_encoder_open(&s.encoder, s.model, &o, NULL, err))
         vp_encoder_warm(s.encoder, err);
     return s;
@@ -173,7 +173,7 @@ static void check_xent(const char *name, const vp_source *g, const char *what, c
     int64_t row[16];
     put_units(&p, unit, row);
     vp_train_options train = {.start = adapter, .backward = true};
-    setup s = open_setup(name, &train, attention, 2, &err);
+    setup s = open_setup(name, &train, attention, 2, "f32", &err);
     if (OK(!err.code && !backpropagate(&s, &p, 3, xent_gradient, &x, &err), "%s %s runs %s", name, what, err.text)) {
         OK(fabs(x.loss - (double)loss.f[0]) <= BOUND * x.loss, "%s %s loss %.6f, PyTorch %.6f", name, what, x.loss,
            (double)loss.f[0]);
@@ -198,7 +198,7 @@ static void check_nce(const char *name, const vp_source *g) {
     int64_t row[16];
     put_units(&p, unit, row);
     vp_train_options train = {.start = adapter, .backward = true};
-    setup s = open_setup(name, &train, "bi", 1, &err);
+    setup s = open_setup(name, &train, "bi", 1, "f32", &err);
     if (OK(!err.code && !backpropagate(&s, &p, 2, mean_gradient, &demb, &err), "%s nce runs %s", name, err.text))
         compare_gradients(name, "nce", &s, g);
     close_setup(&s);
@@ -305,7 +305,7 @@ static void check_model(const char *name, const char *attention, const vp_train_
     int32_t unit[8];
     int64_t row[8];
     packed p = some_rows(unit, row);
-    setup s = open_setup(name, train, attention, 2, &err);
+    setup s = open_setup(name, train, attention, 2, "f32", &err);
     if (OK(!err.code, "%s %s opens %s", name, how, err.text)) {
         if (!train->full) shake(&s);
         check_differences(name, how, &s, &p);
@@ -314,18 +314,24 @@ static void check_model(const char *name, const char *attention, const vp_train_
     packed_free(&p);
 }
 
-/* ---- the same bytes ---- */
+/* ---- the same bytes, and in bf16 the same direction ---- */
 
-static float *gradient_of(const char *name, vp_train_options train, int threads, int64_t parts, int64_t *n) {
+typedef struct way {
+    int threads, parts;
+    vp_recompute recompute;
+} way;
+
+static float *gradient_of(const char *name, vp_train_options train, const char *compute, way how, int64_t *n) {
     vp_error err = {0};
     int32_t unit[8];
     int64_t row[8];
     packed p = some_rows(unit, row);
-    setup s = open_setup(name, &train, "bi", threads, &err);
+    train.recompute = how.recompute;
+    setup s = open_setup(name, &train, "bi", how.threads, compute, &err);
     weighted w = {.C = s.model ? vp_model_width(s.model) : 0};
     float *copy = NULL;
-    if (!err.code) shake(&s);
-    if (!err.code && !backpropagate(&s, &p, parts, random_gradient, &w, &err)) {
+    if (!err.code && !train.full) shake(&s);
+    if (!err.code && !backpropagate(&s, &p, how.parts, random_gradient, &w, &err)) {
         *n = vp_encoder_params(s.encoder)->count;
         copy = vp_calloc((size_t)*n, sizeof *copy);
         memcpy(copy, vp_encoder_gradient(s.encoder), (size_t)*n * sizeof *copy);
@@ -336,22 +342,44 @@ static float *gradient_of(const char *name, vp_train_options train, int threads,
     return copy;
 }
 
-static void check_bytes(const char *name, vp_train_options train) {
+static const way ALONE = {1, 1, VP_RECOMPUTE_NONE};
+
+static void check_bytes(const char *name, vp_train_options train, const char *compute) {
     int64_t n = 0, m = 0;
-    float *want = gradient_of(name, train, 1, 1, &n);
-    static const struct {
-        int threads, parts;
-        vp_recompute recompute;
-    } ways[] = {{2, 1, 0}, {1, 3, 0}, {3, 5, 0}, {1, 1, VP_RECOMPUTE_MLP}, {2, 2, VP_RECOMPUTE_LAYER}};
+    float *want = gradient_of(name, train, compute, ALONE, &n);
+    static const way ways[] = {{2, 1, 0}, {1, 3, 0}, {3, 5, 0}, {1, 1, VP_RECOMPUTE_MLP}, {2, 2, VP_RECOMPUTE_LAYER}};
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
-        train.recompute = ways[i].recompute;
-        float *got = gradient_of(name, train, ways[i].threads, ways[i].parts, &m);
+        float *got = gradient_of(name, train, compute, ways[i], &m);
         OK(want && got && n == m && !memcmp(want, got, (size_t)n * sizeof *got),
-           "%s: %d threads, %d parts, recompute %d give the same gradient", name, ways[i].threads, ways[i].parts,
-           (int)ways[i].recompute);
+           "%s %s: %d threads, %d parts, recompute %d give the same gradient", name, compute, ways[i].threads,
+           ways[i].parts, (int)ways[i].recompute);
         free(got);
     }
     free(want);
+}
+
+static void check_direction(const char *name, vp_train_options train) {
+    int64_t n = 0, m = 0;
+    float *a = gradient_of(name, train, "f32", ALONE, &n), *b = gradient_of(name, train, "bf16", ALONE, &m);
+    double ab = 0, aa = 0, bb = 0;
+    for (int64_t i = 0; a && b && n == m && i < n; i++) {
+        ab += (double)a[i] * (double)b[i];
+        aa += (double)a[i] * (double)a[i];
+        bb += (double)b[i] * (double)b[i];
+    }
+    const double cosine = ab / sqrt(aa * bb), length = sqrt(bb / aa);
+    OK(cosine >= 0.999 && cosine < 1 - 1e-9 && fabs(length - 1) <= 0.01,
+       "%s %s: bf16's gradient against f32's: cosine %.6f, length %.4f", name, train.full ? "whole" : "adapter", cosine,
+       length);
+    free(a);
+    free(b);
+}
+
+static bool has_bf16(void) {
+    vp_error err = {0};
+    setup s = open_setup("llama", NULL, "bi", 1, "bf16", &err);
+    close_setup(&s);
+    return !strstr(err.text, "AVX512-BF16");
 }
 
 int main(void) {
@@ -379,8 +407,14 @@ int main(void) {
     static const char *const noisy_ones[] = {"mistral", "qwen3", "gptj"};
     for (size_t i = 0; i < sizeof noisy_ones / sizeof *noisy_ones; i++)
         check_model(noisy_ones[i], "bi", &noisy, "with dropout");
-    check_bytes("llama-gqa-tied", noisy);
+    check_bytes("llama-gqa-tied", noisy, "f32");
     static const char *const bytes[] = {"llama-gqa-tied", "qwen3", "gptj"};
-    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) check_bytes(bytes[i], lora);
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) check_bytes(bytes[i], lora, "f32");
+    if (!has_bf16()) {
+        OK(true, "bf16 # SKIP this processor has no instructions for it");
+        return done();
+    }
+    check_bytes("llama-gqa-tied", noisy, "bf16");
+    for (size_t i = 0; i < sizeof decoders / sizeof *decoders; i++) check_direction(decoders[i], i % 2 ? full : lora);
     return done();
 }

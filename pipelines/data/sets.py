@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Builds one set of the training data: pairs of a query and the passage that answers it, from unpacked Debian packages or
+from a folder of public data sets.
+
+usage: sets.py SET ROWS SOURCE OUT [TEST_SET]...
+
+SET is a name of the table at the end, ROWS the most that it may have, SOURCE where it comes from: for `debian` apt's
+translations, then its packages, for man, dict, docs and science a folder with one unpacked package a folder, else the file of the
+data set. OUT gets JSON lines {query, positive, negative?, source, part}, `part` being what must not be divided between
+training and held-out rows. No row holds a text of a TEST_SET. `stsb-scores` writes {sentence1, sentence2, score, ...} instead.
+"""
+import glob, gzip, itertools, json, os, re, sys
+import readers
+from prose import (chance, count_words, cut, is_english, is_pair, is_prose, key, split_sentences, squeeze)
+
+MOST_WORDS = 90
+# of one package: rows, and pages that are read for them
+MOST_ROWS, MOST_PAGES = 1500, 150
+
+
+def row(query, positive, source, part="", negative=()):
+    made = {"query": squeeze(query), "positive": cut(squeeze(positive), MOST_WORDS), "source": source,
+            "part": part or key(positive)}
+    if negative:
+        made["negative"] = [cut(squeeze(n), MOST_WORDS) for n in negative]
+    return made
+
+
+# ---- what Debian holds
+
+# Bindings and fonts by the thousand, whose descriptions are one text with another name in it.
+SERIES = re.compile(r"^(lib|node-|golang-|ruby-|rust-|r-cran-|r-bioc-|python\d?-|php-|fonts-|texlive-|elpa-|ocaml-)")
+PART = re.compile(r"-(dev|dbg|dbgsym|doc|data|common|l10n|locale-?\w*)$")
+
+
+def debian(source):
+    """Synopsis -> description, one package of each source package: the first that is not one of its parts."""
+    seen, texts = set(), {}
+    with open(source, encoding="utf-8", errors="replace") as f:
+        for stanza in readers.read_stanzas(f):
+            if "Description-en" in stanza:
+                texts[stanza["Description-md5"]] = stanza["Description-en"]
+                continue
+            name = stanza["Package"]
+            origin = stanza.get("Source", name).split(" ")[0]
+            synopsis, *lines = texts.get(stanza.get("Description-md5"), [""])
+            if (not lines or origin in seen or PART.search(name) or "transitional" in synopsis
+                    or SERIES.match(name) and chance(name) > 0.35):
+                continue
+            seen.add(origin)
+            text = " ".join(readers.description_paragraphs(lines))
+            yield row(re.sub(r"\s*\([^)]*\)$", "", synopsis), text, "debian")
+
+
+def files(folder):
+    """(file, its text) of one package in an order of chance, so that the first of them stand for all; no page of a book's
+    size."""
+    paths = glob.glob(f"{glob.escape(folder)}/**/*.*", recursive=True)
+    for path in sorted(paths, key=lambda path: chance(os.path.relpath(path, folder))):
+        if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) < 1 << 20:
+            opened = gzip.open if path.endswith(".gz") else open
+            with opened(path, "rt", encoding="utf-8", errors="replace") as f:
+                yield path, f.read()
+
+
+def man(folder):
+    """What NAME says -> the beginning of DESCRIPTION."""
+    for package in sorted(os.listdir(folder)):
+        for path, text in files(f"{folder}/{package}"):
+            sections = readers.read_man(text)
+            names, _, summary = " ".join(sections.get("NAME", [])).partition(" - ")
+            described = next((" ".join(p) for title, p in sections.items() if title.startswith("DESCRIPTION")), "")
+            if is_prose(described[:600]):
+                yield row(summary, described, f"man/{package}", os.path.basename(path).split(".")[0])
+
+
+def dictionary(folder):
+    """Headword -> gloss. Every gloss once, with the first headword or with its set of synonyms."""
+    senses = {"wn": readers.wordnet_senses, "gcide": readers.gcide_senses}
+    for index in sorted(glob.glob(f"{glob.escape(folder)}/**/*.index", recursive=True)):
+        name = os.path.basename(index)[:-len(".index")]
+        for first, body in readers.read_dictionary(index, index[:-len("index")] + "dict.dz"):
+            for word, gloss in senses.get(name, readers.plain_senses)(first, body):
+                if len(word) > 3 and word[0].isalpha() and not re.search(r"obscene|offensive|slur\b|vulgar", gloss):
+                    yield row(word, gloss, f"dict/{name}", key(word))
+
+
+BARE_HEADING = re.compile(r"^(?:introduction|overview|description|notes?|see also|examples?|references?|summary|returns?|usage|"
+                          r"synopsis|background|parameters|attributes|methods|syntax|details|purpose|abstract|contents|index)$")
+
+
+def heading_query(title, heading):
+    """A heading that says something by itself, else together with the title of its page; "" when neither does."""
+    heading = re.sub(r"^[\d.A-Z]*\d[\d.]*\s+|^(?:Chapter|Appendix) \w+[.:]?\s+", "", heading)
+    if count_words(heading) < 3 or BARE_HEADING.match(heading.lower()):
+        title = re.split(r" [-|\u2013\u2014:] |\u2014| :: ", title)[0]
+        title = re.sub(r"^[\d.]*\d[\d.]*\s+", "", title)
+        heading = title if BARE_HEADING.match(heading.lower()) or heading in title else f"{title}: {heading}"
+    return heading
+
+
+def page_rows(title, sections, package):
+    """Heading -> its section; a sentence -> the rest of its paragraph: half of them the first, half any other."""
+    for heading, paragraphs in sections:
+        prose = [p for p in paragraphs if count_words(p) >= 8 and is_prose(p)]
+        if not prose:
+            continue
+        part = key(prose[0])
+        query = heading_query(title, heading)
+        if query and is_prose(query):
+            yield row(query, " ".join(prose[:3]), f"{package}/section", part)
+        for paragraph in prose:
+            sentences = split_sentences(paragraph)
+            if len(sentences) >= 3 and count_words(paragraph) >= 40:
+                draw = chance(paragraph)
+                taken = 0 if draw < 0.5 else 1 + int((draw - 0.5) * 2 * (len(sentences) - 1))
+                rest = " ".join(sentences[:taken] + sentences[taken + 1:])
+                if count_words(sentences[taken]) >= 6:
+                    yield row(sentences[taken], rest, f"{package}/paragraph", part)
+
+
+def pages(folder):
+    """The rows of every package's pages, until they are more than its share can be."""
+    for package in sorted(os.listdir(folder)):
+        given = 0
+        for _, text in itertools.islice(files(f"{folder}/{package}"), MOST_PAGES):
+            title, sections = readers.read_html(text)
+            rows = list(page_rows(title, sections, package))
+            yield from rows
+            given += len(rows)
+            if given >= MOST_ROWS:
+                break
+
+
+# ---- public data sets
+
+def read_tsv(path, columns):
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            fields = line.rstrip("\n").split("\t")
+            if len(fields) == columns:
+                yield fields
+
+
+def wikisplit(path):
+    """A sentence -> its rewrite as two."""
+    for sentence, rewrite in read_tsv(path, 2):
+        yield row(sentence, rewrite, "wikisplit", key(sentence))
+
+
+def trecqa(path):
+    """A question -> each sentence that answers it, with the sentences that were judged not to."""
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            record = json.loads(line)
+            wrong = sorted(set(record["negative"]), key=lambda text: chance(record["query"], text))
+            for positive in dict.fromkeys(record["positive"]):
+                yield row(record["query"], positive, "trecqa", key(record["query"]), wrong[:12])
+
+
+def msrp(path):
+    """Paraphrases, the pairs of label 1."""
+    for label, first, second in read_tsv(path, 3):
+        if label == "1":
+            yield row(first, second, "msrp", key(first))
+
+
+def stsb(path):
+    """Pairs with a score of at least 4 of 5."""
+    for score, first, second in read_tsv(path, 3):
+        if float(score) >= 4:
+            yield row(first, second, "stsb", key(first))
+
+
+def stsb_scores(path):
+    """Every pair with its score, in [0, 1], for losses over scores."""
+    for score, first, second in read_tsv(path, 3):
+        yield {"sentence1": first, "sentence2": second, "score": round(float(score) / 5, 4), "source": "stsb", "part": key(first)}
+
+
+SETS = {"debian": debian, "man": man, "dict": dictionary, "docs": pages, "science": pages, "wikisplit": wikisplit,
+        "trecqa": trecqa, "msrp": msrp, "stsb": stsb, "stsb-scores": stsb_scores}
+# words of the shortest query; headwords are single words
+SHORTEST = {"dict": 1}
+
+
+def texts_of(value):
+    """Every text of a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from texts_of(part)
+
+
+def read_keys(paths):
+    """Keys of all texts of at least four words in test sets: no training row may hold one."""
+    keys = set()
+    for path in paths:
+        with open(path, encoding="utf-8") as f:
+            for line in f:
+                value = json.loads(line) if path.endswith(".jsonl") else line.rstrip("\n").split("\t")
+                keys.update(key(text) for text in texts_of(value) if count_words(squeeze(text)) >= 4)
+    return keys
+
+
+def choose(rows, most, shortest):
+    """Clean rows, no query and no positive twice, at most `most`: as many of every source as fit when shared evenly."""
+    queries, positives, sources = set(), set(), {}
+    for r in rows:
+        query, positive = key(r["query"]), key(r["positive"])
+        beginning = " ".join(positive.split(" ")[:8])
+        if not is_pair(r["query"], r["positive"], shortest) or beginning in positives:
+            continue
+        if query in queries and "negative" not in r:
+            continue
+        queries.add(query)
+        positives.add(beginning)
+        sources.setdefault(r["source"], []).append(r)
+    return share(sources, most)
+
+
+def share(sources, most):
+    kept = []
+    for left, rows in enumerate(sorted(sources.values(), key=len)):
+        rows.sort(key=lambda r: chance(r["query"], r["positive"]))
+        kept += rows[:(most - len(kept)) // (len(sources) - left)]
+    return sorted(kept, key=lambda r: chance(r["positive"]))
+
+
+def main(name, most, source, out, *test_sets):
+    rows = list(SETS[name](source))
+    forbidden = read_keys(test_sets)
+    clean = [r for r in rows if forbidden.isdisjoint(map(key, texts_of(r)))]
+    chosen = clean if name == "stsb-scores" else choose(clean, int(most), SHORTEST.get(name, 3))
+    with open(out + ".new", "w", encoding="utf-8") as f:
+        for r in chosen:
+            f.write(json.dumps(r, ensure_ascii=False) + "\n")
+    os.rename(out + ".new", out)
+    print(f"{name}: {len(chosen)} of {len(rows)} rows, {len(rows) - len(clean)} held a text of a test set", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 5 or sys.argv[1] not in SETS:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

@@ -91,7 +91,7 @@ knn_commands() { knn --help | sed -n 's/^knn \([a-z]*\) INDEX.*/\1/p'; }
         cp "$REPO"/examples/* work/
         mkdir work/build
         ln -s "$VP_BIN" work/build/bin
-        ln -s "$REPO/models" "$REPO/examples" work/
+        ln -s "$REPO/models" "$REPO/examples" "$REPO/pipelines" work/
         examples_of "$document" >work/script
         [ -s work/script ] || continue
         (cd work && bash -euo pipefail script) >log 2>&1 || { echo "$document:"; cat work/script; tail -5 log; false; }

@@ -31,6 +31,15 @@ installed() {
     [ "$(command -v knn)" = "$PWD/root/opt/vecpipe/libexec/vecpipe/knn" ]
 }
 
+@test "the installed pipeline finds its presets and the installed programs" {
+    installed install
+    top=$PWD/root/opt/vecpipe
+    env -u VP_BIN PATH=/usr/bin:/bin "$top/share/vecpipe/pipelines/llm2vec" mntp --preset mistral-7b --decay-steps 9 \
+        -m model -o run text.txt --dry-run >out
+    [ "$(head -n 1 out)" = "PATH=$top/libexec/vecpipe:\$PATH" ]
+    grep -q -- '--rate 0.8' out
+}
+
 @test "uninstall leaves nothing" {
     installed install
     installed uninstall

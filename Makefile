@@ -91,6 +91,9 @@ bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels ## measure against peers (
 	@BUILD=$(BUILD) bench/run.py
 peers: ## install what bench compares with (several GB) into $(BUILD)/peers
 	@scripts/venv $(BUILD)/peers torch sentence-transformers transformers gguf tokenizers faiss-cpu numpy msgpack xxhash
+report: ## curves and results of a training run: make report RUN=DIR writes DIR/report.svg
+	@command -v gnuplot >/dev/null || scripts/deps gnuplot-nox
+	@scripts/report '$(RUN)'
 
 install: all ## install under $(DESTDIR)$(PREFIX)
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $(BUILD)/bin $(PROGRAMS)
@@ -98,7 +101,7 @@ uninstall: ## remove what install put there
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove $(PROGRAMS)
 
 SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.c)
-SCRIPTS   = $(wildcard scripts/* examples/*.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
+SCRIPTS   = $(wildcard scripts/* examples/*.sh pipelines/llm2vec pipelines/presets/* tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
 fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	clang-format -i $(SOURCES)
 	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \
@@ -111,6 +114,6 @@ clean: ## remove the builds
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-.PHONY: all units fuzz deps models test demo bench peers install uninstall fmt lint clean help FORCE
+.PHONY: all units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

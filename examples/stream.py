@@ -35,10 +35,17 @@ def write(file, batches, end={}, **header):
         file.write(pack({"kind": "batch", "seq": n, "columns": {k: encode(k, v) for k, v in batch.items()}}))
     file.write(pack({"kind": "end", "batches": len(batches), **end}))
 
+def frames(file):
+    """msgpack's objects as they arrive; reading is not held up by what is still to come: others may wait for an answer."""
+    unpacker = msgpack.Unpacker(max_buffer_size=2**29)
+    while data := file.read1(1 << 20):
+        unpacker.feed(data)
+        yield from unpacker
+
 def read(file):
     """Every record of a stream, columns decoded; raises ValueError for damage and EOFError if the end is missing."""
     record = {}
-    for frame in msgpack.Unpacker(file, max_buffer_size=2**29):
+    for frame in frames(file):
         if not isinstance(frame, msgpack.ExtType) or frame.code != 1: raise ValueError("not a vecpipe stream")
         if xxhash.xxh3_64_intdigest(frame.data[8:]) != int.from_bytes(frame.data[:8], "little"): raise ValueError("checksum")
         record = msgpack.unpackb(frame.data[8:])

@@ -1,11 +1,11 @@
-/* pool: hidden states to one vector a row, or to the marked rows. */
+/* pool: hidden states to one vector a row or a word, or to the marked rows. */
 #include "lib/vecpipe.h"
 #include <string.h>
 #include <unistd.h>
 
 typedef struct options {
     int64_t dims;
-    bool normalize, raw;
+    bool normalize, raw, shift;
 } options;
 static options opt;
 
@@ -18,6 +18,10 @@ static const vp_option table[] = {
      .value = "N",
      .max = 1 << 24,
      .help = "keep the first N dimensions, before normalising; 0: the model's, else all"},
+    {.name = "shift",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.shift,
+     .help = "words: by the states of the positions before, which predict them after `mask mntp`"},
     {0},
 };
 static const vp_program program = {
@@ -26,8 +30,9 @@ static const vp_program program = {
     .usage = "pool [KIND] [OPTION]... <HIDDEN >EMB",
     .options = table,
     .notes =
-        "KIND is one of " VP_POOLINGS ", or pick (the rows of hidden with target >= 0, or keep = 1 where there is\n"
-        "no target); without it, and without the options, the model decides, as the stream's header says.\n"
+        "KIND is one of " VP_POOLINGS ", words (one row a word, the mean of its tokens), or pick\n"
+        "(the rows of hidden with target >= 0, or keep = 1 where there is no target); without it, and without the "
+        "options, the model decides, as the stream's header says.\n"
         "Only tokens with keep = 1 count. eos and last are the last of them, bos and cls the first; weighted_mean\n"
         "weighs them 1, 2, 3, ... A row with nothing to pool becomes zeros, and the end record counts it.\n",
 };
@@ -50,6 +55,7 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     vp_frame *f;
     vp_pool_options o;
     VP_TRY(vp_pool_options_set(&o, kind, opt.normalize, opt.raw, opt.dims, err));
+    o.shift = opt.shift;
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
@@ -83,7 +89,7 @@ static int pool(state *s, vp_frame *f, vp_error *err) {
 }
 
 static int end(state *s, vp_frame *f, vp_error *err) {
-    if (!vp_map_has(f->keys, "rows")) VP_TRY(vp_map_set_int(f->keys, "rows", s->rows, err));
+    VP_TRY(vp_map_set_int(f->keys, "rows", s->rows, err));
     VP_TRY(vp_map_set_int(f->keys, "empty", s->empty, err));
     return vp_writer_end(s->writer, f->keys, err);
 }

@@ -1,4 +1,4 @@
-/* score: figures from vectors or hits and judgments. Each task is a few options and one call of lib/score. */
+/* score: figures from vectors or hits and judgments or labels. Each task is a few options and one call of lib/score. */
 #include "lib/vecpipe.h"
 #include <fcntl.h>
 #include <string.h>
@@ -6,6 +6,7 @@
 
 static const char *const list_choices = "none|queries|candidates";
 enum { LIST_NONE, LIST_QUERIES, LIST_CANDIDATES, MAX_FILES = 3 }; /* --against is the third of retrieval's */
+enum { SAMPLES = 16, EXPERIMENTS = 10, STEPS = 4000 };
 
 typedef struct options {
     bool json;
@@ -13,18 +14,97 @@ typedef struct options {
     int64_t seed;
     const char *run, *against;
     int list;
+    const char *label;
+    int64_t samples, experiments, steps, rows;
 } options;
+static options opt = {.samples = SAMPLES, .experiments = EXPERIMENTS, .steps = STEPS};
+
+static const vp_option table[] = {
+    {.name = "json", .kind = VP_OPT_FLAG, .target = &opt.json, .help = "one JSON object, measures from 0 to 1"},
+    {.name = "bootstrap",
+     .kind = VP_OPT_INT,
+     .target = &opt.score.bootstrap,
+     .value = "N",
+     .max = 1e6,
+     .help = "95 % intervals from N resamples; 0: none"},
+    {.name = "seed",
+     .kind = VP_OPT_INT,
+     .target = &opt.seed,
+     .value = "N",
+     .max = 9007199254740991.0,
+     .help = "of the resamples"},
+    {.name = "run",
+     .kind = VP_OPT_STRING,
+     .target = &opt.run,
+     .value = "FILE",
+     .help = "retrieval: write the judged queries' hits as a TREC run"},
+    {.name = "against",
+     .kind = VP_OPT_STRING,
+     .target = &opt.against,
+     .value = "HITS",
+     .help = "retrieval: also print the difference to the hits of another system"},
+    {.name = "list",
+     .kind = VP_OPT_CHOICE,
+     .target = &opt.list,
+     .choices = list_choices,
+     .help = "rerank: print the texts to embed, JSON lines, in the order in which they are scored"},
+    {.name = "label",
+     .kind = VP_OPT_STRING,
+     .target = &opt.label,
+     .value = "FIELD",
+     .help = "classify, cluster, words: the record's field that is its label, else `label`"},
+    {.name = "samples-per-label",
+     .kind = VP_OPT_INT,
+     .target = &opt.samples,
+     .value = "N",
+     .max = 1e9,
+     .help = "classify: training rows of a label, drawn anew for each experiment; 0: all rows, once"},
+    {.name = "experiments",
+     .kind = VP_OPT_INT,
+     .target = &opt.experiments,
+     .value = "N",
+     .min = 1,
+     .max = 1000,
+     .help = "classify: how many"},
+    {.name = "steps",
+     .kind = VP_OPT_INT,
+     .target = &opt.steps,
+     .value = "N",
+     .min = 1,
+     .max = 1e6,
+     .help = "words: steps of 8 sentences that the probe is trained"},
+    {.name = "rows",
+     .kind = VP_OPT_INT,
+     .target = &opt.rows,
+     .value = "N",
+     .max = 1e9,
+     .help = "words: the first N sentences of either stream; 0: all"},
+    {0}};
+static const vp_program program = {
+    .name = "score",
+    .summary = "figures from vectors or hits and judgments",
+    .usage = "score sts|pairs [OPTION]... GOLD.tsv FIRST SECOND\n"
+             "       score retrieval [OPTION]... QRELS [HITS.jsonl]\n"
+             "       score rerank [OPTION]... GOLD.jsonl QUERIES CANDIDATES\n"
+             "       score rerank --list queries|candidates GOLD.jsonl\n"
+             "       score classify|words [OPTION]... TRAIN TEST\n"
+             "       score cluster [OPTION]... [VECTORS]",
+    .options = table,
+    .notes = "FIRST, SECOND, QUERIES, CANDIDATES, TRAIN, TEST and VECTORS are streams with emb. One file may be -,\n"
+             "standard input.\n"
+             "knn search corpus.idx -k 100 queries.vp | score retrieval qrels.tsv"};
 
 typedef struct files {
     vp_score_file f[MAX_FILES];
     int n;
 } files;
 
-enum task { STS, PAIRS, RETRIEVAL, RERANK, TASKS };
+enum task { STS, PAIRS, RETRIEVAL, RERANK, CLASSIFY, CLUSTER, WORDS, TASKS };
 static const struct {
     const char *name;
     int least, most; /* files; a missing last one is standard input */
-} tasks[TASKS] = {{"sts", 3, 3}, {"pairs", 3, 3}, {"retrieval", 1, 2}, {"rerank", 3, 3}};
+} tasks[TASKS] = {{"sts", 3, 3},      {"pairs", 3, 3},   {"retrieval", 1, 2}, {"rerank", 3, 3},
+                  {"classify", 2, 2}, {"cluster", 0, 1}, {"words", 2, 2}};
 
 static void close_files(files *x) {
     for (int i = 0; i < x->n; i++)
@@ -76,6 +156,16 @@ static int search(const options *o, const vp_score_file f[MAX_FILES], vp_buf *ou
     return status;
 }
 
+static int learn(enum task task, const options *o, const vp_score_file f[MAX_FILES], vp_score *s, vp_error *err) {
+    const char *label = o->label ? o->label : "label";
+    const vp_classify_options classifier = {
+        .label = label, .samples_per_label = o->samples, .experiments = o->experiments};
+    const vp_words_options words = {.label = label, .steps = o->steps, .rows = o->rows};
+    if (task == CLASSIFY) return vp_score_classify(s, f[0], f[1], &classifier, &o->score, err);
+    if (task == CLUSTER) return vp_score_cluster(s, f[0], label, &o->score, err);
+    return vp_score_words(s, f[0], f[1], &words, &o->score, err);
+}
+
 static int score_files(enum task task, const options *o, const vp_score_file f[MAX_FILES], vp_buf *out, vp_error *err) {
     vp_score s;
     if (task == RETRIEVAL) return search(o, f, out, err);
@@ -83,7 +173,28 @@ static int score_files(enum task task, const options *o, const vp_score_file f[M
     if (task == STS) VP_TRY(vp_score_sts(&s, f[0], f[1], f[2], &o->score, err));
     if (task == PAIRS) VP_TRY(vp_score_pairs(&s, f[0], f[1], f[2], &o->score, err));
     if (task == RERANK) VP_TRY(vp_score_rerank(&s, f[0], f[1], f[2], &o->score, err));
+    if (task >= CLASSIFY) VP_TRY(learn(task, o, f, &s, err));
     return print(&s, o->json, out, err);
+}
+
+/* An option that another task has is an error. */
+static int check_options(enum task task, const options *o, vp_error *err) {
+    const struct {
+        const char *option, *tasks;
+        bool wrong;
+    } only[] = {
+        {"run", "retrieval", o->run && task != RETRIEVAL},
+        {"against", "retrieval", o->against && task != RETRIEVAL},
+        {"list", "rerank", o->list && task != RERANK},
+        {"label", "classify, cluster and words", o->label && task < CLASSIFY},
+        {"samples-per-label", "classify", o->samples != SAMPLES && task != CLASSIFY},
+        {"experiments", "classify", o->experiments != EXPERIMENTS && task != CLASSIFY},
+        {"steps", "words", o->steps != STEPS && task != WORDS},
+        {"rows", "words", o->rows && task != WORDS},
+    };
+    for (size_t i = 0; i < sizeof only / sizeof *only; i++)
+        if (only[i].wrong) return vp_fail(err, VP_USAGE, "--%s: only for %s", only[i].option, only[i].tasks);
+    return VP_OK;
 }
 
 static int score(enum task task, const options *o, char **path, int n, vp_error *err) {
@@ -94,9 +205,7 @@ static int score(enum task task, const options *o, char **path, int n, vp_error 
     const int least = lists ? 1 : tasks[task].least, most = lists ? 1 : tasks[task].most;
     if (n < least) return vp_fail(err, VP_USAGE, "%s: too few files; see score --help", tasks[task].name);
     if (n > most) return vp_fail(err, VP_USAGE, "%.200s: one file too many; see score --help", path[most]);
-    if (o->run && task != RETRIEVAL) return vp_fail(err, VP_USAGE, "--run: only for retrieval");
-    if (o->against && task != RETRIEVAL) return vp_fail(err, VP_USAGE, "--against: only for retrieval");
-    if (o->list && task != RERANK) return vp_fail(err, VP_USAGE, "--list: only for rerank");
+    VP_TRY(check_options(task, o, err));
     for (int i = 0; i < most; i++) paths[i] = i < n ? path[i] : "-";
     if (o->against) paths[most] = o->against;
     int status = open_files(&x, paths, most + (o->against != NULL), err);
@@ -108,56 +217,15 @@ static int score(enum task task, const options *o, char **path, int n, vp_error 
 }
 
 static int run(int argc, char **argv, vp_error *err) {
-    options o = {0};
     int first;
     vp_cli_action action;
-    const vp_option table[] = {
-        {.name = "json", .kind = VP_OPT_FLAG, .target = &o.json, .help = "one JSON object, measures from 0 to 1"},
-        {.name = "bootstrap",
-         .kind = VP_OPT_INT,
-         .target = &o.score.bootstrap,
-         .value = "N",
-         .max = 1e6,
-         .help = "95 % intervals from N resamples; 0: none"},
-        {.name = "seed",
-         .kind = VP_OPT_INT,
-         .target = &o.seed,
-         .value = "N",
-         .max = 9007199254740991.0,
-         .help = "of the resamples"},
-        {.name = "run",
-         .kind = VP_OPT_STRING,
-         .target = &o.run,
-         .value = "FILE",
-         .help = "retrieval: write the judged queries' hits as a TREC run"},
-        {.name = "against",
-         .kind = VP_OPT_STRING,
-         .target = &o.against,
-         .value = "HITS",
-         .help = "retrieval: also print the difference to the hits of another system"},
-        {.name = "list",
-         .kind = VP_OPT_CHOICE,
-         .target = &o.list,
-         .choices = list_choices,
-         .help = "rerank: print the texts to embed, JSON lines, in the order in which they are scored"},
-        {0}};
-    const vp_program program = {
-        .name = "score",
-        .summary = "figures from vectors or hits and judgments",
-        .usage = "score sts|pairs [OPTION]... GOLD.tsv FIRST SECOND\n"
-                 "       score retrieval [OPTION]... QRELS [HITS.jsonl]\n"
-                 "       score rerank [OPTION]... GOLD.jsonl QUERIES CANDIDATES\n"
-                 "       score rerank --list queries|candidates GOLD.jsonl",
-        .options = table,
-        .notes = "FIRST, SECOND, QUERIES and CANDIDATES are streams with emb. One file may be -, standard input.\n"
-                 "knn search corpus.idx -k 100 queries.vp | score retrieval qrels.tsv"};
     VP_TRY(vp_cli_parse(&program, argc, argv, &first, &action, err));
     if (action == VP_CLI_EXIT) return VP_OK;
-    o.score.seed = (uint64_t)o.seed;
+    opt.score.seed = (uint64_t)opt.seed;
     if (first == argc) return vp_fail(err, VP_USAGE, "no task given; see score --help");
     for (int task = 0; task < TASKS; task++)
         if (strcmp(argv[first], tasks[task].name) == 0)
-            return score((enum task)task, &o, argv + first + 1, argc - first - 1, err);
+            return score((enum task)task, &opt, argv + first + 1, argc - first - 1, err);
     return vp_fail(err, VP_USAGE, "%.100s: no such task; see score --help", argv[first]);
 }
 

@@ -96,7 +96,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_INT,
      .target = &opt.seed,
      .value = "N",
-     .max = 9223372036854775807.0,
+     .max = 0x1p53 /* which train.json can hold */,
      .help = "of dropout and of a new adapter"},
     {.kind = VP_OPT_GROUP, .help = "Without `loss` before it (fused: the same bytes, faster)"},
     {.name = "objective", .kind = VP_OPT_STRING, .target = &opt.objective, .value = "NAME", .help = VP_OBJECTIVES},

@@ -13,13 +13,17 @@ typedef struct options {
     const char *model, *instruction, *layout, *query_layout, *id_from, *resume;
     int64_t max_len, query_max_len, chunk, overlap, batch_tokens, window, batch, steps, start, block;
     int specials, truncation;
-    bool lines, query, text, no_meta, skip_bad;
+    bool lines, words, query, text, no_meta, skip_bad;
 } options;
 static options opt = {.id_from = "auto", .batch_tokens = 8192, .window = 1024};
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Input"},
     {.name = "lines", .kind = VP_OPT_FLAG, .target = &opt.lines, .help = "every line is a text; not JSONL"},
+    {.name = "words",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.words,
+     .help = "texts are `words` [], perhaps with `labels` []; column `word` tells whose each token is"},
     {.name = "id-from",
      .kind = VP_OPT_STRING,
      .target = &opt.id_from,
@@ -170,14 +174,6 @@ typedef struct state {
 } state;
 
 /* ---- the header, from options, the head of the input, and the model ---- */
-static const char *const truncations[] = {"right", "left", "error"};
-
-static int find_truncation(const char *name) {
-    for (int i = 0; i < 3; i++)
-        if (name && strcmp(name, truncations[i]) == 0) return i;
-    return 0;
-}
-
 /* How texts are prepared: what the head of the input says stands where no option does; running text has no prompt. */
 static void choose_prompt(const state *s, const vp_map *head, vp_prompt_options *o, const char **side,
                           const char **specials) {
@@ -208,7 +204,7 @@ static void choose_prompt(const state *s, const vp_map *head, vp_prompt_options 
         .specials = strcmp(*specials, "none") != 0,
         .pool_prompt = settings->prompt_pooled,
         .max_len = opt.max_len ? opt.max_len : max_len,
-        .truncation = (vp_truncation)(opt.truncation ? opt.truncation - 1 : find_truncation(cut)),
+        .truncation = opt.truncation ? (vp_truncation)(opt.truncation - 1) : vp_truncation_named(cut),
         .chunk = opt.chunk ? opt.chunk : chunk,
         .overlap = opt.overlap ? opt.overlap : overlap,
     };
@@ -222,7 +218,7 @@ static int describe_input(const vp_prompt_options *o, const char *side, const ch
     VP_TRY(vp_map_set_str(input, "template", o->layout, err));
     VP_TRY(vp_map_set_str(input, "specials", specials, err));
     VP_TRY(vp_map_set_int(input, "max_len", o->max_len, err));
-    VP_TRY(vp_map_set_str(input, "truncation", truncations[o->truncation], err));
+    VP_TRY(vp_map_set_str(input, "truncation", vp_truncation_name(o->truncation), err));
     if (opt.block) VP_TRY(vp_map_set_int(input, "pack", opt.block, err));
     if (opt.query_layout) VP_TRY(vp_map_set_str(input, "query_template", opt.query_layout, err));
     if (opt.query_max_len) VP_TRY(vp_map_set_int(input, "query_max_len", opt.query_max_len, err));
@@ -262,6 +258,7 @@ static int prepare_input(state *s, vp_map *encoder, vp_error *err) {
                                     .text = opt.text,
                                     .meta = !opt.no_meta && !opt.lines,
                                     .parent = s->texts.chunk > 0,
+                                    .word = opt.words,
                                     .steps = s->batch > 0,
                                     .blocks = opt.block > 0};
     vp_map_free(input);
@@ -428,13 +425,14 @@ static int open_input(state *s, const char *file, vp_error *err) {
     const bool standard = !file || strcmp(file, "-") == 0;
     s->fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
     if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
-    VP_TRY(vp_records_open(&s->records, s->fd, standard ? "standard input" : file,
-                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_EXAMPLES, opt.skip_bad, err));
+    const vp_record_format format = opt.lines ? VP_RECORDS_LINES : opt.words ? VP_RECORDS_WORDS : VP_RECORDS_EXAMPLES;
+    VP_TRY(vp_records_open(&s->records, s->fd, standard ? "standard input" : file, format, opt.skip_bad, err));
     vp_records_watch(s->records, STDOUT_FILENO);
     return VP_OK;
 }
 
 static int check_options(vp_error *err) {
+    if (opt.lines && opt.words) return vp_fail(err, VP_USAGE, "--lines and --words exclude each other");
     if (opt.lines && strcmp(opt.id_from, "auto") != 0 && strcmp(opt.id_from, "line") != 0 &&
         strcmp(opt.id_from, "hash") != 0)
         return vp_fail(err, VP_USAGE, "--id-from %s: lines have no fields", opt.id_from);

@@ -143,13 +143,18 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
     return status;
 }
 
+static int not_finite(const vp_frame *f, int64_t b, vp_error *err) {
+    static const char what[] = "the model gives values that are not finite";
+    const long long row = vp_frame_ordinal(f, b), step = vp_map_int(f->keys, "step", -1);
+    if (step < 0) return vp_frame_fail(f, VP_DATA, err, "row %lld: %s", row, what);
+    return vp_frame_fail(f, VP_DATA, err, "step %lld, row %lld: %s", step, row, what);
+}
+
 int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *s, const float *hidden, vp_error *err) {
     const int64_t width = e->model->config.width;
     for (int64_t b = 0; b < s->B; b++)
         for (int64_t i = s->cu[b] * width; i < s->cu[b + 1] * width; i++)
-            if (!isfinite(hidden[i]))
-                return vp_frame_fail(f, VP_DATA, err, "row %lld: the model gives values that are not finite",
-                                     (long long)vp_frame_ordinal(f, b));
+            if (!isfinite(hidden[i])) return not_finite(f, b, err);
     return VP_OK;
 }
 

@@ -102,9 +102,10 @@ void vp_encoder_close(vp_encoder *e);
 
 /* Pooling, on one thread of the CPU. */
 typedef struct vp_pool_options {
-    const char *kind; /* one of VP_POOLINGS, or "pick"; NULL: the header's model.pooling */
-    int normalize;    /* 1, 0; -1: the header's model.normalize, else 1 */
+    const char *kind; /* one of VP_POOLINGS, "words" or "pick"; NULL: the header's model.pooling */
+    int normalize;    /* 1, 0; -1: the header's model.normalize, else 1; words: 0 */
     int64_t dims;     /* leading dimensions kept, before the normalisation; 0: the header's model.dims, else all */
+    bool shift;       /* words: by the states of the positions before */
 } vp_pool_options;
 /* Options as the programs spell them: kind NULL or "auto" is the header's; VP_USAGE: an unknown kind, or both switches.
  */
@@ -115,14 +116,17 @@ typedef struct vp_pooler vp_pooler;
 int vp_pooler_open(vp_pooler **p, const vp_pool_options *o, const vp_map *header, vp_error *err);
 void vp_pooler_close(vp_pooler *p);
 /* Change a header to what leaves the pooler: encoder.pooling, normalize, dims and space; column `hidden` [T, width]
- * gone, `emb` [B, D] or `picked` [M, width] declared. width 0: not known, in a stream without batches. VP_USAGE: more
- * dims than there are. */
+ * gone, `emb` [B, D] or `picked` [M, width] declared; of words, nothing but id, parent, meta, row and emb. width 0: not
+ * known, in a stream without batches. VP_USAGE: more dims than there are. */
 int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err);
 /* Pool one batch frame in place: from `hidden` [T, width] f32 (NULL: the frame's column) to `emb` F32 [B, D], or for
  * "pick" `picked` F32 [M, width], the positions with target >= 0 (keep = 1 when there is no target). hidden leaves the
  * frame, the rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives until the next
  * call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the
- * first; weighted_mean weighs kept tokens 1, 2, 3, ... */
+ * first; weighted_mean weighs kept tokens 1, 2, 3, ... "words" makes a row of every word that has a token (column
+ * `word`), the mean of its states, with id SENTENCE#k, parent, the sentence's row, and meta {"label": labels[k]}; every
+ * other column goes. With `shift` the state of a token is that of the position before it, and the first token of a row
+ * has none. */
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err);
 /* The way back: dhidden [T, width] from the gradient [rows, D] of what vp_pooler_run puts for this frame and these
  * hidden states. VP_DATA: rows is not the number of vectors. */

@@ -1,5 +1,6 @@
-/* Pooling as a step on frames: hidden states to one vector a row, or to the marked rows. The arithmetic is the
- * backend's. */
+/* Pooling as a step on frames: hidden states to one vector a row or a word, or to the marked rows. The arithmetic is
+ * the backend's. */
+#include "lib/model/pool_words.h"
 #include "lib/model/pooler.h"
 #include <jansson.h>
 #include <stdio.h>
@@ -7,19 +8,19 @@
 #include <string.h>
 
 static const vp_pooling kinds[] = {
-    {"mean", false, VP_POOL_MEAN}, {"weighted_mean", false, VP_POOL_WEIGHTED_MEAN},
-    {"last", false, VP_POOL_LAST}, {"eos", false, VP_POOL_EOS},
-    {"bos", false, VP_POOL_FIRST}, {"cls", false, VP_POOL_FIRST},
-    {"pick", true, VP_POOL_MEAN},
+    {"mean", VP_MAKES_ROWS, VP_POOL_MEAN},   {"weighted_mean", VP_MAKES_ROWS, VP_POOL_WEIGHTED_MEAN},
+    {"last", VP_MAKES_ROWS, VP_POOL_LAST},   {"eos", VP_MAKES_ROWS, VP_POOL_EOS},
+    {"bos", VP_MAKES_ROWS, VP_POOL_FIRST},   {"cls", VP_MAKES_ROWS, VP_POOL_FIRST},
+    {"words", VP_MAKES_WORDS, VP_POOL_MEAN}, {"pick", VP_MAKES_MARKED, VP_POOL_MEAN},
 };
 
 static int find_kind(const char *name, const vp_pooling **kind, vp_error *err) {
-    if (!name) return vp_fail(err, VP_USAGE, "no pooling: give one of " VP_POOLINGS "|pick");
+    if (!name) return vp_fail(err, VP_USAGE, "no pooling: give one of " VP_POOLINGS "|words|pick");
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         *kind = &kinds[i];
         if (!strcmp(kinds[i].name, name)) return VP_OK;
     }
-    return vp_fail(err, VP_USAGE, "pooling '%s' is none of " VP_POOLINGS "|pick", name);
+    return vp_fail(err, VP_USAGE, "pooling '%s' is none of " VP_POOLINGS "|words|pick", name);
 }
 
 int vp_pool_options_set(vp_pool_options *o, const char *kind, bool normalize, bool no_normalize, int64_t dims,
@@ -34,7 +35,10 @@ int vp_pool_options_set(vp_pool_options *o, const char *kind, bool normalize, bo
 
 static int set_up(vp_pooler *p, const vp_pool_options *o, const vp_map *model, vp_error *err) {
     VP_TRY(find_kind(o->kind ? o->kind : model ? vp_map_str(model, "pooling") : NULL, &p->kind, err));
-    p->normalize = o->normalize >= 0 ? o->normalize : !model || vp_map_bool(model, "normalize", true);
+    if (o->shift && p->kind->makes != VP_MAKES_WORDS) return vp_fail(err, VP_USAGE, "--shift: only for words");
+    p->shift = o->shift;
+    p->normalize = p->kind->makes != VP_MAKES_WORDS && (!model || vp_map_bool(model, "normalize", true));
+    if (o->normalize >= 0) p->normalize = o->normalize;
     p->dims = o->dims > 0 ? o->dims : model ? vp_map_int(model, "dims", 0) : 0;
     if (p->dims < 0) return vp_fail(err, VP_DATA, "the header's model.dims is %lld", (long long)p->dims);
     p->ops = vp_backend_cpu();
@@ -61,6 +65,7 @@ void vp_pooler_close(vp_pooler *p) {
     if (p->queue) p->ops->queue_close(p->queue);
     if (p->device) p->ops->close(p->device);
     free(p->out);
+    free(p->rows);
     free(p);
 }
 
@@ -89,8 +94,8 @@ int vp_header_width_of(const vp_map *header, const char *name, int64_t *width, v
 }
 
 static int describe(const vp_pooler *p, vp_map *encoder, int64_t dims, vp_error *err) {
-    VP_TRY(vp_map_set_str(encoder, "pooling", p->kind->name, err));
-    if (p->kind->pick) return VP_OK;
+    VP_TRY(vp_map_set_str(encoder, "pooling", p->shift ? "words_shifted" : p->kind->name, err));
+    if (p->kind->makes == VP_MAKES_MARKED) return VP_OK;
     VP_TRY(vp_map_set_bool(encoder, "normalize", p->normalize, err));
     return vp_map_set_int(encoder, "dims", dims, err);
 }
@@ -100,9 +105,11 @@ int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_err
         return vp_fail(err, VP_USAGE, "--dims %lld: there are only %lld", (long long)p->dims, (long long)width);
     int64_t dims = p->dims ? p->dims : width;
     char shape[40];
-    snprintf(shape, sizeof shape, p->kind->pick ? "M %lld" : "B %lld", (long long)(p->kind->pick ? width : dims));
-    VP_TRY(vp_header_undeclare(header, "hidden", err));
-    if (width) VP_TRY(vp_header_declare(header, p->kind->pick ? "picked" : "emb", "F32", shape, err));
+    const bool picks = p->kind->makes == VP_MAKES_MARKED;
+    snprintf(shape, sizeof shape, picks ? "M %lld" : "B %lld", (long long)(picks ? width : dims));
+    VP_TRY(p->kind->makes == VP_MAKES_WORDS ? vp_words_declare(header, err)
+                                            : vp_header_undeclare(header, "hidden", err));
+    if (width) VP_TRY(vp_header_declare(header, picks ? "picked" : "emb", "F32", shape, err));
     vp_map *encoder = vp_map_sub(header, "encoder");
     if (!encoder) encoder = vp_map_new();
     int status = encoder ? describe(p, encoder, dims, err) : vp_fail_memory(err, "a map", 1);
@@ -145,21 +152,15 @@ static int pick(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep,
     return status ? status : vp_frame_put(f, "picked", VP_F32, 2, shape, p->out, err);
 }
 
-static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, int64_t *empty, vp_error *err) {
-    int64_t offsets = 0, dims = p->dims ? p->dims : x->cols;
-    int32_t *cu = NULL;
-    VP_TRY(vp_frame_ints(f, "cu", &cu, &offsets, err));
-    if (!cu || offsets < 1) {
-        free(cu);
-        return vp_frame_fail(f, VP_DATA, err, "no column cu");
-    }
-    int64_t B = offsets - 1;
+/* Column emb [B, dims]: a vector for each of the B runs of x that cu bounds. */
+static int pool_runs(vp_pooler *p, vp_frame *f, const vp_mat *x, const int32_t *cu, int64_t B, const uint8_t *keep,
+                     int64_t *empty, vp_error *err) {
+    const int64_t dims = p->dims ? p->dims : x->cols;
     p->out = vp_calloc((size_t)(B * x->cols), sizeof *p->out);
     vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
     vp_pool_op op = {.kind = p->kind->op, .B = B, .cu = cu, .keep = keep, .x = *x, .out = out, .empty = empty};
     int status = p->out ? vp_pooler_check(p, p->ops->pool(p->queue, &op), err)
                         : vp_fail_memory(err, "embeddings", (size_t)(B * x->cols) * sizeof *p->out);
-    free(cu);
     if (status) return status;
     for (int64_t b = 1; dims < x->cols && b < B; b++)
         memmove(p->out + b * dims, p->out + b * x->cols, (size_t)dims * sizeof *p->out);
@@ -170,13 +171,39 @@ static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep,
     return vp_frame_put(f, "emb", VP_F32, 2, shape, p->out, err);
 }
 
+static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, int64_t *empty, vp_error *err) {
+    int64_t offsets = 0;
+    int32_t *cu = NULL;
+    VP_TRY(vp_frame_ints(f, "cu", &cu, &offsets, err));
+    const int status = cu && offsets > 0 ? pool_runs(p, f, x, cu, offsets - 1, keep, empty, err)
+                                         : vp_frame_fail(f, VP_DATA, err, "no column cu");
+    free(cu);
+    return status;
+}
+
+static int pool_words(vp_pooler *p, vp_frame *f, const vp_mat *x, int64_t *empty, vp_error *err) {
+    vp_word_spans w;
+    const int64_t sentences = f->B;
+    int status = vp_word_spans_find(&w, f, p->shift, err);
+    free(p->rows);
+    p->rows = vp_calloc((size_t)w.n + 1, sizeof *p->rows);
+    if (!status && !p->rows) status = vp_fail_memory(err, "words", (size_t)w.n * sizeof *p->rows);
+    if (!status) status = vp_words_frame(&w, f, p->before, p->rows, err);
+    if (!status) status = pool_runs(p, f, x, w.cu, w.n, w.keep, empty, err);
+    p->before += sentences;
+    vp_word_spans_free(&w);
+    return status;
+}
+
 static int run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err) {
     int64_t T = f->T;
     const vp_column *keep = vp_frame_find(f, "keep");
     if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &T, &keep, err));
     vp_mat x = {.ptr = (float *)hidden, .dtype = VP_F32, .rows = T, .cols = width, .ld = width};
     const uint8_t *mask = keep ? keep->data : NULL;
-    return p->kind->pick ? pick(p, f, &x, mask, err) : pool(p, f, &x, mask, empty, err);
+    if (p->kind->makes == VP_MAKES_MARKED) return pick(p, f, &x, mask, err);
+    if (p->kind->makes == VP_MAKES_WORDS) return pool_words(p, f, &x, empty, err);
+    return pool(p, f, &x, mask, empty, err);
 }
 
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err) {

@@ -74,7 +74,9 @@ int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int
     j.hidden = matrix(hidden, j.T, width);
     j.dhidden = matrix(dhidden, j.T, width);
     int status;
-    if (p->kind->pick)
+    if (p->kind->makes == VP_MAKES_WORDS)
+        status = vp_fail(err, VP_USAGE, "vectors of words are not trained");
+    else if (p->kind->makes == VP_MAKES_MARKED)
         status = unpick(&j, f, grad, rows, err);
     else if (rows != f->B)
         status =
@@ -87,7 +89,7 @@ int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int
 
 int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err) {
     *vectors = f->B;
-    if (!p->kind->pick) return VP_OK;
+    if (!vp_pooler_picks(p)) return VP_OK;
     int64_t T = f->T;
     int32_t *index = NULL;
     const vp_column *keep = vp_frame_find(f, "keep");
@@ -102,9 +104,9 @@ const char *vp_pooler_kind(const vp_pooler *p) {
 }
 
 bool vp_pooler_picks(const vp_pooler *p) {
-    return p->kind->pick;
+    return p->kind->makes == VP_MAKES_MARKED;
 }
 
 int64_t vp_pooler_dims(const vp_pooler *p, int64_t width) {
-    return p->kind->pick || !p->dims ? width : p->dims;
+    return vp_pooler_picks(p) || !p->dims ? width : p->dims;
 }

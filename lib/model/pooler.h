@@ -6,18 +6,20 @@
 
 typedef struct vp_pooling {
     const char *name;
-    bool pick;
+    enum { VP_MAKES_ROWS, VP_MAKES_WORDS, VP_MAKES_MARKED } makes; /* one vector a row, a word, a marked token */
     vp_pool_kind op;
 } vp_pooling;
 
 struct vp_pooler {
     const vp_pooling *kind;
-    bool normalize;
+    bool normalize, shift;
     int64_t dims; /* 0: all */
     const vp_backend *ops;
     vp_device *device;
     vp_queue *queue;
-    float *out; /* of the last frame */
+    float *out;     /* of the last frame */
+    int64_t *rows;  /* of its words */
+    int64_t before; /* rows of the frames before it */
 };
 
 int vp_pooler_check(const vp_pooler *p, int status, vp_error *err);

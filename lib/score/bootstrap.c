@@ -34,6 +34,14 @@ static double quantile(const double *x, int64_t n, double q) {
     return i + 1 < n ? x[i] + (at - (double)i) * (x[i + 1] - x[i]) : x[i];
 }
 
+/* Of x[n], ascending; on average the resamples lie around the value where the measure asks for it. */
+static void set_interval(vp_score_measure *m, const double *x, int64_t n, bool centred) {
+    double off = 0;
+    for (int64_t i = 0; i < n && centred; i++) off += (x[i] - m->value) / (double)n;
+    m->low = quantile(x, n, 0.025) - off;
+    m->high = quantile(x, n, 0.975) - off;
+}
+
 /* drawn: [s->n, resamples], sorted here. Resamples without a value (all alike) do not count. */
 static void set_intervals(vp_score *s, double *drawn, int64_t resamples) {
     for (int m = 0; m < s->n; m++) {
@@ -42,8 +50,8 @@ static void set_intervals(vp_score *s, double *drawn, int64_t resamples) {
         for (int64_t i = 0; i < resamples; i++)
             if (!isnan(x[i])) x[n++] = x[i];
         qsort(x, (size_t)n, sizeof *x, ascending);
-        s->measure[m].low = n ? quantile(x, n, 0.025) : s->measure[m].value;
-        s->measure[m].high = n ? quantile(x, n, 0.975) : s->measure[m].value;
+        s->measure[m].low = s->measure[m].high = s->measure[m].value;
+        if (n) set_interval(&s->measure[m], x, n, s->centred);
     }
     s->intervals = true;
 }

@@ -39,4 +39,21 @@ double vp_reciprocal_rank(const vp_ranking *r, int64_t k);
 double vp_recall(const vp_ranking *r, int64_t k);
 double vp_precision(const vp_ranking *r, int64_t k);
 
+/* Predictions of n labels: for each how often it was right, predicted, given. */
+typedef struct vp_confusion {
+    int64_t n, *count; /* [n, 3] */
+} vp_confusion;
+void vp_confusion_add(vp_confusion *c, int32_t given, int32_t predicted);
+double vp_confusion_accuracy(const vp_confusion *c);
+double vp_confusion_macro_f1(const vp_confusion *c); /* mean over the labels that were given or predicted */
+
+typedef struct vp_agreement {
+    double homogeneity, completeness, v_measure;
+} vp_agreement;
+/* table [labels, clusters] counts. Homogeneity: 1 - H(label | cluster) / H(label), 1 where there is one label only;
+ * completeness the other way round; V: their harmonic mean (Rosenberg and Hirschberg, 2007). Scratch: by_label
+ * [labels], by_cluster [clusters]. */
+vp_agreement vp_v_measure(const int64_t *table, int64_t labels, int64_t clusters, int64_t *by_label,
+                          int64_t *by_cluster);
+
 #endif

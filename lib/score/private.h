@@ -19,13 +19,19 @@ int vp_score_object(json_t **o, const char *file, const vp_record *line, vp_erro
 
 /* ---- vectors ---- */
 typedef struct vp_vectors {
-    vp_buf data; /* F32 [n, dims], each of length 1, or zeros */
+    vp_buf data; /* F32 [n, dims] */
     int64_t n, dims;
     char *space; /* encoder.space; NULL: not told */
     const char *name;
 } vp_vectors;
-/* `rows` vectors are expected, a vector for each of `what`, else VP_DATA. vp_vectors_free also after a failure. */
+/* Each scaled to length 1, unless it is zeros. `rows` vectors are expected, a vector for each of `what`, else VP_DATA.
+ * vp_vectors_free also after a failure. */
 int vp_vectors_read(vp_vectors *v, vp_score_file f, int64_t rows, const char *what, vp_error *err);
+/* What reading is made of: `take` is called for each batch of a stream, whose encoder.space is kept; vp_vectors_batch
+ * gives a batch's vectors [B, dims] as they are (caller frees), checks and counts them. */
+typedef int (*vp_score_batch)(void *self, const vp_frame *f, vp_error *err);
+int vp_vectors_stream(vp_vectors *v, vp_score_file f, vp_score_batch take, void *self, vp_error *err);
+int vp_vectors_batch(vp_vectors *v, const vp_frame *f, float **x, vp_error *err);
 /* VP_DATA where two sets cannot be compared. */
 int vp_vectors_match(const vp_vectors *a, const vp_vectors *b, vp_error *err);
 double vp_vectors_cosine(const vp_vectors *a, int64_t i, const vp_vectors *b, int64_t j);

@@ -56,7 +56,7 @@ static void scale_to_one(float *x, int64_t dims) {
     for (int64_t i = 0; i < dims; i++) x[i] = (float)(x[i] * scale);
 }
 
-static int add_batch(vp_vectors *v, const vp_frame *f, vp_row_order *order, vp_error *err) {
+int vp_vectors_batch(vp_vectors *v, const vp_frame *f, float **x, vp_error *err) {
     const vp_column *emb = vp_frame_find(f, "emb");
     if (!emb || emb->is_values || emb->ndim != 2 || emb->shape[1] < 1)
         return vp_frame_fail(f, VP_DATA, err, "no column emb [B, D]: pool makes it");
@@ -64,19 +64,8 @@ static int add_batch(vp_vectors *v, const vp_frame *f, vp_row_order *order, vp_e
         return vp_frame_fail(f, VP_DATA, err, "emb has %lld dimensions, before %lld", (long long)emb->shape[1],
                              (long long)v->dims);
     v->dims = emb->shape[1];
-    float *x;
-    int64_t first;
-    VP_TRY(vp_frame_floats(f, "emb", &x, NULL, err));
-    int status = vp_row_order_frame(order, f, &first, &v->data, err);
-    for (int64_t b = 0; b < f->B && !status; b++) {
-        float *row = x + b * v->dims;
-        scale_to_one(row, v->dims);
-        status = vp_row_order_put(order, vp_row_ordinal(f, b, first), (const char *)row, (size_t)v->dims * sizeof *row,
-                                  &v->data, err);
-    }
     v->n += f->B;
-    free(x);
-    return status;
+    return vp_frame_floats(f, "emb", x, NULL, err);
 }
 
 static int take_space(vp_vectors *v, const vp_frame *header, vp_error *err) {
@@ -88,26 +77,52 @@ static int take_space(vp_vectors *v, const vp_frame *header, vp_error *err) {
     return failed ? vp_fail_memory(err, "encoder.space", 1) : VP_OK;
 }
 
-static int read_frames(vp_vectors *v, vp_reader *r, vp_row_order *order, vp_error *err) {
+static int read_frames(vp_vectors *v, vp_reader *r, vp_score_batch take, void *self, vp_error *err) {
     vp_frame *f;
     VP_TRY(vp_reader_next(r, &f, err));
     VP_TRY(take_space(v, f, err));
     for (;;) {
         VP_TRY(vp_reader_next(r, &f, err));
         if (!f) return VP_OK;
-        if (f->kind == VP_FRAME_BATCH) VP_TRY(add_batch(v, f, order, err));
+        if (f->kind == VP_FRAME_BATCH) VP_TRY(take(self, f, err));
     }
 }
 
-int vp_vectors_read(vp_vectors *v, vp_score_file f, int64_t rows, const char *what, vp_error *err) {
+int vp_vectors_stream(vp_vectors *v, vp_score_file f, vp_score_batch take, void *self, vp_error *err) {
     vp_reader *r;
-    vp_row_order order = {0};
-    *v = (vp_vectors){.name = f.name};
     VP_TRY(vp_reader_open(&r, f.fd, f.name, err));
-    int status = read_frames(v, r, &order, err);
-    vp_error late = {0};
-    const int finished = vp_row_order_finish(&order, &v->data, &late);
+    const int status = read_frames(v, r, take, self, err);
     vp_reader_close(r);
+    return status;
+}
+
+typedef struct reading {
+    vp_vectors *v;
+    vp_row_order order;
+} reading;
+
+static int take_batch(void *self, const vp_frame *f, vp_error *err) {
+    reading *r = self;
+    float *x;
+    int64_t first;
+    VP_TRY(vp_vectors_batch(r->v, f, &x, err));
+    const int64_t dims = r->v->dims;
+    int status = vp_row_order_frame(&r->order, f, &first, &r->v->data, err);
+    for (int64_t b = 0; b < f->B && !status; b++) {
+        scale_to_one(x + b * dims, dims);
+        status = vp_row_order_put(&r->order, vp_row_ordinal(f, b, first), (const char *)(x + b * dims),
+                                  (size_t)dims * sizeof *x, &r->v->data, err);
+    }
+    free(x);
+    return status;
+}
+
+int vp_vectors_read(vp_vectors *v, vp_score_file f, int64_t rows, const char *what, vp_error *err) {
+    *v = (vp_vectors){.name = f.name};
+    reading r = {.v = v};
+    int status = vp_vectors_stream(v, f, take_batch, &r, err);
+    vp_error late = {0};
+    const int finished = vp_row_order_finish(&r.order, &v->data, &late);
     if (status) return status;
     if (finished) return vp_fail(err, finished, "%s", late.text);
     if (v->n == rows) return VP_OK;

@@ -30,6 +30,7 @@ typedef struct vp_score {
     int64_t units;           /* what the measures are over, and what is resampled */
     int n;                   /* measure[0] is the main one */
     bool intervals;
+    bool centred; /* intervals are moved so that resamples lie around the value: drawing twice the same biases some */
     vp_score_measure measure[VP_SCORE_MEASURES];
     int ncounts; /* what else a reader should know: queries without hits, ... */
     struct {
@@ -68,6 +69,34 @@ int vp_score_rerank(vp_score *s, vp_score_file gold, vp_score_file queries, vp_s
 /* Append the texts of such a file as the records that those vectors are made of, {"id","text"} a line: ids are the
  * line's number, candidates "LINE/1", "LINE/2", ... */
 int vp_score_rerank_texts(vp_score_file gold, bool candidates, vp_buf *out, vp_error *err);
+
+/* Below, each row of a stream with emb has a label: the member `label` of its meta, a string or an integer. Vectors
+ * count as they are in the stream, not scaled. Labels that only the test has are wrong whatever is answered, and
+ * counted. */
+
+typedef struct vp_classify_options {
+    const char *label;
+    int64_t samples_per_label; /* of the training rows, drawn by the seed; 0: all of them, once */
+    int64_t experiments;       /* so many times */
+} vp_classify_options;
+/* Logistic regression (L2, C = 1, trained to convergence) on the training rows; accuracy and F1 (macro) on the test
+ * rows, means over the experiments. Intervals are over the test rows. */
+int vp_score_classify(vp_score *s, vp_score_file train, vp_score_file test, const vp_classify_options *classifier,
+                      const vp_score_options *o, vp_error *err);
+
+/* k-means with as many clusters as there are labels, ten starts by the seed; V-measure, homogeneity, completeness. */
+int vp_score_cluster(vp_score *s, vp_score_file vectors, const char *label, const vp_score_options *o, vp_error *err);
+
+typedef struct vp_words_options {
+    const char *label;
+    int64_t steps;
+    int64_t rows; /* sentences of either stream, the first so many; 0: all */
+} vp_words_options;
+/* Rows are words; those of one sentence follow each other with the same `row`. A linear probe is trained for so many
+ * steps of 8 sentences as LLM2Vec does it: dropout 0.1 on the vectors, mean cross-entropy, AdamW with rate 5e-4 that
+ * falls to 0 in a line, no decay, gradients clipped to length 1. accuracy: the share of test words right. */
+int vp_score_words(vp_score *s, vp_score_file train, vp_score_file test, const vp_words_options *words,
+                   const vp_score_options *o, vp_error *err);
 
 /* Append for a person (measures times 100) or as one JSON object (as they are). */
 int vp_score_print_table(const vp_score *s, vp_buf *out, vp_error *err);

@@ -7,15 +7,15 @@
 
 struct vp_feed {
     vp_feed_options o;
-    vp_prompt *query;             /* opened by the first example */
-    vp_blocks blocks;             /* n = 0: texts are rows */
-    vp_buf text, id, instruction; /* of the current record */
-    int64_t records;              /* that became rows */
-    int64_t step, in_step;        /* the step being filled; its rows of the stream, or blocks */
-    int64_t skip;                 /* blocks to pass over */
-    int32_t groups;               /* examples of the step */
-    int64_t row;                  /* of the next row, within the step if there are any */
-    int64_t with_id, without_id;  /* lines where the first of each kind came */
+    vp_prompt *query;                   /* opened by the first example */
+    vp_blocks blocks;                   /* n = 0: texts are rows */
+    vp_buf text, id, instruction, word; /* of the current record */
+    int64_t records;                    /* that became rows */
+    int64_t step, in_step;              /* the step being filled; its rows of the stream, or blocks */
+    int64_t skip;                       /* blocks to pass over */
+    int32_t groups;                     /* examples of the step */
+    int64_t row;                        /* of the next row, within the step if there are any */
+    int64_t with_id, without_id;        /* lines where the first of each kind came */
     vp_feed_counts counts;
 };
 
@@ -41,6 +41,7 @@ void vp_feed_close(vp_feed *f) {
     vp_buf_free(&f->text);
     vp_buf_free(&f->id);
     vp_buf_free(&f->instruction);
+    vp_buf_free(&f->word);
     free(f);
 }
 
@@ -146,6 +147,11 @@ static int add_text_row(vp_feed *f, const vp_record *r, const uint8_t hash[16], 
                        .chunks = f->o.chunks ? (int32_t)rows : 0,
                        .group = VP_NO_GROUP};
     memcpy(row.hash, hash, sizeof row.hash);
+    if (r->word_end) {
+        VP_TRY(vp_buf_reserve(&f->word, (tokens.n + 1) * sizeof(int32_t), err));
+        vp_words_of_tokens(tokens.begin, tokens.n, r->word_end, r->words, (int32_t *)(void *)f->word.data);
+        row.word = (const int32_t *)(const void *)f->word.data;
+    }
     return add_row(f, &row, &tokens, err);
 }
 

@@ -32,7 +32,7 @@ typedef struct step_facts {
 } step_facts;
 
 /* Columns that are tensors. */
-enum { ROW, HASH, IDS, CU, KEEP, CHUNKS, UNIT, GROUP, ROLE, SCORE, TENSORS };
+enum { ROW, HASH, IDS, CU, KEEP, WORD, CHUNKS, UNIT, GROUP, ROLE, SCORE, TENSORS };
 
 struct vp_packer {
     vp_writer *writer;
@@ -40,7 +40,7 @@ struct vp_packer {
     vp_map *source;
     vp_buf rows;    /* of held */
     vp_buf strings; /* bytes */
-    vp_buf ids, keep;
+    vp_buf ids, keep, word;
     vp_buf frame[TENSORS], text_at, text_len; /* of the frame that is being written */
 };
 
@@ -52,7 +52,7 @@ static const struct {
                {"ids", IDS, -1, VP_I32},       {"cu", CU, -1, VP_I32},         {"keep", KEEP, -1, VP_U8},
                {"text", -1, TEXT, VP_NDTYPES}, {"meta", -1, META, VP_NDTYPES}, {"parent", -1, PARENT, VP_NDTYPES},
                {"chunks", CHUNKS, -1, VP_I32}, {"unit", UNIT, -1, VP_I32},     {"group", GROUP, -1, VP_I32},
-               {"role", ROLE, -1, VP_U8},      {"score", SCORE, -1, VP_F32}};
+               {"role", ROLE, -1, VP_U8},      {"score", SCORE, -1, VP_F32},   {"word", WORD, -1, VP_I32}};
 enum { NCOLUMNS = sizeof columns / sizeof *columns };
 
 /* Whether frames have column i; a step's facts add to what the options say. */
@@ -71,6 +71,8 @@ static bool wanted(const vp_pack_options *o, const step_facts *step, size_t i) {
         return true;
     case KEEP:
         return !o->blocks && (o->keep || step->examples);
+    case WORD:
+        return o->word;
     case CHUNKS:
         return !o->blocks && o->parent;
     default:
@@ -102,7 +104,7 @@ int vp_packer_open(vp_packer **out, vp_writer *w, const vp_pack_options *o, vp_e
 
 void vp_packer_close(vp_packer *p) {
     if (!p) return;
-    vp_buf *const all[] = {&p->rows, &p->strings, &p->ids, &p->keep, &p->text_at, &p->text_len};
+    vp_buf *const all[] = {&p->rows, &p->strings, &p->ids, &p->keep, &p->word, &p->text_at, &p->text_len};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) vp_buf_free(all[i]);
     for (size_t i = 0; i < TENSORS; i++) vp_buf_free(&p->frame[i]);
     vp_map_free(p->source);
@@ -150,6 +152,7 @@ int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err) {
     VP_TRY(hold_string(p, &h.s[PARENT], p->o.parent ? row->parent : NULL, row->parent_len, err));
     VP_TRY(vp_buf_add(&p->ids, row->ids, row->n * sizeof *row->ids, err));
     VP_TRY(hold_keep(p, row, err));
+    if (p->o.word) VP_TRY(vp_buf_add(&p->word, row->word, row->n * sizeof *row->word, err));
     VP_TRY(vp_buf_add(&p->rows, &h, sizeof h, err));
     if (p->o.steps) return VP_OK;
     bool full = p->rows.len / sizeof h >= (size_t)p->o.window || p->ids.len / sizeof(int32_t) >= WINDOW_TOKENS ||
@@ -173,6 +176,7 @@ static int gather_row(vp_packer *p, const held *h, vp_error *err) {
     const int32_t end = (int32_t)(p->frame[IDS].len / sizeof(int32_t));
     VP_TRY(add_to(p, CU, &end, sizeof end, err));
     VP_TRY(add_to(p, KEEP, p->keep.data + h->at, h->n, err));
+    if (p->o.word) VP_TRY(add_to(p, WORD, p->word.data + h->at * sizeof(int32_t), h->n * sizeof(int32_t), err));
     VP_TRY(add_to(p, ROW, &h->row, sizeof h->row, err));
     VP_TRY(add_to(p, CHUNKS, &h->chunks, sizeof h->chunks, err));
     VP_TRY(add_to(p, UNIT, &h->unit, sizeof h->unit, err));

@@ -15,7 +15,7 @@ struct vp_prompt {
     vp_tokens tokens;                /* of whole */
     size_t text_first, text_last;    /* tokens [first, last) have a byte of the text */
     size_t text_bytes, window, step; /* of chunks */
-    vp_buf ids, keep;                /* of the current row */
+    vp_buf ids, keep, begin;         /* of the current row */
 };
 
 /* Expand {instruction} and take `layout` apart at {text}. */
@@ -127,6 +127,7 @@ void vp_prompt_close(vp_prompt *p) {
     vp_tokens_free(&p->tokens);
     vp_buf_free(&p->ids);
     vp_buf_free(&p->keep);
+    vp_buf_free(&p->begin);
     free(p);
 }
 
@@ -187,6 +188,10 @@ static int take(vp_prompt *p, size_t a, size_t b, vp_error *err) {
     for (size_t i = a; i < b; i++) {
         char kept = (char)(!masks || i >= p->text_first);
         VP_TRY(vp_buf_add(&p->keep, &kept, 1, err));
+        const size_t at = p->tokens.start[i];
+        uint32_t begin = VP_NO_TEXT;
+        if (i >= p->text_first && i < p->text_last) begin = (uint32_t)(at > p->nbefore ? at - p->nbefore : 0);
+        VP_TRY(vp_buf_add(&p->begin, &begin, sizeof begin, err));
     }
     return VP_OK;
 }
@@ -214,7 +219,7 @@ static void choose(const vp_prompt *p, size_t k, size_t *first, size_t *last, si
 int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err) {
     size_t first, last, end;
     choose(p, k, &first, &last, &end);
-    p->ids.len = p->keep.len = 0;
+    p->ids.len = p->keep.len = p->begin.len = 0;
     size_t prompt_end = p->text_first < end ? p->text_first : end;
     VP_TRY(take(p, 0, prompt_end, err));
     VP_TRY(take(p, first, last, err));
@@ -223,6 +228,7 @@ int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err) 
     size_t n = p->ids.len / sizeof(int32_t);
     *row = (vp_prompt_row){.ids = (const int32_t *)(const void *)p->ids.data,
                            .keep = (const uint8_t *)p->keep.data,
+                           .begin = (const uint32_t *)(const void *)p->begin.data,
                            .n = n,
                            .truncated = !p->o.chunk && n < p->tokens.n};
     row->to = p->text_bytes;
@@ -232,4 +238,16 @@ int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err) 
         row->to = to - p->nbefore < p->text_bytes ? to - p->nbefore : p->text_bytes;
     }
     return VP_OK;
+}
+
+static const char *const truncations[] = {"right", "left", "error"};
+
+const char *vp_truncation_name(vp_truncation t) {
+    return truncations[t];
+}
+
+vp_truncation vp_truncation_named(const char *name) {
+    for (int i = 0; i < 3; i++)
+        if (name && strcmp(name, truncations[i]) == 0) return (vp_truncation)i;
+    return VP_TRUNCATE_RIGHT;
 }

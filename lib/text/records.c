@@ -3,6 +3,7 @@
 #include "lib/text/text.h"
 #include "lib/text/examples.h"
 #include "lib/text/json_text.h"
+#include "lib/text/words.h"
 #include "lib/stream/input.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ struct vp_records {
     vp_json_text line; /* its source */
     vp_buf meta;
     vp_example_store example;
+    vp_joined words; /* of the current record */
 };
 
 int vp_records_open(vp_records **out, int fd, const char *name, vp_record_format format, bool skip_bad, vp_error *err) {
@@ -49,6 +51,7 @@ void vp_records_close(vp_records *r) {
     vp_buf_free(&r->window);
     vp_buf_free(&r->meta);
     vp_example_free(&r->example);
+    vp_joined_free(&r->words);
     free(r->name);
     free(r);
 }
@@ -181,22 +184,36 @@ static int take_example(vp_records *r, vp_record *record, vp_error *err) {
     return VP_OK;
 }
 
+static int take_text(const vp_records *r, vp_record *record, vp_error *err) {
+    VP_TRY(take_string(r, "text", &record->text, &record->text_len, err));
+    if (!record->text) return bad(r, err, "no 'text'");
+    return take_string(r, "title", &record->title, &record->title_len, err);
+}
+
+static int take_words(vp_records *r, vp_record *record, vp_error *err) {
+    VP_TRY(vp_words_join(&r->words, r->object, r->name, r->number, err));
+    record->text = r->words.text.data;
+    record->text_len = r->words.text.len;
+    record->word_end = (const uint32_t *)(const void *)r->words.end.data;
+    record->words = r->words.end.len / sizeof *record->word_end;
+    return VP_OK;
+}
+
 /* The members of a line of JSON. *control: it was a _vp line. */
 static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *control, vp_error *err) {
-    static const char *const own[] = {"id", "_id", "text", NULL};
     r->line = line;
     const json_t *vp = json_object_get(r->object, "_vp");
     *control = vp != NULL;
     if (vp) return take_control(r, line, vp, err);
-    VP_TRY(take_string(r, "text", &record->text, &record->text_len, err));
-    if (!record->text && r->format == VP_RECORDS_EXAMPLES && vp_example_is(r->object)) {
+    if (r->format == VP_RECORDS_EXAMPLES && vp_example_is(r->object) &&
+        (!json_object_get(r->object, "text") || json_is_null(json_object_get(r->object, "text")))) {
         VP_TRY(take_id(r, line, record, err));
         return take_example(r, record, err);
     }
-    if (!record->text) return bad(r, err, "no 'text'");
-    VP_TRY(take_string(r, "title", &record->title, &record->title_len, err));
+    VP_TRY(r->format == VP_RECORDS_WORDS ? take_words(r, record, err) : take_text(r, record, err));
     VP_TRY(take_id(r, line, record, err));
     r->meta.len = 0;
+    const char *const own[] = {"id", "_id", r->format == VP_RECORDS_WORDS ? "words" : "text", NULL};
     VP_TRY(vp_json_text_compact(line, own, &r->meta, err));
     if (r->meta.len) {
         record->meta = r->meta.data;
@@ -226,6 +243,11 @@ static int at_end(const vp_records *r, vp_error *err) {
     return vp_fail(err, VP_UPSTREAM, "%s: the closing _vp line is missing: the program that wrote it died", r->name);
 }
 
+/* A program of ours ends every line, so one without its newline was cut off. */
+static bool cut_off(const vp_records *r) {
+    return r->head && !r->ended && r->window.data[r->next - 1] != '\n';
+}
+
 int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) {
     const char *line;
     size_t n;
@@ -238,6 +260,7 @@ int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) 
         vp_error why = {0};
         bool control = false;
         int status = take_line(r, line, n, record, &control, &why);
+        if (status == VP_DATA && cut_off(r)) return at_end(r, err);
         if (status == VP_DATA && r->skip_bad && !control) {
             r->skipped++;
             continue;

@@ -33,10 +33,18 @@ typedef struct vp_record {
     size_t line_len;
     int64_t number;            /* line number, from 1 */
     const vp_example *example; /* VP_RECORDS_EXAMPLES: the record is one, and has no text; else NULL */
+    const uint32_t *word_end;  /* VP_RECORDS_WORDS: where each word ends in the text */
+    size_t words;
 } vp_record;
 
-/* VP_RECORDS_EXAMPLES: JSONL in which records may be training examples instead of texts. */
-typedef enum vp_record_format { VP_RECORDS_JSONL, VP_RECORDS_LINES, VP_RECORDS_EXAMPLES } vp_record_format;
+/* EXAMPLES: JSONL in which records may be training examples instead of texts. WORDS: JSONL whose text is its `words`,
+ * an array of strings, joined by one space; `text` and `title` do not count. */
+typedef enum vp_record_format {
+    VP_RECORDS_JSONL,
+    VP_RECORDS_LINES,
+    VP_RECORDS_EXAMPLES,
+    VP_RECORDS_WORDS
+} vp_record_format;
 typedef struct vp_records vp_records;
 /* `fd` is not closed. skip_bad: malformed JSON or UTF-8 is counted instead of failing with name:line. zstd input is
  * detected. A leading {"_vp":{"jsonl":1,...}} is available from vp_records_head after the first vp_records_next; if it
@@ -97,6 +105,8 @@ int vp_tokenizer_export(const char *gguf, const char *folder, bool *written, vp_
 /* ---- prompts: what is put around a text, what is pooled, what is cut ---- */
 typedef enum vp_truncation { VP_TRUNCATE_RIGHT, VP_TRUNCATE_LEFT, VP_TRUNCATE_ERROR } vp_truncation;
 #define VP_TRUNCATIONS "right|left|error" /* spellings, in that order */
+const char *vp_truncation_name(vp_truncation t);
+vp_truncation vp_truncation_named(const char *name); /* VP_TRUNCATE_RIGHT for NULL and for what is none */
 
 typedef struct vp_prompt_options {
     const char *instruction; /* "" or NULL: none */
@@ -122,6 +132,7 @@ bool vp_prompt_masks(const vp_prompt *p);
  * VP_DATA. */
 int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err);
 
+#define VP_NO_TEXT UINT32_MAX
 /* keep: 0 for what is not pooled: the prompt before the text and the specials before that, when there
  * is such a prompt. A token with a byte of the text belongs to the text. */
 typedef struct vp_prompt_row {
@@ -129,7 +140,8 @@ typedef struct vp_prompt_row {
     const uint8_t *keep; /* n */
     size_t n;
     bool truncated;
-    size_t from, to; /* bytes of the text that the row's tokens stand for */
+    size_t from, to;       /* bytes of the text that the row's tokens stand for */
+    const uint32_t *begin; /* n: the byte of the text at which a token begins; VP_NO_TEXT: it is none of the text's */
 } vp_prompt_row;
 /* Row k of the text that was encoded last, valid until the next call. */
 int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err);
@@ -139,6 +151,11 @@ enum { VP_UNIT_TOKENS = 512 };
 /* unit[b] of B rows with offsets cu [B+1]: rows are taken in order while their tokens are at most VP_UNIT_TOKENS; a
  * longer row is a unit of its own. Numbered from `first` on; the number after the last one is returned. */
 int32_t vp_units_assign(const int32_t *cu, int64_t B, int32_t first, int32_t *unit);
+/* ---- words ---- */
+/* word[n]: the word that each token belongs to, by the places in the text where tokens begin, ascending, and where
+ * words end; -1: none. A token that begins with the space before a word is that word's, one that spans two is the
+ * first's. */
+void vp_words_of_tokens(const uint32_t *begin, size_t n, const uint32_t *word_end, size_t words, int32_t *word);
 
 /* ---- packing rows into frames ---- */
 typedef struct vp_pack_options {
@@ -148,6 +165,7 @@ typedef struct vp_pack_options {
     int64_t total;                 /* steps in all, which every frame says; 0: not known */
     bool steps;                    /* column unit; rows are held back until vp_packer_step */
     bool blocks;                   /* rows are parts of running text: no id, hash, text, meta, keep */
+    bool word;
 } vp_pack_options;
 
 enum { VP_NO_GROUP = -1 };
@@ -163,6 +181,7 @@ typedef struct vp_pack_row {
     uint8_t hash[16];
     const int32_t *ids;
     const uint8_t *keep; /* NULL: all 1 */
+    const int32_t *word;
     size_t n;
 } vp_pack_row;
 

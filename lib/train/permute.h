@@ -1,4 +1,5 @@
-/* Shuffles without state: any element of a seeded permutation, in constant memory. Private to lib/train. */
+/* Shuffles without state: any element of a seeded permutation, in constant memory. Private to lib/train and
+ * lib/score. */
 #ifndef VP_TRAIN_PERMUTE_H
 #define VP_TRAIN_PERMUTE_H
 #include <stdint.h>

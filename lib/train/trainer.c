@@ -136,11 +136,13 @@ static int embed_all(vp_trainer *t, const vp_step *s, vp_micros *all, whole *w, 
 
 static int score_all(vp_trainer *t, const vp_step *s, vp_micros *all, whole *w, int64_t D, vp_error *err) {
     vp_rows rows = {0};
+    vp_error why = {0};
     w->loss = vp_calloc((size_t)s->B, sizeof *w->loss);
     w->gradient = vp_calloc((size_t)(s->B * D), sizeof *w->gradient);
     if (!w->loss || !w->gradient) return vp_fail_memory(err, "gradients", (size_t)(s->B * D) * sizeof *w->gradient);
     int status = vp_rows_gather(&rows, s, (const float *const *)w->emb, D, err);
-    if (!status) status = vp_objective_rows(t->p.objective, &rows, w->loss, w->gradient, err);
+    if (!status && vp_objective_rows(t->p.objective, &rows, w->loss, w->gradient, &why))
+        status = vp_fail(err, why.code, "step %lld: %s", (long long)s->step, why.text);
     if (!status) vp_rows_scatter(s, 1, w->loss, all->loss);
     if (!status) vp_rows_scatter(s, D, w->gradient, w->grad);
     vp_rows_free(&rows);

@@ -45,6 +45,29 @@ values() { peek --jsonl --columns emb --head 1 "$1" | tr -d '{}[]"emb:' | tr , '
     grep -q '^  picked  *F32  *4x64 ' out
 }
 
+@test "words" {
+    need_models
+    echo '{"id":"s","words":["Emirates","1996"],"labels":["LOC","O"],"more":1}' |
+        tok -m "$SMOLLM2" --words | fwd >hidden.vp
+    pool words <hidden.vp >words.vp
+    peek --jsonl --columns id,parent,row,meta words.vp | diff - <(
+        for i in '0 LOC' '1 O'; do
+            echo '{"row":0,"id":"s#'"${i% *}"'","parent":"s","meta":"{\"label\":\"'"${i#* }"'\"}"}'
+        done)
+    [ "$(peek --jsonl --columns emb words.vp | wc -l)" -eq 2 ]
+    expect 0 peek words.vp
+    grep -q '^  rows  *2$' out
+    run ! grep -q '^  ids' out
+    pool words --shift <hidden.vp >shifted.vp
+    expect 0 peek shifted.vp
+    grep -q words_shifted out
+    run ! peek --diff words.vp shifted.vp
+    refused 2 pool mean --shift <hidden.vp
+    echo one | tok -m "$SMOLLM2" --lines | fwd >hidden.vp
+    expect 3 pool words <hidden.vp
+    grep -q 'tok --words' err
+}
+
 @test "wrong usage" {
     refused 2 pool median <hidden.vp
     refused 2 pool mean last <hidden.vp

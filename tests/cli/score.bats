@@ -96,7 +96,7 @@ assert abs(o["map"] - (1 + 2 / 3) / 4) < 1e-8 and o["recall_at_10"] == 0.5 and o
 
 @test "wrong usage and files that are not there" {
     refused 2 score
-    refused 2 score words
+    refused 2 score wards a b
     refused 2 score sts gold.tsv
     refused 2 score retrieval a b c
     refused 2 score pairs gold.tsv - -
@@ -107,4 +107,64 @@ assert abs(o["map"] - (1 + 2 / 3) / 4) < 1e-8 and o["recall_at_10"] == 0.5 and o
     status=0
     score retrieval qrels.tsv hits.jsonl >/dev/full 2>err || status=$?
     [ "$status" -eq 4 ]
+}
+
+# A stream of two rows with the labels A and B.
+labelled() {
+    printf '{"text":"one","label":"%s"}\n{"text":"two things","label":"%s"}\n' "$1" "$2" |
+        tok -m "$REPO/models/SmolLM2-135M-Instruct.gguf" | fwd | pool
+}
+
+@test "labels of texts" {
+    need_models
+    labelled a b >train.vp
+    labelled a b | expect 0 score classify --bootstrap 50 train.vp -
+    [ "$(head -2 out)" = "classify: 2 texts, 95 % intervals
+  accuracy               100.00  [100.00, 100.00]" ]
+    score classify --json --samples-per-label 0 train.vp train.vp | python3 -c '
+import json, sys
+o = json.load(sys.stdin)
+assert o["main_score"] == o["accuracy"] == o["f1"] == 1 and o["labels"] == 2 and o["experiments"] == 1, o'
+    expect 0 score cluster train.vp
+    score cluster <train.vp | diff - out
+    grep -q '^  v_measure  *100.00$' out
+    labelled a a >same.vp
+    refused 3 score classify same.vp train.vp
+    refused 3 score cluster same.vp
+    refused 3 score classify --label topic train.vp train.vp
+    grep -q "train.vp: frame 1 .*no label 'topic'" err
+    vectors >plain.vp
+    refused 3 score cluster plain.vp
+    refused 3 score classify train.vp plain.vp
+    refused 6 score classify train.vp /dev/null
+}
+
+@test "labels of words" {
+    need_models
+    for row in '"Ann","left"],"labels":["PER","O"' '"Rome","."],"labels":["LOC","O"'; do
+        echo "{\"words\":[$row]}"
+    done >words.jsonl
+    for shift in '' --shift; do
+        tok -m "$SMOLLM2" --words words.jsonl | fwd | pool words $shift >words.vp
+        expect 0 score words --steps 100 --bootstrap 20 words.vp words.vp
+        grep -q '^words: 2 sentences, 95 % intervals$' out
+        grep -q '^  words  *4$' out
+    done
+    tok -m "$SMOLLM2" --words words.jsonl | fwd --pool words >words.vp
+    expect 0 score words --steps 100 words.vp words.vp
+    grep -q '^  accuracy  *100.00$' out
+    expect 0 score words --steps 100 --rows 1 --json words.vp words.vp
+    grep -q '"sentences":1,"words":2,"labels":2' out
+}
+
+@test "options of another task" {
+    for option in --label=x --samples-per-label=3 --experiments=3 --steps=3 --rows=3; do
+        refused 2 score sts "$option" gold.tsv a b
+    done
+    refused 2 score words --experiments 3 a b
+    refused 2 score classify --steps 3 a b
+    refused 2 score classify --experiments 0 a b
+    refused 2 score cluster a b
+    refused 2 score classify a
+    refused 4 score cluster missing.vp
 }

@@ -306,3 +306,20 @@ EOF
     grep -q "^tok: r:1: no 'positive' for the query" err
     refused 2 tok --batch 1 --query-template x r
 }
+
+@test "words: joined by one space, whose each token is" {
+    echo '{"id":"s","words":["hello","worldly","!"],"labels":["A","B","C"],"text":"no","title":"no"}' >words.jsonl
+    tok --words --text words.jsonl >s
+    peek --jsonl s | grep -qF '"text":"hello worldly !"'
+    peek --jsonl --columns word s | diff - <(echo '{"word":[-1,0,1,1,2,-1]}')
+    peek --jsonl s | grep -qF '\"labels\":[\"A\",\"B\",\"C\"]'
+    tok --words --instruction 'say: ' words.jsonl >s
+    peek --jsonl --columns word s | diff - <(echo '{"word":[-1,-1,-1,0,1,1,2,-1]}')
+    tok --words --max-len 4 -q words.jsonl >s
+    peek --jsonl --columns word s | diff - <(echo '{"word":[-1,0,1,-1]}')
+    echo '{"words":["a",""]}' >bad.jsonl
+    expect 3 tok --words bad.jsonl
+    grep -q 'bad.jsonl:1: word 1 is empty' err
+    expect 0 tok --words --skip-bad -q bad.jsonl
+    refused 2 tok --words --lines words.jsonl
+}

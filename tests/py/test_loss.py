@@ -6,28 +6,10 @@ environment: VP_BIN, REPO (as tests/run sets them)
 """
 import io, itertools, json, os, subprocess, sys, tempfile
 import numpy as np
-
-REPO, BIN = os.environ["REPO"], os.environ["VP_BIN"]
-sys.path.insert(0, os.path.join(REPO, "examples"))
-import stream
 from tap import done, ok
+from training import BIN, REPO, frame, header, mutant, safetensors, stream, whole
 
 LLAMA = os.path.join(REPO, "tests/golden/llama")
-
-
-def frame(columns, **keys):
-    return stream.pack({"kind": "batch", "columns": {k: stream.encode(k, v) for k, v in columns.items()}, **keys})
-
-
-def header(**columns):
-    return stream.pack({"vecpipe": 1, "kind": "header", "model": {}, "encoder": {}, "columns": columns, "history": []})
-
-
-def whole(frames, declared={}):
-    numbered = []
-    for n, (columns, keys) in enumerate(frames):
-        numbered.append(frame(columns, seq=n, **keys))
-    return header(**declared) + b"".join(numbered) + stream.pack({"kind": "end", "batches": len(frames)})
 
 
 def run(*args, data=b"", program="loss"):
@@ -142,13 +124,6 @@ def test_refusals():
 
 # ---- tokens, with the head of a golden model ----
 
-def safetensors(path):
-    data = open(path, "rb").read()
-    n = int.from_bytes(data[:8], "little")
-    return {k: np.frombuffer(data[8 + n:][slice(*t["data_offsets"])], "f4").reshape(t["shape"])
-            for k, t in json.loads(data[8:8 + n]).items() if k != "__metadata__"}
-
-
 def token_step(head, step=0):
     """Rows of tokens with targets, weights and picked states; one row without targets."""
     random = np.random.default_rng(5)
@@ -237,22 +212,6 @@ def test_token_refusals(rows, total):
 
 
 # ---- frames that are well-formed, but not what they should be ----
-
-def mutant(random, frames):
-    """A column dropped, of another type, length or width, or with strange numbers; or a key that is wrong."""
-    columns, keys = frames[random.integers(len(frames))]
-    name = list(columns)[random.integers(len(columns))]
-    x, kind = columns[name], random.integers(7)
-    if kind == 6:
-        keys[random.choice(["step", "rows", "last", "weight_sum"])] = [None, -1, 2**40, 1e300, True, "x", [1]][random.integers(7)]
-    elif kind == 0 or isinstance(x, list): del columns[name]
-    elif kind == 1: columns[name] = x.astype(random.choice(["f4", "i4", "u1", "i8", "f2", "f8"]))
-    elif kind == 2: columns[name] = x[:-1] if random.integers(2) else np.concatenate([x, x])
-    elif kind == 3: columns[name] = x.reshape(-1, 1) if x.ndim == 1 else x[:, :random.integers(x.shape[1])]
-    elif kind == 4: columns[name] = random.integers(-(2**31), 2**31, x.shape).astype(x.dtype)
-    else: columns[name] = np.zeros_like(x) if random.integers(2) else (x * np.float32(3e38)).astype(x.dtype)
-    return frames
-
 
 def test_mutants():
     random = np.random.default_rng(7)

@@ -77,9 +77,10 @@ typedef struct vp_weight_desc {
     int nparts;
     int64_t in, out;   /* K and N = sum of the parts' rows */
     const float *bias; /* [N] or NULL; copied */
-    vp_dtype compute;  /* VP_F32, VP_BF16, VP_I8 */
-    bool backward;     /* also pack for dX */
-    const char *name;  /* for messages and the certification cache */
+    /* VP_F32, VP_BF16 (inputs and weights of a product, forward and dX, are rounded to it, sums are f32), VP_I8 */
+    vp_dtype compute;
+    bool backward;    /* also pack for dX */
+    const char *name; /* for messages and the certification cache */
 } vp_weight_desc;
 
 /* ---- descriptors, one an operation; a `_bwd` uses the same struct with the gradient fields filled ----

@@ -1,5 +1,6 @@
 /* linear: out = act(x W^T + bias) + residual, in tiles of 64 rows (16 for tails and short inputs) times column panels.
- * Legend: x [T, K], out [T, N]. Which tile a row falls in cannot be seen in its result: product.h certifies that. */
+ * In bf16 the tile's rows are rounded when it is taken up. Legend: x [T, K], out [T, N]. Which tile a row falls in
+ * cannot be seen in its result: product.h certifies that. */
 #include "kernels/cpu/cpu.h"
 #include <string.h>
 

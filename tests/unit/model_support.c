@@ -87,9 +87,13 @@ void packed_free(packed *p) {
 
 float *encode(vp_model *m, const vp_frame *f, const char *attention, int threads, int64_t batch_tokens, vp_error *err) {
     vp_encode_options o = {.device = "cpu", .threads = threads, .attention = attention, .batch_tokens = batch_tokens};
+    return encode_with(m, f, &o, err);
+}
+
+float *encode_with(vp_model *m, const vp_frame *f, const vp_encode_options *o, vp_error *err) {
     vp_encoder *e;
     float *hidden = NULL;
-    if (vp_encoder_open(&e, m, &o, NULL, err)) return NULL;
+    if (vp_encoder_open(&e, m, o, NULL, err)) return NULL;
     if (vp_encoder_run(e, f, &hidden, err)) hidden = NULL;
     vp_encoder_close(e);
     return hidden;

@@ -30,6 +30,7 @@ void packed_free(packed *p);
 
 /* hidden [T, C] of a frame; NULL and err set on failure. Opens and closes the encoder. */
 float *encode(vp_model *m, const vp_frame *f, const char *attention, int threads, int64_t batch_tokens, vp_error *err);
+float *encode_with(vp_model *m, const vp_frame *f, const vp_encode_options *o, vp_error *err);
 
 /* A new folder under $TMPDIR with links to every file of `from` (an absolute path; NULL: empty); removed at
  * exit. */

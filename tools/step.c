@@ -92,7 +92,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_CHOICE,
      .target = &opt.dtype,
      .choices = "auto|f32|bf16|f16",
-     .help = "with --full: of the weights in DIR; auto: as the base, of a quantised one bf16"},
+     .help = "of the result in DIR; auto: an adapter f32, a whole model as the base, of a quantised one bf16"},
     {.name = "attention-dropout",
      .kind = VP_OPT_REAL,
      .target = &opt.attention_dropout,
@@ -284,7 +284,6 @@ static int check_full(vp_error *err) {
                       : opt.full && opt.start              ? "--continue"
                                                            : NULL;
     if (odd) return vp_fail(err, VP_USAGE, "%s is of adapters, --full trains none", odd);
-    if (!opt.full && opt.dtype) return vp_fail(err, VP_USAGE, "--dtype is of --full; adapters are written in f32");
     return VP_OK;
 }
 

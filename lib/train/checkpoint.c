@@ -41,7 +41,7 @@ static int write_state(const char *folder, const json_t *state, vp_error *err) {
 static int write_all(const char *folder, const vp_params *params, const float *m, const float *v, const json_t *state,
                      vp_error *err) {
     /* vp_tensors_write only reads */
-    const vp_numbers weights = {"", params->value},
+    const vp_numbers weights = {.suffix = "", .value = params->value},
                      moments[] = {{".m", (float *)(uintptr_t)m}, {".v", (float *)(uintptr_t)v}};
     VP_TRY(write_tensors(folder, weights_file, params, &weights, 1, err));
     if (m || v) VP_TRY(write_tensors(folder, optimizer_file, params, moments, 2, err));
@@ -83,7 +83,8 @@ int vp_checkpoint_state(const char *path, json_t **state, vp_error *err) {
 }
 
 int vp_checkpoint_load(const char *path, const vp_params *params, float *m, float *v, vp_error *err) {
-    const vp_numbers weights = {"", params->value}, moments[] = {{".m", m}, {".v", v}};
+    const vp_numbers weights = {.suffix = "", .value = params->value},
+                     moments[] = {{.suffix = ".m", .value = m}, {.suffix = ".v", .value = v}};
     char *file = NULL;
     VP_TRY(vp_path_join(&file, path, weights_file, err));
     int status = vp_tensors_read(file, params, &weights, 1, err);

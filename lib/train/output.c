@@ -69,8 +69,8 @@ static int describe(const vp_lora_output *lora, json_t **root, vp_error *err) {
     return status;
 }
 
-static int write_weights(const char *folder, const vp_params *params, vp_error *err) {
-    const vp_numbers weights = {"", params->value};
+static int write_weights(const char *folder, const vp_params *params, vp_dtype dtype, vp_error *err) {
+    const vp_numbers weights = {.suffix = "", .value = params->value, .dtype = dtype};
     char *path;
     vp_publish p;
     VP_TRY(vp_path_join(&path, folder, "adapter_model.safetensors", err));
@@ -89,7 +89,7 @@ static int write_weights(const char *folder, const vp_params *params, vp_error *
 int vp_run_write_adapter(const char *folder, const vp_lora_output *lora, vp_error *err) {
     json_t *config = NULL;
     VP_TRY(describe(lora, &config, err)); /* nothing is replaced by what cannot be read */
-    int status = write_weights(folder, lora->params, err);
+    int status = write_weights(folder, lora->params, lora->dtype, err);
     if (!status) status = vp_json_publish(folder, "adapter_config.json", config, err);
     json_decref(config);
     return status;

@@ -10,6 +10,7 @@ typedef struct vp_lora_output {
     const vp_params *params; /* every name PEFT's: base_model.model.[model.]MODULE.lora_A.weight, .lora_B.weight */
     const char *base;        /* base_model_name_or_path: the folder or the name by which Python finds the base */
     double alpha, dropout;
+    vp_dtype dtype; /* of the tensors: VP_F32, VP_BF16 or VP_F16 */
 } vp_lora_output;
 /* adapter_model.safetensors, then adapter_config.json with the rank and target modules that the names and shapes tell.
  * VP_BUG: names that are not PEFT's, or more than one rank. VP_DATA: a number that is not finite. */

@@ -313,8 +313,11 @@ static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
         .folder = r->o.folder, .transformer = "", .width = vp_encoder_width(r->encoder), .adapter = true};
     vp_params params = *vp_encoder_params(r->encoder);
     if (t->head) params.n--; /* the head stands last */
-    const vp_lora_output lora = {
-        .params = &params, .base = vp_model_path(r->model), .alpha = t->alpha, .dropout = t->lora_dropout};
+    const vp_lora_output lora = {.params = &params,
+                                 .base = vp_model_path(r->model),
+                                 .alpha = t->alpha,
+                                 .dropout = t->lora_dropout,
+                                 .dtype = r->o.dtype == VP_NDTYPES ? VP_F32 : r->o.dtype};
     VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
     if (!strcmp(s->attention, "bi")) VP_TRY(vp_settings_write_llm2vec(s, r->o.folder, err));
     return vp_settings_write(s, &place, err);

@@ -12,8 +12,8 @@ typedef struct vp_run_options {
     size_t nadapters;
     vp_encode_options encode; /* `train` is set by vp_run_open; attention and compute NULL: the stream's */
     vp_train_options train;   /* dropout of attention and hidden states below 0: the stream's, else none */
-    vp_dtype dtype;           /* of a model that is trained whole; VP_NDTYPES: as the base has it */
-    const char *objective;    /* NULL: gradients come in the stream */
+    vp_dtype dtype;        /* of the result; VP_NDTYPES: an adapter in f32, a model trained whole as the base has it */
+    const char *objective; /* NULL: gradients come in the stream */
     vp_objective_options objective_options;
     vp_pool_options pool;       /* kind NULL: the stream's, else as objective and model have it */
     vp_trainer_options trainer; /* but for its schedule */

@@ -17,7 +17,7 @@ static int declare(vp_export *e, const vp_params *params, const vp_numbers *kind
     for (size_t i = 0; i < params->n; i++) {
         const vp_param *p = &params->param[i];
         VP_TRY(full_name(name, p, kind->suffix, err));
-        VP_TRY(vp_export_declare(e, name, VP_F32, 2, (const int64_t[]){p->rows, p->cols}, err));
+        VP_TRY(vp_export_declare(e, name, kind->dtype, 2, (const int64_t[]){p->rows, p->cols}, err));
     }
     return VP_OK;
 }

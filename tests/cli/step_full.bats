@@ -100,7 +100,6 @@ piped() {
     refused 2 step "${FUSED[@]}" --full --lora r=4 --out x <ids
     refused 2 step "${FUSED[@]}" --full --lora-targets q_proj --out x <ids
     refused 2 step "${FUSED[@]}" --full --continue "$GOLDEN/llama/adapter" --out x <ids
-    refused 2 step "${FUSED[@]}" --dtype bf16 --out x <ids
     refused 2 step "${FUSED[@]}" --full --out untied <ids
     cmp untied/config.json "$GOLDEN/llama/config.json"
     refused 2 step --train head --objective infonce --pool mean --out x <ids

@@ -42,7 +42,8 @@ static int write_all(const char *folder, const vp_params *params, const float *m
                      vp_error *err) {
     /* vp_tensors_write only reads */
     const vp_numbers weights = {.suffix = "", .value = params->value},
-                     moments[] = {{".m", (float *)(uintptr_t)m}, {".v", (float *)(uintptr_t)v}};
+                     moments[] = {{.suffix = ".m", .value = (float *)(uintptr_t)m},
+                                  {.suffix = ".v", .value = (float *)(uintptr_t)v}};
     VP_TRY(write_tensors(folder, weights_file, params, &weights, 1, err));
     if (m || v) VP_TRY(write_tensors(folder, optimizer_file, params, moments, 2, err));
     return write_state(folder, state, err);

@@ -3,6 +3,7 @@
  */
 #ifndef VP_TRAIN_OUTPUT_H
 #define VP_TRAIN_OUTPUT_H
+#include "lib/base/dtype.h"
 #include "lib/base/base.h"
 #include "lib/model/params.h"
 

@@ -211,7 +211,9 @@ for_a_second() { sleep 1; }
 @test "fwd --follow waits for a run that is not there, or dead, until nobody reads it any more" {
     step --out dead $TRAIN <masked.vp 2>/dev/null
     for folder in nothing dead; do
-        { status=0 && timeout 5 fwd --follow $folder --attention bi <masked.vp 2>err || status=$? && echo $status >status; } | for_a_second
+        { status=0 && timeout 5 fwd --follow $folder --attention bi <masked.vp 2>err || status=$? && echo $status >status; } \
+            > >(for_a_second)
+        wait $!
         [ "$(cat status)" -eq 141 ]
         [ ! -s err ]
     done

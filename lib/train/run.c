@@ -282,7 +282,8 @@ static int write_settings(vp_run *r, vp_error *err) {
     vp_settings s = *vp_model_settings(r->model);
     s.attention = r->attention;
     if (!vp_pooler_picks(r->pooler)) s.pooling = (char *)vp_pooler_kind(r->pooler);
-    return vp_run_write_settings(r->o.folder, &s, vp_encoder_width(r->encoder), 400, err);
+    return vp_run_write_settings(r->o.folder, &s, vp_encoder_width(r->encoder),
+                                 s.doc_max_len ? s.doc_max_len : VP_DOC_MAX_LEN, err);
 }
 
 int vp_run_finish(vp_run *r, vp_error *err) {

@@ -40,7 +40,7 @@ embed() { fwd "$@" | pool; }
     kept=$(rows s | sed 's/.*"keep":\[\(.*\)\].*/\1/')
     [[ $kept =~ ^0[0,]*(,1)+$ ]]
     tok --lines --chat none --specials none <<<' we fly [/INST]' | peek --jsonl --columns ids - >text
-    [ "$(tr -cd 1 <<<"$kept" | wc -c)" -eq "$(tr -cd , <text | wc -c)" ]
+    [ "$(tr -cd 1 <<<"$kept" | wc -c)" -eq $(($(tr -cd , <text | wc -c) + 1)) ]
     [[ $(input_of s) == *'"chat":"Mistral-7B-Instruct-v0.2","doc_max_len":12,'* ]]
 }
 

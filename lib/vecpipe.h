@@ -14,6 +14,7 @@
 #include "lib/stream/look.h"
 #include "lib/text/text.h"
 #include "lib/text/feed.h"
+#include "lib/text/input.h"
 #include "lib/model/model.h"
 #include "lib/index/index.h"
 #include "lib/train/train.h"

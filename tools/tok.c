@@ -10,19 +10,21 @@ enum { STALL_MS = 200 };     /* what is held back is written when the input paus
 #define MAX_STEPS 4294967295 /* a step is a word of the random numbers' counter */
 
 typedef struct options {
-    const char *model, *instruction, *layout, *query_layout, *id_from, *resume;
-    int64_t max_len, query_max_len, chunk, overlap, batch_tokens, window, batch, steps, start, block;
-    int specials, truncation;
-    bool lines, words, query, text, no_meta, skip_bad;
+    const char *model, *id_from, *resume;
+    vp_input_options input;
+    int64_t batch_tokens, window, batch, steps, start;
+    int specials;
+    bool lines, text, no_meta, skip_bad;
 } options;
-static options opt = {.id_from = "auto", .batch_tokens = 8192, .window = 1024};
+static options opt = {
+    .id_from = "auto", .input = {.chat = "auto", .doc_max_len = -1}, .batch_tokens = 8192, .window = 1024};
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Input"},
     {.name = "lines", .kind = VP_OPT_FLAG, .target = &opt.lines, .help = "every line is a text; not JSONL"},
     {.name = "words",
      .kind = VP_OPT_FLAG,
-     .target = &opt.words,
+     .target = &opt.input.words,
      .help = "texts are `words` [], perhaps with `labels` []; column `word` tells whose each token is"},
     {.name = "id-from",
      .kind = VP_OPT_STRING,
@@ -42,23 +44,28 @@ static const vp_option table[] = {
      .help = "folder, .gguf file or index; else $VP_MODEL, else what `knn missing` names"},
     {.name = "query",
      .kind = VP_OPT_FLAG,
-     .target = &opt.query,
+     .target = &opt.input.query,
      .help = "the texts are queries: the model's query prompt"},
     {.name = "instruction",
      .kind = VP_OPT_STRING,
-     .target = &opt.instruction,
+     .target = &opt.input.instruction,
      .value = "TEXT",
      .help = "put before every text, as it is, instead of the model's prompt"},
     {.name = "template",
      .kind = VP_OPT_STRING,
-     .target = &opt.layout,
+     .target = &opt.input.layout,
      .value = "TEXT",
      .help = "what is tokenised, with {text} and {instruction} in it"},
     {.name = "query-template",
      .kind = VP_OPT_STRING,
-     .target = &opt.query_layout,
+     .target = &opt.input.query_layout,
      .value = "TEXT",
      .help = "the same for the queries of training examples"},
+    {.name = "chat",
+     .kind = VP_OPT_STRING,
+     .target = &opt.input.chat,
+     .value = "auto|none|MODEL",
+     .help = "what stands around texts for a chat model of this name; auto: as LLM2Vec's models have it"},
     {.name = "specials",
      .kind = VP_OPT_CHOICE,
      .target = &opt.specials,
@@ -67,31 +74,38 @@ static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Length"},
     {.name = "max-len",
      .kind = VP_OPT_INT,
-     .target = &opt.max_len,
+     .target = &opt.input.max_len,
      .value = "N",
      .min = 0,
      .max = 1 << 24,
      .help = "tokens of a text at most, specials included; 0: the model's"},
+    {.name = "doc-max-len",
+     .kind = VP_OPT_INT,
+     .target = &opt.input.doc_max_len,
+     .value = "N",
+     .min = -1,
+     .max = 1 << 24,
+     .help = "tokens of the text alone, cut at words, before that; 0: any number; -1: the model's"},
     {.name = "query-max-len",
      .kind = VP_OPT_INT,
-     .target = &opt.query_max_len,
+     .target = &opt.input.query_max_len,
      .value = "N",
      .max = 1 << 24,
      .help = "the same for the queries of training examples; 0: as --max-len"},
     {.name = "truncate",
      .kind = VP_OPT_CHOICE,
-     .target = &opt.truncation,
+     .target = &opt.input.truncation,
      .choices = "auto|" VP_TRUNCATIONS,
      .help = "which end of a longer text is cut, or that it is an error; auto: right"},
     {.name = "chunk",
      .kind = VP_OPT_INT,
-     .target = &opt.chunk,
+     .target = &opt.input.chunk,
      .value = "N",
      .max = 1 << 24,
      .help = "cut texts into rows `id#k` of N tokens instead of truncating; 0: no"},
     {.name = "overlap",
      .kind = VP_OPT_INT,
-     .target = &opt.overlap,
+     .target = &opt.input.overlap,
      .value = "N",
      .max = 1 << 24,
      .help = "tokens that a chunk shares with the one before"},
@@ -121,7 +135,7 @@ static const vp_option table[] = {
      .help = "with --batch: begin where the checkpoint in DIR goes on"},
     {.name = "pack",
      .kind = VP_OPT_INT,
-     .target = &opt.block,
+     .target = &opt.input.block,
      .value = "N",
      .max = 1 << 24,
      .help = "rows are blocks of N tokens of all texts end to end; 0: every text is a row"},
@@ -164,103 +178,60 @@ typedef struct state {
     vp_writer *writer;
     vp_packer *packer;
     vp_feed *feed;
-    vp_map *header, *input; /* input: encoder.input, which the prompts' options point into */
+    vp_map *header, *head; /* head: encoder.input of the input's own head, which `input` points into */
+    vp_input input;
     vp_progress *progress;
     vp_record record; /* read ahead where the input names the model */
     bool got, counts_bad;
-    int64_t batch, first, total;      /* of the steps; batch 0: none */
-    vp_prompt_options texts, queries; /* queries: of examples */
+    int64_t batch, first, total; /* of the steps; batch 0: none */
     vp_pack_options pack;
 } state;
 
 /* ---- the header, from options, the head of the input, and the model ---- */
-/* How texts are prepared: what the head of the input says stands where no option does; running text has no prompt. */
-static void choose_prompt(const state *s, const vp_map *head, vp_prompt_options *o, const char **side,
-                          const char **specials) {
-    const vp_settings *settings = vp_model_settings(s->model);
-    const char *instruction = opt.query ? settings->query_prefix : settings->document_prefix;
-    const char *layout = "", *cut = NULL;
-    int64_t max_len = opt.block ? 0 : settings->max_len, chunk = 0, overlap = 0;
-    *side = "document";
-    *specials = "auto";
-    if (opt.block) instruction = "";
-    if (head && !opt.query && !opt.block) {
-        if (vp_map_str(head, "instruction")) instruction = vp_map_str(head, "instruction");
-        if (vp_map_str(head, "template")) layout = vp_map_str(head, "template");
-        if (vp_map_str(head, "specials")) *specials = vp_map_str(head, "specials");
-        if (vp_map_str(head, "side")) *side = vp_map_str(head, "side");
-        cut = vp_map_str(head, "truncation");
-        max_len = vp_map_int(head, "max_len", max_len);
-        chunk = vp_map_int(head, "chunk", 0);
-        overlap = vp_map_int(head, "overlap", 0);
-    }
-    if (opt.query) *side = "query";
-    if (opt.specials) *specials = "none";
-    *o = (vp_prompt_options){
-        .instruction = opt.instruction && !opt.query_layout ? opt.instruction
-                       : instruction                        ? instruction
-                                                            : "",
-        .layout = opt.layout ? opt.layout : layout,
-        .specials = strcmp(*specials, "none") != 0,
-        .pool_prompt = settings->prompt_pooled,
-        .max_len = opt.max_len ? opt.max_len : max_len,
-        .truncation = opt.truncation ? (vp_truncation)(opt.truncation - 1) : vp_truncation_named(cut),
-        .chunk = opt.chunk ? opt.chunk : chunk,
-        .overlap = opt.overlap ? opt.overlap : overlap,
-    };
-}
-
-/* encoder.input */
-static int describe_input(const vp_prompt_options *o, const char *side, const char *specials, vp_map *input,
-                          vp_error *err) {
-    VP_TRY(vp_map_set_str(input, "side", side, err));
-    VP_TRY(vp_map_set_str(input, "instruction", o->instruction, err));
-    VP_TRY(vp_map_set_str(input, "template", o->layout, err));
-    VP_TRY(vp_map_set_str(input, "specials", specials, err));
-    VP_TRY(vp_map_set_int(input, "max_len", o->max_len, err));
-    VP_TRY(vp_map_set_str(input, "truncation", vp_truncation_name(o->truncation), err));
-    if (opt.block) VP_TRY(vp_map_set_int(input, "pack", opt.block, err));
-    if (opt.query_layout) VP_TRY(vp_map_set_str(input, "query_template", opt.query_layout, err));
-    if (opt.query_max_len) VP_TRY(vp_map_set_int(input, "query_max_len", opt.query_max_len, err));
-    if (!o->chunk) return VP_OK;
-    VP_TRY(vp_map_set_int(input, "chunk", o->chunk, err));
-    return vp_map_set_int(input, "overlap", o->overlap, err);
+/* What was asked for, what the head of the input says, and the model. */
+static int choose_input(state *s, vp_error *err) {
+    const vp_settings *m = vp_model_settings(s->model);
+    const vp_input_model model = {.query_prefix = m->query_prefix,
+                                  .document_prefix = m->document_prefix,
+                                  .arch = vp_model_arch(s->model),
+                                  .pooling = m->pooling,
+                                  .base_name = {m->base_name[0], m->base_name[1]},
+                                  .max_len = m->max_len,
+                                  .doc_max_len = m->doc_max_len,
+                                  .prompt_pooled = m->prompt_pooled,
+                                  .llm2vec = m->llm2vec};
+    opt.input.no_specials = opt.specials != 0;
+    return vp_input_choose(&s->input, &opt.input, &model, s->head, vp_model_input(s->model), err);
 }
 
 /* The prompt of queries beside texts is opened by the first of them; what was asked for is looked at now. */
-static int prepare_queries(state *s, vp_error *err) {
+static int open_prompts(state *s, vp_error *err) {
     vp_prompt *p = NULL;
-    s->queries = s->texts;
-    s->queries.layout = opt.query_layout ? opt.query_layout : "";
-    s->queries.instruction = opt.instruction ? opt.instruction : vp_model_settings(s->model)->query_prefix;
-    if (opt.query_max_len) s->queries.max_len = opt.query_max_len;
-    if (!opt.query_layout && !opt.query_max_len) return VP_OK;
-    VP_TRY(vp_prompt_open(&p, s->tokenizer, &s->queries, err));
+    VP_TRY(vp_prompt_open(&s->prompt, s->tokenizer, &s->input.texts, err));
+    if (!opt.input.query_layout && !opt.input.query_max_len) return VP_OK;
+    VP_TRY(vp_prompt_open(&p, s->tokenizer, &s->input.queries, err));
     vp_prompt_close(p);
     return VP_OK;
 }
 
-/* s->input is first what the head says and is then described anew; the options of the prompts point into `head`. */
 static int prepare_input(state *s, vp_map *encoder, vp_error *err) {
     vp_map *input = vp_map_new();
-    const char *side, *specials;
-    s->input = vp_map_sub(encoder, "input");
-    choose_prompt(s, s->input, &s->texts, &side, &specials);
-    int status = input ? describe_input(&s->texts, side, specials, input, err) : vp_fail_memory(err, "a map", 1);
+    s->head = vp_map_sub(encoder, "input");
+    int status = input ? choose_input(s, err) : vp_fail_memory(err, "a map", 1);
+    if (!status) status = vp_input_describe(&s->input, input, err);
     if (!status) status = vp_map_set_map(encoder, "input", input, err);
     if (!status) status = vp_map_set_map(s->header, "encoder", encoder, err);
-    if (!status) status = vp_prompt_open(&s->prompt, s->tokenizer, &s->texts, err);
-    if (!status) status = prepare_queries(s, err);
+    if (!status) status = open_prompts(s, err);
     if (!status)
         s->pack = (vp_pack_options){.batch_tokens = opt.batch_tokens,
                                     .window = opt.window,
                                     .keep = vp_prompt_masks(s->prompt),
                                     .text = opt.text,
                                     .meta = !opt.no_meta && !opt.lines,
-                                    .parent = s->texts.chunk > 0,
-                                    .word = opt.words,
+                                    .parent = s->input.texts.chunk > 0,
+                                    .word = opt.input.words,
                                     .steps = s->batch > 0,
-                                    .blocks = opt.block > 0};
+                                    .blocks = opt.input.block > 0};
     vp_map_free(input);
     return status;
 }
@@ -354,14 +325,14 @@ static int open_feed(state *s, vp_error *err) {
                                .tokenizer = s->tokenizer,
                                .prompt = s->prompt,
                                .instruction = settings->document_prefix,
-                               .query = s->queries,
-                               .query_layout = opt.query_layout != NULL,
+                               .query = s->input.queries,
+                               .query_layout = opt.input.query_layout != NULL,
                                .id_from = opt.id_from,
-                               .chunks = s->texts.chunk > 0,
+                               .chunks = s->input.texts.chunk > 0,
                                .batch = s->batch,
                                .first = s->first,
                                .steps = opt.steps,
-                               .block = opt.block,
+                               .block = opt.input.block,
                                .count_bad = s->counts_bad};
     return vp_feed_open(&s->feed, &o, err);
 }
@@ -393,15 +364,16 @@ static int take_records(state *s, vp_error *err) {
 }
 
 /* ---- the whole ---- */
-static void note_losses(const vp_feed_counts *n, int64_t skipped, int64_t max_len) {
-    if (n->truncated && skipped)
-        vp_cli_note("%lld of %lld texts were cut to %lld tokens, %lld bad records skipped", (long long)n->truncated,
-                    (long long)n->rows, (long long)max_len, (long long)skipped);
-    else if (n->truncated)
-        vp_cli_note("%lld of %lld texts were cut to %lld tokens", (long long)n->truncated, (long long)n->rows,
-                    (long long)max_len);
-    else if (skipped)
-        vp_cli_note("%lld bad records were skipped", (long long)skipped);
+static void note_losses(const vp_feed_counts *n, int64_t skipped, const vp_prompt_options *o) {
+    char cut[120] = "", bad[60] = "";
+    const bool words = o->doc_max_len && (!o->max_len || o->doc_max_len < o->max_len);
+    if (n->truncated)
+        snprintf(cut, sizeof cut, "%lld of %lld texts were cut to %lld tokens", (long long)n->truncated,
+                 (long long)n->rows, (long long)(words ? o->doc_max_len : o->max_len));
+    if (n->truncated && words && o->max_len)
+        snprintf(cut + strlen(cut), sizeof cut - strlen(cut), ", or %lld with all around them", (long long)o->max_len);
+    if (skipped) snprintf(bad, sizeof bad, "%lld bad records%s skipped", (long long)skipped, *cut ? "" : " were");
+    if (*cut || *bad) vp_cli_note("%s%s%s", cut, *cut && *bad ? ", " : "", bad);
 }
 
 static int finish(state *s, vp_error *err) {
@@ -414,7 +386,7 @@ static int finish(state *s, vp_error *err) {
     if (!status) {
         event.data[event.len - 2] = '\0'; /* members without the braces */
         vp_cli_log("texts", event.data + 1);
-        note_losses(vp_feed_totals(s->feed), vp_records_skipped(s->records), s->texts.max_len);
+        note_losses(vp_feed_totals(s->feed), vp_records_skipped(s->records), &s->input.texts);
     }
     vp_buf_free(&event);
     vp_map_free(end);
@@ -425,24 +397,25 @@ static int open_input(state *s, const char *file, vp_error *err) {
     const bool standard = !file || strcmp(file, "-") == 0;
     s->fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
     if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
-    const vp_record_format format = opt.lines ? VP_RECORDS_LINES : opt.words ? VP_RECORDS_WORDS : VP_RECORDS_EXAMPLES;
+    const vp_record_format format = opt.lines         ? VP_RECORDS_LINES
+                                    : opt.input.words ? VP_RECORDS_WORDS
+                                                      : VP_RECORDS_EXAMPLES;
     VP_TRY(vp_records_open(&s->records, s->fd, standard ? "standard input" : file, format, opt.skip_bad, err));
     vp_records_watch(s->records, STDOUT_FILENO);
     return VP_OK;
 }
 
 static int check_options(vp_error *err) {
-    if (opt.lines && opt.words) return vp_fail(err, VP_USAGE, "--lines and --words exclude each other");
+    if (opt.lines && opt.input.words) return vp_fail(err, VP_USAGE, "--lines and --words exclude each other");
     if (opt.lines && strcmp(opt.id_from, "auto") != 0 && strcmp(opt.id_from, "line") != 0 &&
         strcmp(opt.id_from, "hash") != 0)
         return vp_fail(err, VP_USAGE, "--id-from %s: lines have no fields", opt.id_from);
-    const char *alone = opt.block ? "--pack" : opt.steps ? "--steps" : opt.start ? "--start-step" : NULL;
+    const char *alone = opt.input.block ? "--pack" : opt.steps ? "--steps" : opt.start ? "--start-step" : NULL;
     if (!opt.batch && alone) return vp_fail(err, VP_USAGE, "%s needs --batch", alone);
     if (opt.steps && opt.start > opt.steps)
         return vp_fail(err, VP_USAGE, "--start-step: '%lld' is above the %lld steps of --steps", (long long)opt.start,
                        (long long)opt.steps);
-    if (opt.block && (opt.query || opt.max_len || opt.truncation || opt.chunk || opt.query_layout || opt.query_max_len))
-        return vp_fail(err, VP_USAGE, "--pack: running text is neither a query nor cut");
+    VP_TRY(vp_input_check(&opt.input, err));
     return vp_cli_refuse_terminal(STDOUT_FILENO, err);
 }
 
@@ -491,7 +464,8 @@ int main(int argc, char **argv) {
     vp_writer_close(s.writer);
     vp_records_close(s.records);
     vp_map_free(s.header);
-    vp_map_free(s.input);
+    vp_map_free(s.head);
+    vp_input_free(&s.input);
     vp_buf_free(&command);
     if (s.fd > STDIN_FILENO) close(s.fd);
     return vp_cli_finish(status, &err);

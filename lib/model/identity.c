@@ -25,7 +25,8 @@ static int describe(const vp_model *m, vp_map *model, vp_error *err) {
     VP_TRY(vp_map_set_str(model, "pooling", s->pooling, err));
     VP_TRY(vp_map_set_bool(model, "normalize", s->normalize, err));
     VP_TRY(vp_map_set_int(model, "dims", s->dims, err));
-    return vp_map_set_int(model, "max_len", s->max_len, err);
+    VP_TRY(vp_map_set_int(model, "max_len", s->max_len, err));
+    return s->doc_max_len ? vp_map_set_int(model, "doc_max_len", s->doc_max_len, err) : VP_OK;
 }
 
 int vp_model_describe(const vp_model *m, vp_map *header, vp_error *err) {

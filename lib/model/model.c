@@ -109,6 +109,7 @@ static int open_index(vp_model **m, const char *path, vp_error *err) {
     VP_TRY(vp_index_describe(path, &model, &encoder, err));
     int status = model ? open_described(m, model, encoder, path, err)
                        : vp_fail(err, VP_DATA, "%s: the index is empty and knows no model", path);
+    if (!status && encoder) (*m)->input = vp_map_sub(encoder, "input");
     vp_map_free(model);
     vp_map_free(encoder);
     return status;
@@ -128,10 +129,12 @@ int vp_model_open(vp_model **m, const char *path, vp_error *err) {
 }
 
 static int from_maps(vp_model **m, const vp_map *header, vp_error *err) {
-    vp_map *model = vp_map_sub(header, "model");
+    vp_map *model = vp_map_sub(header, "model"), *encoder = vp_map_sub(header, "encoder");
     int status = model ? open_described(m, model, NULL, "the stream's header", err)
                        : vp_fail(err, VP_DATA, "the stream's header names no model");
+    if (!status && encoder) (*m)->input = vp_map_sub(encoder, "input");
     vp_map_free(model);
+    vp_map_free(encoder);
     return status;
 }
 
@@ -175,6 +178,7 @@ void vp_model_close(vp_model *m) {
     vp_weights_close(&m->weights);
     vp_source_close(m->source);
     vp_settings_free(&m->settings);
+    vp_map_free(m->input);
     free(m->path);
     free(m->transformer);
     free(m);
@@ -197,6 +201,12 @@ bool vp_model_is_gguf(const vp_model *m) {
 }
 const char *vp_model_fingerprint(const vp_model *m) {
     return m->fingerprint;
+}
+const char *vp_model_arch(const vp_model *m) {
+    return m->config.arch ? m->config.arch->name : NULL;
+}
+const vp_map *vp_model_input(const vp_model *m) {
+    return m->input;
 }
 int64_t vp_model_width(const vp_model *m) {
     return m->config.width;

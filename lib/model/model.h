@@ -19,7 +19,11 @@ typedef struct vp_settings {
     int64_t max_len;                      /* default truncation, specials included */
     char *query_prefix, *document_prefix; /* prompts: "" when none */
     int prompt_pooled;                    /* 1: prompt tokens are pooled too (sentence-transformers' include_prompt) */
+    int llm2vec;                          /* 1: LLM2Vec's instruction format, chat and end apply */
+    int64_t doc_max_len;                  /* LLM2Vec: tokens of the text alone, to which it is cut; 0: no limit */
+    char *base_name[2];                   /* what config.json and the last adapter call the base model, NULL: nothing */
 } vp_settings;
+enum { VP_DOC_MAX_LEN = 400 }; /* LLM2Vec's default */
 
 typedef struct vp_model vp_model;
 
@@ -40,9 +44,12 @@ const char *vp_model_path(const vp_model *m); /* absolute, of the folder or file
 const char *vp_model_transformer(const vp_model *m);
 bool vp_model_is_gguf(const vp_model *m);            /* the path is a .gguf file */
 const char *vp_model_fingerprint(const vp_model *m); /* 32 hex digits */
-int64_t vp_model_width(const vp_model *m);           /* C */
-vp_dtype vp_model_dtype(
-    const vp_model *m); /* of its weights: VP_F32, VP_F16 or VP_BF16, which quantised ones are best kept in */
+const char *vp_model_arch(const vp_model *m);        /* "llama"; NULL without weights */
+/* The encoder.input of the index or header that the model was opened from; NULL: none. */
+const vp_map *vp_model_input(const vp_model *m);
+int64_t vp_model_width(const vp_model *m); /* C */
+/* Of its weights: VP_F32, VP_F16 or VP_BF16, which quantised ones are best kept in. */
+vp_dtype vp_model_dtype(const vp_model *m);
 int64_t vp_model_vocab(const vp_model *m);
 
 /* A LoRA adapter folder in PEFT's layout (both name depths), applied on the fly after those added before. A key that
@@ -65,7 +72,7 @@ int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_
                    vp_error *err);
 
 /* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, attention, pooling,
- * normalize, dims, max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */
+ * normalize, dims, max_len, doc_max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */
 int vp_model_describe(const vp_model *m, vp_map *header, vp_error *err);
 /* Compute encoder.space (32 hex digits) from everything that is known: model.fingerprint,
  * adapter_fingerprints and tokenizer; encoder.attention, layer, pooling, projection, normalize and dims. Called by tok,

@@ -27,6 +27,7 @@ void vp_settings_free(vp_settings *s) {
     free(s->pooling);
     free(s->query_prefix);
     free(s->document_prefix);
+    for (int i = 0; i < 2; i++) free(s->base_name[i]);
     *s = (vp_settings){0};
 }
 
@@ -183,43 +184,67 @@ static int read_modules(vp_settings *s, const char *folder, const vp_config *c, 
     return status ? status : read_prompts(s, folder, err);
 }
 
+/* What folder/file calls the base model, if it does. */
+static int read_base(char **field, const char *folder, const char *file, const char *key, vp_error *err) {
+    vp_json j;
+    VP_TRY(vp_json_open_optional(&j, folder, file, JSON_OBJECT, err));
+    const char *name = NULL;
+    int status = j.root ? vp_json_str(&j, j.root, key, &name, err) : VP_OK;
+    if (!status && name) status = set(field, name, err);
+    vp_json_close(&j);
+    return status;
+}
+
 int vp_settings_read(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
     vp_json j;
+    char *transformer;
     VP_TRY(vp_json_open_optional(&j, folder, "modules.json", JSON_ARRAY, err));
     int status = j.root ? read_modules(s, folder, c, &j, err) : VP_OK;
     vp_json_close(&j);
+    if (status) return status;
+    VP_TRY(vp_settings_transformer(folder, &transformer, err));
+    status = read_base(&s->base_name[0], transformer, "config.json", "_name_or_path", err);
+    free(transformer);
     return status ? status : vp_settings_llm2vec(s, folder, c, err);
 }
 
 /* ---- LLM2Vec, GGUF, headers ---- */
 
-int vp_settings_llm2vec(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
+static int read_llm2vec(vp_settings *s, const vp_json *j, const vp_config *c, vp_error *err) {
     static const char *const names[][2] = {{"mean", "mean"},
                                            {"weighted_mean", "weighted_mean"},
                                            {"eos_token", "eos"},
                                            {"last_token", "last"},
                                            {"bos_token", "bos"}};
-    vp_json j;
-    VP_TRY(vp_json_open_optional(&j, folder, "llm2vec_config.json", JSON_OBJECT, err));
-    if (!j.root) return VP_OK;
     const char *mode = "mean", *ours = NULL;
     int64_t length = s->max_len;
     bool skip = true;
-    int status = vp_json_str(&j, j.root, "pooling_mode", &mode, err);
-    if (!status) status = vp_json_int(&j, j.root, "max_length", &length, err);
-    if (!status) status = vp_json_bool(&j, j.root, "skip_instruction", &skip, err);
-    for (size_t i = 0; !status && i < sizeof names / sizeof *names; i++)
+    s->doc_max_len = VP_DOC_MAX_LEN;
+    VP_TRY(vp_json_str(j, j->root, "pooling_mode", &mode, err));
+    VP_TRY(vp_json_int(j, j->root, "max_length", &length, err));
+    VP_TRY(vp_json_int(j, j->root, "doc_max_length", &s->doc_max_len, err));
+    VP_TRY(vp_json_bool(j, j->root, "skip_instruction", &skip, err));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i][0], mode)) ours = names[i][1];
-    if (!status && !ours) status = vp_fail(err, VP_DATA, "%s: pooling_mode \"%s\" is not supported", j.path, mode);
-    if (!status && length < 1)
-        status = vp_fail(err, VP_DATA, "%s: a maximum length of %lld", j.path, (long long)length);
-    if (!status) status = set(&s->pooling, ours, err);
-    if (!status) status = set(&s->attention, "bi", err);
+    if (!ours) return vp_fail(err, VP_DATA, "%s: pooling_mode \"%s\" is not supported", j->path, mode);
+    if (length < 1 || s->doc_max_len < 1)
+        return vp_fail(err, VP_DATA, "%s: a maximum length of %lld", j->path,
+                       (long long)(length < 1 ? length : s->doc_max_len));
+    VP_TRY(set(&s->pooling, ours, err));
     s->max_len = length < c->positions ? length : c->positions;
     s->prompt_pooled = !skip;
-    s->normalize = 1;
+    s->normalize = s->llm2vec = 1;
+    return set(&s->attention, "bi", err);
+}
+
+int vp_settings_llm2vec(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
+    vp_json j;
+    VP_TRY(vp_json_open_optional(&j, folder, "llm2vec_config.json", JSON_OBJECT, err));
+    if (!j.root) return VP_OK;
+    int status = read_llm2vec(s, &j, c, err);
     vp_json_close(&j);
-    return status;
+    if (status) return status;
+    return read_base(&s->base_name[1], folder, "adapter_config.json", "base_model_name_or_path", err);
 }
 
 int vp_settings_gguf(vp_settings *s, const vp_gguf *g, const vp_config *c, vp_error *err) {
@@ -249,9 +274,12 @@ int vp_settings_from_maps(vp_settings *s, const vp_map *model, const vp_map *enc
         VP_TRY(set_known(&s->pooling, "pooling", vp_map_str(m, "pooling"), VP_POOLINGS, err));
         s->normalize = vp_map_bool(m, "normalize", s->normalize != 0);
         int64_t dims = vp_map_int(m, "dims", s->dims), length = vp_map_int(m, "max_len", s->max_len);
-        if (dims < 0 || length < 1) return vp_fail(err, VP_DATA, "the header's dims or max_len is out of range");
+        int64_t text = vp_map_int(m, "doc_max_len", s->doc_max_len);
+        if (dims < 0 || length < 1 || text < 0)
+            return vp_fail(err, VP_DATA, "the header's dims, max_len or doc_max_len is out of range");
         s->dims = dims;
         s->max_len = length;
+        s->doc_max_len = text;
     }
     return VP_OK;
 }

@@ -7,8 +7,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { LLM2VEC_DOC_LENGTH = 400 }; /* of its evaluation; its constructor's default */
-
 typedef struct pooling_names {
     const char *ours, *llm2vec, *sentence_transformers;
 } pooling_names;
@@ -43,8 +41,9 @@ int vp_settings_write_llm2vec(const vp_settings *s, const char *folder, vp_error
     VP_TRY(find_pooling(s, &pooling, err));
     return write_new(folder, "llm2vec_config.json",
                      json_pack("{s:s, s:I, s:i, s:b}", "pooling_mode", pooling->llm2vec, "max_length",
-                               (json_int_t)s->max_len, "doc_max_length", LLM2VEC_DOC_LENGTH, "skip_instruction",
-                               !s->prompt_pooled),
+                               (json_int_t)s->max_len, "doc_max_length",
+                               s->doc_max_len ? (json_int_t)s->doc_max_len : (json_int_t)VP_DOC_MAX_LEN,
+                               "skip_instruction", !s->prompt_pooled),
                      err);
 }
 

@@ -1,5 +1,6 @@
 /* Prompts: the text between what comes before and after it, tokenised once; the text's tokens found from offsets; keep,
  * truncation and chunks from their positions. */
+#include "lib/text/shorten.h"
 #include "lib/text/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@ struct vp_prompt {
     size_t text_first, text_last;    /* tokens [first, last) have a byte of the text */
     size_t text_bytes, window, step; /* of chunks */
     vp_buf ids, keep, begin;         /* of the current row */
+    vp_shortener shortener;
+    bool strips, shortened; /* the white space at the end of texts goes; words of the current text went */
 };
 
 /* Expand {instruction} and take `layout` apart at {text}. */
@@ -61,8 +64,13 @@ static int open_layout(vp_prompt *p, vp_error *err) {
                        layout);
     if (*instruction && !strstr(layout, "{instruction}"))
         return vp_fail(err, VP_USAGE, "template '%s': no {instruction} for the instruction '%s'", layout, instruction);
-    p->layout = vp_strndup(layout, strlen(layout));
-    return p->layout ? set_around(p, instruction, err) : vp_fail_memory(err, "a template", strlen(layout));
+    const char *after = p->o.after ? p->o.after : "";
+    const size_t n = strlen(layout), last = strlen("{text}");
+    p->strips = *after && strcmp(layout + n - last, "{text}") == 0;
+    vp_buf whole = {0};
+    const int status = vp_buf_printf(&whole, err, "%s%s%s", p->o.before ? p->o.before : "", layout, after);
+    p->layout = whole.data;
+    return status ? status : set_around(p, instruction, err);
 }
 
 int vp_prompt_instruct(vp_prompt *p, const char *instruction, size_t n, vp_error *err) {
@@ -112,7 +120,7 @@ int vp_prompt_open(vp_prompt **out, const vp_tokenizer *t, const vp_prompt_optio
         vp_prompt_close(p);
         return status;
     }
-    p->o.instruction = p->o.layout = NULL; /* the caller's; not needed any more */
+    p->o.instruction = p->o.layout = p->o.before = p->o.after = NULL; /* the caller's; not needed any more */
     *out = p;
     return VP_OK;
 }
@@ -128,11 +136,12 @@ void vp_prompt_close(vp_prompt *p) {
     vp_buf_free(&p->ids);
     vp_buf_free(&p->keep);
     vp_buf_free(&p->begin);
+    vp_shortener_free(&p->shortener);
     free(p);
 }
 
 bool vp_prompt_masks(const vp_prompt *p) {
-    return p->nbefore > 0 && !p->o.pool_prompt;
+    return !p->o.pool_prompt && (p->nbefore > 0 || (p->o.text_only && p->lead > 0));
 }
 
 /* Tokens of the text among those between the specials: from the first that ends after its beginning to the last that
@@ -160,7 +169,19 @@ static size_t plan_chunks(vp_prompt *p) {
     return n <= p->window ? 1 : 1 + (n - p->window + p->step - 1) / p->step;
 }
 
+/* The text alone is cut to doc_max_len tokens, and loses the white space at its end. */
+static int prepare_text(vp_prompt *p, const char **text, size_t *n, vp_error *err) {
+    p->shortened = false;
+    if (p->o.doc_max_len)
+        VP_TRY(vp_text_shorten(&p->shortener, p->t, p->o.doc_max_len, p->o.max_len, text, n, &p->shortened, err));
+    if (p->shortened && p->o.truncation == VP_TRUNCATE_ERROR)
+        return vp_fail(err, VP_DATA, "more than the %lld tokens that a text may have", (long long)p->o.doc_max_len);
+    if (p->strips) *n = vp_text_stripped(*text, *n);
+    return VP_OK;
+}
+
 int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err) {
+    VP_TRY(prepare_text(p, &text, &n, err));
     bool bare = p->nbefore == 0 && p->nafter == 0;
     p->tokens.n = 0;
     p->whole.len = 0;
@@ -230,7 +251,7 @@ int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err) 
                            .keep = (const uint8_t *)p->keep.data,
                            .begin = (const uint32_t *)(const void *)p->begin.data,
                            .n = n,
-                           .truncated = !p->o.chunk && n < p->tokens.n};
+                           .truncated = p->shortened || (!p->o.chunk && n < p->tokens.n)};
     row->to = p->text_bytes;
     if (first < last) {
         size_t from = p->tokens.start[first], to = p->tokens.end[last - 1];

@@ -111,10 +111,14 @@ vp_truncation vp_truncation_named(const char *name); /* VP_TRUNCATE_RIGHT for NU
 typedef struct vp_prompt_options {
     const char *instruction; /* "" or NULL: none */
     const char *layout;      /* "{instruction}{text}" when NULL or ""; {text} once, {instruction} at most once */
+    const char *before;      /* a chat's, before the layout; NULL: "" */
+    const char *after;       /* and after it: texts lose the white space at their end, where it would follow them */
     bool specials;           /* the tokenizer's own around the whole */
     bool pool_prompt;        /* pool what stands before the text too */
+    bool text_only;          /* else: do not pool the specials before the text, even without a prompt */
     int64_t max_len;         /* tokens of a row, specials included; 0: no limit */
     vp_truncation truncation;
+    int64_t doc_max_len;    /* tokens of the text alone, to which it is cut at words first; 0: no limit */
     int64_t chunk, overlap; /* 0: one row a text; else rows of at most `chunk` tokens of the text */
 } vp_prompt_options;
 
@@ -133,8 +137,8 @@ bool vp_prompt_masks(const vp_prompt *p);
 int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err);
 
 #define VP_NO_TEXT UINT32_MAX
-/* keep: 0 for what is not pooled: the prompt before the text and the specials before that, when there
- * is such a prompt. A token with a byte of the text belongs to the text. */
+/* keep: 0 for what is not pooled: the prompt before the text and the specials before that, when there is such a prompt
+ * (text_only: always). A token with a byte of the text belongs to the text, which is what doc_max_len left of it. */
 typedef struct vp_prompt_row {
     const int32_t *ids;  /* n */
     const uint8_t *keep; /* n */

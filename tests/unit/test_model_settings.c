@@ -120,6 +120,39 @@ static void test_llm2vec(void) {
     check("LLM2Vec", folder, "bi", "eos", 1, 100);
 }
 
+/* What tok is told: the limit of texts, what the base is called. */
+static void check_base(const char *what, const vp_model *m, int llm2vec, int64_t doc_max_len, const char *name,
+                       const char *adapters) {
+    const vp_settings *s = vp_model_settings(m);
+    const char *got = s->base_name[0] ? s->base_name[0] : "", *of_adapter = s->base_name[1] ? s->base_name[1] : "";
+    OK(s->llm2vec == llm2vec && s->doc_max_len == doc_max_len && !strcmp(got, name) && !strcmp(of_adapter, adapters),
+       "%s: LLM2Vec %d, %lld tokens, base '%s' and '%s'", what, s->llm2vec, (long long)s->doc_max_len, got, of_adapter);
+}
+
+static void test_llm2vec_text(void) {
+    vp_error err = {0};
+    const char *folder = linked_folder(golden_path("llama")), *adapter = linked_folder(golden_path("llama/adapter"));
+    replace_text(folder, "config.json", "{", "{\"_name_or_path\": \"a/b\",");
+    vp_model *m = open_ok(folder);
+    if (!m) return;
+    check_base("a plain model", m, 0, 0, "a/b", "");
+    OK(!vp_model_add_adapter(m, adapter, &err), "a plain adapter %s", err.text);
+    check_base("a plain adapter", m, 0, 0, "a/b", "");
+    write_text(adapter, "llm2vec_config.json", "{}");
+    replace_text(adapter, "adapter_config.json",
+                 "\"base_model_name_or_path\": ", "\"base_model_name_or_path\": \"c/d\", \"was\": ");
+    OK(!vp_model_add_adapter(m, adapter, &err), "an LLM2Vec adapter %s", err.text);
+    check_base("an LLM2Vec adapter", m, 1, 400, "a/b", "c/d");
+    vp_model_close(m);
+    write_text(folder, "llm2vec_config.json", "{\"doc_max_length\": 77}");
+    m = open_ok(folder);
+    if (!m) return;
+    check_base("an LLM2Vec folder", m, 1, 77, "a/b", "");
+    vp_model_close(m);
+    write_text(folder, "llm2vec_config.json", "{\"doc_max_length\": 0}");
+    refuse(folder, "a maximum length of 0");
+}
+
 /* ---- headers ---- */
 
 static void space_of(vp_map *header, char out[33]) {
@@ -212,6 +245,7 @@ int main(void) {
     test_prompts();
     test_refusals();
     test_llm2vec();
+    test_llm2vec_text();
     test_space();
     test_header();
     return done();

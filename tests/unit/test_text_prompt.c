@@ -74,6 +74,41 @@ static const struct {
      {.specials = true, .chunk = 2, .layout = "[{instruction}{text}]", .instruction = "q"},
      "abc",
      "^[qAB}>|^[qC}>"},
+    {"text only: specials are not pooled without a prompt, either",
+     {.specials = true, .text_only = true},
+     "ab",
+     "^AB>"},
+    {"text only, with prompts pooled", {.specials = true, .text_only = true, .pool_prompt = true}, "ab", "<AB>"},
+    {"text only, without specials", {.text_only = true}, "ab", "AB"},
+    /* a chat: the prefix is not pooled, the suffix is */
+    {"a chat around instruction and text",
+     {.specials = true, .before = "[", .after = " ]", .instruction = "q "},
+     "ab \n\t ",
+     "^[q_AB~}>"},
+    {"a chat keeps the text's indent", {.before = "[", .after = "]"}, " ab ", "[~AB}"},
+    {"a chat around nothing", {.specials = true, .before = "[", .after = "]"}, " \n", "^[}>"},
+    {"a chat around a layout that ends otherwise", {.before = "[", .after = "]", .layout = "q{text}x"}, "a ", "[qA~X}"},
+    {"an end alone", {.after = "]", .text_only = true, .specials = true}, "ab ", "^AB}>"},
+    {"a chat's end goes first", {.before = "[", .after = "]", .max_len = 3}, "abc", "![AB"},
+    /* words * limit / tokens: 4 * 8 / 11 = 2.9 */
+    {"words go", {.doc_max_len = 8}, "ab cd ef gh", "!AB~CD"},
+    {"few enough: white space stays", {.doc_max_len = 9}, "ab  cd ef", "AB~~CD~EF"},
+    /* 8 tokens, for this tokenizer has no other white space: 3 * 6 / 8 = 2.25 */
+    {"too many: one space, whatever there was",
+     {.doc_max_len = 6},
+     " ab \t\xc2\xa0"
+     "cd\x1c"
+     "ef\n",
+     "!AB~CD"},
+    /* 4 * 6 / 14 = 1.7, then 1 * 6 / 8 = 0.75 */
+    {"again and again, to nothing", {.doc_max_len = 6}, "abcdefgh i j k", "!"},
+    /* of 11 tokens 9 are counted: 4 * 8 / 9 = 3.6 */
+    {"counted up to the maximum length", {.doc_max_len = 8, .max_len = 9}, "ab cd ef gh", "!AB~CD~EF"},
+    {"so a limit above that is none", {.doc_max_len = 9, .max_len = 9}, "ab cd ef gh", "!AB~CD~EF~"},
+    {"specials and prompts do not count",
+     {.specials = true, .doc_max_len = 2, .before = "[", .after = "]", .instruction = "qq"},
+     "a b",
+     "!^[qqA}>"},
 };
 
 static void check_prompts(const vp_tokenizer *t) {
@@ -111,6 +146,7 @@ static const struct {
     {"chunks longer than the limit", {.specials = true, .max_len = 5, .chunk = 4}, VP_USAGE},
     {"an overlap of a whole chunk", {.chunk = 4, .overlap = 4}, VP_USAGE},
     {"a text that may not be cut", {.max_len = 2, .truncation = VP_TRUNCATE_ERROR}, VP_DATA},
+    {"nor at words", {.doc_max_len = 2, .truncation = VP_TRUNCATE_ERROR}, VP_DATA},
 };
 
 static void check_refusals(const vp_tokenizer *t) {
@@ -243,6 +279,13 @@ static void check_instructions(const vp_tokenizer *t) {
         spell(&row, got);
         OK(strcmp(got, turns[i].want) == 0, "instruction '%s': %s", s, got);
     }
+    vp_prompt_close(p);
+    const vp_prompt_options chat = {.before = "[", .after = "]", .instruction = "z"};
+    if (vp_prompt_open(&p, t, &chat, &err) || vp_prompt_instruct(p, "", 0, &err) ||
+        vp_prompt_encode(p, "ab", 2, &rows, &err) || vp_prompt_row_at(p, 0, &row, &err))
+        abort();
+    spell(&row, got);
+    OK(strcmp(got, "[AB}") == 0, "a chat without instruction: %s", got);
     vp_prompt_close(p);
     const vp_prompt_options plain = {.layout = "[{text}"};
     if (vp_prompt_open(&p, t, &plain, &err)) abort();

@@ -1,0 +1,19 @@
+/* What stands around a text for the chat models that LLM2Vec was made of, by the base model's name. */
+#ifndef VP_TEXT_CHAT_H
+#define VP_TEXT_CHAT_H
+
+typedef struct vp_chat {
+    const char *model;          /* its name, without the owner */
+    const char *before, *after; /* of the instruction and the text */
+    const char *end;            /* what else follows for EOS pooling; NULL: as the architecture has it */
+} vp_chat;
+
+/* The row of a model by its name or path, of which what follows the last slash counts; NULL: not listed. */
+const vp_chat *vp_chat_find(const char *name);
+/* The names in the list, as a message has them: "A, B, C". */
+const char *vp_chat_models(void);
+/* What LLM2Vec appends for EOS pooling, after the chat's own end: chat NULL: an unlisted model of architecture `arch`
+ * (NULL: not known); "": nothing. */
+const char *vp_chat_end(const vp_chat *chat, const char *arch);
+
+#endif

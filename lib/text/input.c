@@ -1,0 +1,147 @@
+/* How texts become tokens: options, what is remembered, and the model's files, in that order. */
+#include "lib/text/input.h"
+#include "lib/text/chat.h"
+#include "lib/text/shorten.h"
+#include <string.h>
+
+static bool is(const char *s, const char *value) {
+    return s && strcmp(s, value) == 0;
+}
+
+static const char *str(const vp_map *m, const char *key, const char *otherwise) {
+    const char *s = m ? vp_map_str(m, key) : NULL;
+    return s ? s : otherwise;
+}
+
+/* The model that --chat names; NULL: it is left open, or there is to be none. */
+static const char *named_chat(const vp_input_options *a) {
+    return is(a->chat, "auto") || is(a->chat, "none") ? NULL : a->chat;
+}
+
+int vp_input_check(const vp_input_options *a, vp_error *err) {
+    if (a->block && (a->query || a->max_len || a->truncation || a->chunk || a->query_layout || a->query_max_len))
+        return vp_fail(err, VP_USAGE, "--pack: running text is neither a query nor cut");
+    if (a->block && named_chat(a)) return vp_fail(err, VP_USAGE, "--pack: running text is no chat");
+    const char *other = a->block                                     ? "--pack"
+                        : a->words                                   ? "--words"
+                        : a->chunk                                   ? "--chunk"
+                        : a->truncation == 1 + (int)VP_TRUNCATE_LEFT ? "--truncate left"
+                                                                     : NULL;
+    if (a->doc_max_len > 0 && other) return vp_fail(err, VP_USAGE, "--doc-max-len and %s exclude each other", other);
+    return VP_OK;
+}
+
+static int find_chat(const vp_input_options *a, const vp_input_model *m, const vp_map *known, const vp_chat **chat,
+                     vp_error *err) {
+    const char *asked = named_chat(a), *name = asked ? asked : str(known, "chat", "");
+    *chat = *name ? vp_chat_find(name) : NULL;
+    if (*name && !*chat)
+        return vp_fail(err, asked ? VP_USAGE : VP_DATA, "%s'%s': no chat of that model is known; there are %s",
+                       asked ? "--chat " : "the documents' chat ", name, vp_chat_models());
+    for (int i = 0; i < 2 && m->llm2vec && !known && !*chat; i++) *chat = vp_chat_find(m->base_name[i]);
+    return VP_OK;
+}
+
+/* What stands around instruction and text. */
+static int choose_chat(vp_input *in, const vp_input_model *m, const vp_map *known, vp_error *err) {
+    const vp_input_options *a = in->asked;
+    const vp_chat *chat;
+    in->chat = in->end = "";
+    if (is(a->chat, "none") || ((a->block || a->words) && !named_chat(a))) return VP_OK;
+    VP_TRY(find_chat(a, m, known, &chat, err));
+    if (known)
+        in->end = str(known, "end", "");
+    else if (m->llm2vec && is(m->pooling, "eos"))
+        in->end = vp_chat_end(chat, m->arch);
+    if (chat && *chat->after) in->chat = chat->model;
+    VP_TRY(vp_buf_printf(&in->after, err, "%s%s", chat ? chat->after : "", in->end));
+    in->texts.before = chat ? chat->before : "";
+    in->texts.after = in->after.data;
+    return VP_OK;
+}
+
+static int choose_doc_max_len(vp_input *in, const vp_input_model *m, const vp_map *known, vp_error *err) {
+    const vp_input_options *a = in->asked;
+    vp_prompt_options *o = &in->texts;
+    const bool whole = a->block || a->words || o->chunk || o->truncation == VP_TRUNCATE_LEFT;
+    const int64_t before = known ? vp_map_int(known, "doc_max_len", 0) : m->doc_max_len;
+    if (before < 0) return vp_fail(err, VP_DATA, "the documents' doc_max_len is %lld", (long long)before);
+    o->doc_max_len = a->doc_max_len >= 0 ? a->doc_max_len : whole ? 0 : before;
+    return VP_OK;
+}
+
+/* LLM2Vec strips the instruction and puts one space behind it. */
+static int space_instruction(vp_input *in, const char *asked, vp_error *err) {
+    const size_t n = vp_text_stripped(asked, strlen(asked)), indent = vp_text_indent(asked, n);
+    return vp_buf_printf(&in->instruction, err, "%.*s%s", (int)(n - indent), asked + indent, n ? " " : "");
+}
+
+/* The instruction that was asked for; a layout says itself what follows it. */
+static const char *asked_instruction(const vp_input *in, const vp_input_model *m, const char *layout) {
+    return m->llm2vec && !*layout ? in->instruction.data : in->asked->instruction;
+}
+
+static void choose_queries(vp_input *in, const vp_input_model *m) {
+    const vp_input_options *a = in->asked;
+    in->queries = in->texts;
+    in->queries.layout = a->query_layout ? a->query_layout : "";
+    in->queries.instruction = a->instruction ? asked_instruction(in, m, in->queries.layout) : m->query_prefix;
+    if (a->query_max_len) in->queries.max_len = a->query_max_len;
+}
+
+int vp_input_choose(vp_input *in, const vp_input_options *a, const vp_input_model *m, const vp_map *head,
+                    const vp_map *known, vp_error *err) {
+    *in = (vp_input){.asked = a};
+    const vp_map *before = a->query || a->block ? NULL : head;
+    const char *own = a->block ? "" : a->query ? m->query_prefix : m->document_prefix;
+    const int64_t max_len = a->block ? 0 : m->max_len;
+    in->side = a->query ? "query" : str(before, "side", "document");
+    in->specials = a->no_specials ? "none" : str(before, "specials", "auto");
+    in->texts = (vp_prompt_options){
+        .instruction = str(before, "instruction", own ? own : ""),
+        .layout = a->layout ? a->layout : str(before, "template", ""),
+        .specials = !is(in->specials, "none"),
+        .pool_prompt = m->prompt_pooled,
+        .text_only = !a->block && (known ? vp_map_bool(known, "text_only", false)
+                                         : m->llm2vec && !m->prompt_pooled && !is(m->pooling, "bos")),
+        .max_len = a->max_len ? a->max_len
+                   : before   ? vp_map_int(before, "max_len", max_len)
+                              : max_len,
+        .truncation =
+            a->truncation ? (vp_truncation)(a->truncation - 1) : vp_truncation_named(str(before, "truncation", NULL)),
+        .chunk = a->chunk || !before ? a->chunk : vp_map_int(before, "chunk", 0),
+        .overlap = a->overlap || !before ? a->overlap : vp_map_int(before, "overlap", 0),
+    };
+    VP_TRY(choose_doc_max_len(in, m, known, err));
+    VP_TRY(choose_chat(in, m, known, err));
+    if (a->instruction) VP_TRY(space_instruction(in, a->instruction, err));
+    if (a->instruction && !a->query_layout) in->texts.instruction = asked_instruction(in, m, in->texts.layout);
+    choose_queries(in, m);
+    return VP_OK;
+}
+
+int vp_input_describe(const vp_input *in, vp_map *input, vp_error *err) {
+    const vp_prompt_options *o = &in->texts;
+    const vp_input_options *a = in->asked;
+    VP_TRY(vp_map_set_str(input, "side", in->side, err));
+    VP_TRY(vp_map_set_str(input, "instruction", o->instruction, err));
+    VP_TRY(vp_map_set_str(input, "template", o->layout, err));
+    VP_TRY(vp_map_set_str(input, "specials", in->specials, err));
+    VP_TRY(vp_map_set_int(input, "max_len", o->max_len, err));
+    VP_TRY(vp_map_set_str(input, "truncation", vp_truncation_name(o->truncation), err));
+    if (*in->chat) VP_TRY(vp_map_set_str(input, "chat", in->chat, err));
+    if (*in->end) VP_TRY(vp_map_set_str(input, "end", in->end, err));
+    if (o->doc_max_len) VP_TRY(vp_map_set_int(input, "doc_max_len", o->doc_max_len, err));
+    if (o->text_only) VP_TRY(vp_map_set_bool(input, "text_only", true, err));
+    if (a->block) VP_TRY(vp_map_set_int(input, "pack", a->block, err));
+    if (a->query_layout) VP_TRY(vp_map_set_str(input, "query_template", a->query_layout, err));
+    if (a->query_max_len) VP_TRY(vp_map_set_int(input, "query_max_len", a->query_max_len, err));
+    if (!o->chunk) return VP_OK;
+    VP_TRY(vp_map_set_int(input, "chunk", o->chunk, err));
+    return vp_map_set_int(input, "overlap", o->overlap, err);
+}
+
+void vp_input_free(vp_input *in) {
+    vp_buf_free(&in->instruction);
+    vp_buf_free(&in->after);
+}

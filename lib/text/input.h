@@ -1,0 +1,50 @@
+/* How texts become tokens: chosen from what was asked for, what is remembered of the documents before, and what the
+ * model's files say; and how a header tells it (`encoder.input`). */
+#ifndef VP_TEXT_INPUT_H
+#define VP_TEXT_INPUT_H
+#include "lib/text/text.h"
+
+typedef struct vp_input_options { /* what was asked for; strings NULL: not */
+    const char *instruction, *layout, *query_layout;
+    const char *chat;               /* "auto", "none", or a model's name (lib/text/chat.h) */
+    int64_t max_len, query_max_len; /* 0: not asked for */
+    int64_t doc_max_len;            /* 0: none; below: not asked for */
+    int64_t chunk, overlap;         /* 0: not asked for */
+    int64_t block;                  /* tokens of a block of running text; 0: texts are rows */
+    int truncation;                 /* 0: not asked for; else 1 + vp_truncation */
+    bool query;                     /* the texts are queries */
+    bool words;                     /* the texts are words, each of which is to be found again */
+    bool no_specials;
+} vp_input_options;
+
+typedef struct vp_input_model { /* what the model's files say; strings NULL: nothing */
+    const char *query_prefix, *document_prefix;
+    const char *arch, *pooling;
+    const char *base_name[2]; /* LLM2Vec: what the base model is called */
+    int64_t max_len, doc_max_len;
+    bool prompt_pooled;
+    bool llm2vec;
+} vp_input_model;
+
+typedef struct vp_input {             /* borrows the strings of what it was chosen from */
+    vp_prompt_options texts, queries; /* queries: of training examples */
+    const char *side, *specials;
+    const char *chat, *end;    /* the model whose chat it is, what follows for EOS pooling; "": none */
+    vp_buf instruction, after; /* strings of its own */
+    const vp_input_options *asked;
+} vp_input;
+
+/* VP_USAGE: options that exclude each other. */
+int vp_input_check(const vp_input_options *asked, vp_error *err);
+/* What was asked for stands; where nothing was, what `head` (the encoder.input that the input's own head brings; NULL:
+ * none) says of documents, else the model. The chat, its end, doc_max_len and text_only come, for queries too, from
+ * `known` (the encoder.input of the documents that are there already; NULL: none), so that both are prepared alike.
+ * Running text has no prompt and is not cut, words have no chat and are not cut at words. VP_USAGE: a chat of that name
+ * is not known; VP_DATA: the same of `known`. */
+int vp_input_choose(vp_input *in, const vp_input_options *asked, const vp_input_model *model, const vp_map *head,
+                    const vp_map *known, vp_error *err);
+/* Fill encoder.input. */
+int vp_input_describe(const vp_input *in, vp_map *input, vp_error *err);
+void vp_input_free(vp_input *in);
+
+#endif

@@ -316,6 +316,7 @@ static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
     const vp_lora_output lora = {
         .params = &params, .base = vp_model_path(r->model), .alpha = t->alpha, .dropout = t->lora_dropout};
     VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
+    if (!vp_model_is_gguf(r->model)) VP_TRY(vp_run_write_tokenizer(r->o.folder, lora.base, err));
     if (!strcmp(s->attention, "bi")) VP_TRY(vp_settings_write_llm2vec(s, r->o.folder, err));
     return vp_settings_write(s, &place, err);
 }

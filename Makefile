@@ -86,11 +86,11 @@ demo: deps ## embed Debian's package descriptions and ask questions
 	@$(MAKE) $(JOBS) -s --no-print-directory all
 	@scripts/models
 	@BUILD=$(BUILD) scripts/demo
-bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels ## measure against peers (BENCHMARKS.md)
+bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels ## measure against peers (BENCHMARKS.md); TRAIN=1: training
 	@scripts/models
-	@BUILD=$(BUILD) bench/run.py
+	@BUILD=$(BUILD) bench/$(if $(TRAIN),train,run).py
 peers: ## install what bench compares with (several GB) into $(BUILD)/peers
-	@scripts/venv $(BUILD)/peers torch sentence-transformers transformers gguf tokenizers faiss-cpu numpy msgpack xxhash
+	@scripts/venv $(BUILD)/peers torch sentence-transformers transformers peft gguf tokenizers faiss-cpu numpy msgpack xxhash
 report: ## curves and results of a training run: make report RUN=DIR writes DIR/report.svg
 	@command -v gnuplot >/dev/null || scripts/deps gnuplot-nox
 	@scripts/report '$(RUN)'

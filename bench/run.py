@@ -9,12 +9,9 @@ it, for search the bytes read over what one pass of memory takes.
 """
 import json, os, subprocess, sys, tempfile, time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-BUILD = os.path.realpath(os.environ.get("BUILD", os.path.join(ROOT, "build")))
-PEERS = os.environ.get("PEERS", os.path.join(BUILD, "peers", "bin", "python"))
-THREADS = os.environ.get("THREADS", str(len(os.sched_getaffinity(0))))
+from common import PEERS, ROOT, SMOLLM2, THREADS, corpus, have_peers, peak
+
 MINILM = os.path.join(ROOT, "models", "all-MiniLM-L6-v2")
-SMOLLM2 = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.gguf")
 GFLOP_A_TOKEN = {"embed-minilm": 0.0212, "embed-smollm2": 0.2124}  # linear layers alone
 
 
@@ -41,13 +38,6 @@ def peer(work, *arguments):
 def tokens_of(stream):
     lines = subprocess.run(["peek", stream], capture_output=True, check=True).stdout.decode().splitlines()
     return int([line.split()[1] for line in lines if line.split()[:1] == ["tokens"]][-1])
-
-
-def corpus(folder, rows):
-    path = os.path.join(folder, f"texts-{rows}.jsonl")
-    with open(path, "w", encoding="utf-8") as f:
-        subprocess.run(f"scripts/corpus {rows} {folder}/apt", shell=True, cwd=ROOT, stdout=f, check=True)
-    return path
 
 
 def tok_minilm(folder):
@@ -79,13 +69,6 @@ def search(folder, queries):
     return "queries/s", queries / one, (lambda s: queries / s), peer(f"search-{queries}", npy, f"{folder}/queries.npy"), None
 
 
-def peak():
-    if not hasattr(peak, "value"):
-        out = subprocess.run([os.path.join(BUILD, "bench", "peak"), THREADS], capture_output=True, check=True)
-        peak.value = float(out.stdout)
-    return peak.value
-
-
 WORKS = {
     "tok-minilm": lambda d: tok_minilm(d),
     "embed-minilm": lambda d: embed(d, "embed-minilm", MINILM, 1000, "--pool auto", 2),
@@ -96,9 +79,7 @@ WORKS = {
 
 
 def main():
-    os.environ["PATH"] = os.path.join(BUILD, "bin") + os.pathsep + os.environ["PATH"]
-    if not os.path.exists(PEERS):
-        print("bench: no peers to compare with: `make peers` installs them (several GB), or set PEERS", file=sys.stderr)
+    have_peers()
     chosen = sys.argv[1:] or list(WORKS)
     print(f"{THREADS} threads, f32 peak {peak():.0f} GFLOP/s")
     print(f"{'work':15} {'vecpipe':>18} {'peer':>10}  {'ratio':>6} {'share':>6}  against")

@@ -319,6 +319,7 @@ static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
                                  .dropout = t->lora_dropout,
                                  .dtype = r->o.dtype == VP_NDTYPES ? VP_F32 : r->o.dtype};
     VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
+    if (!vp_model_is_gguf(r->model)) VP_TRY(vp_run_write_tokenizer(r->o.folder, lora.base, err));
     if (!strcmp(s->attention, "bi")) VP_TRY(vp_settings_write_llm2vec(s, r->o.folder, err));
     return vp_settings_write(s, &place, err);
 }

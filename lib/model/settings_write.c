@@ -40,7 +40,7 @@ int vp_settings_write_llm2vec(const vp_settings *s, const char *folder, vp_error
     const pooling_names *pooling;
     VP_TRY(find_pooling(s, &pooling, err));
     return write_new(folder, "llm2vec_config.json",
-                     json_pack("{s:s, s:I, s:i, s:b}", "pooling_mode", pooling->llm2vec, "max_length",
+                     json_pack("{s:s, s:I, s:I, s:b}", "pooling_mode", pooling->llm2vec, "max_length",
                                (json_int_t)s->max_len, "doc_max_length",
                                s->doc_max_len ? (json_int_t)s->doc_max_len : (json_int_t)VP_DOC_MAX_LEN,
                                "skip_instruction", !s->prompt_pooled),

@@ -6,7 +6,7 @@ usage: peers_train.py STREAM MODEL ADAPTER THREADS [checkpointing] [bf16]     ne
 
 STREAM is what `mask mntp` or `mask simcse` wrote, MODEL a .gguf file, ADAPTER the start, as PEFT has it. Attention is
 PyTorch's own kernel (sdpa), to both sides; of MNTP only marked positions go through the output head; sentences are padded
-to the longest of the step. AdamW, constant learning rate 1e-3, gradient clipped at 1: what bench/train.py asks of `step`.
+to the longest of the step. AdamW, constant learning rate 1e-4, gradient clipped at 1: what bench/train.py asks of `step`.
 """
 import json, os, resource, sys, time
 
@@ -66,7 +66,7 @@ def main():
     model = PeftModel.from_pretrained(whole.model, ADAPTER, is_trainable=True).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained and all(p.dtype == torch.float32 for p in trained)
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0)
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0)
     result = {"seconds": [], "losses": [], "tokens": [], "padded": [], "peer": f"PEFT, PyTorch {torch.__version__}"}
     for rows in steps():
         start = time.perf_counter()

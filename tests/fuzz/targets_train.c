@@ -119,15 +119,16 @@ int live_run(const vp_buf *input, vp_error *err) {
 static int put_step(vp_frame *f, int64_t step, int32_t unit, vp_error *err) {
     static const int32_t ids[] = {1, 2, 3, 4, 5}, cu[] = {0, 2, 5}, target[] = {7, -1, 8, 9, -1};
     static const float weight[] = {1, 0, 0.5f, 1, 0}, gradient[] = {1, 2, 3, 4, 5, 6}, loss[] = {1, 2};
-    const int64_t row[] = {2 * unit, 2 * unit + 1}, T = 5, B = 2, M[] = {3, 2}, offsets = 3;
-    const int32_t units[] = {2 * unit, 2 * unit + 1}, group[] = {0, 0};
+    static const int64_t row[][2] = {{0, 1}, {2, 3}}; /* static: a frame borrows what is put */
+    static const int32_t units[][2] = {{0, 1}, {2, 3}}, group[] = {0, 0};
+    const int64_t T = 5, B = 2, M[] = {3, 2}, offsets = 3;
     static const uint8_t role[] = {0, 1};
     VP_TRY(vp_frame_put(f, "ids", VP_I32, 1, &T, ids, err));
     VP_TRY(vp_frame_put(f, "cu", VP_I32, 1, &offsets, cu, err));
     VP_TRY(vp_frame_put(f, "target", VP_I32, 1, &T, target, err));
     VP_TRY(vp_frame_put(f, "weight", VP_F32, 1, &T, weight, err));
-    VP_TRY(vp_frame_put(f, "row", VP_I64, 1, &B, row, err));
-    VP_TRY(vp_frame_put(f, "unit", VP_I32, 1, &B, units, err));
+    VP_TRY(vp_frame_put(f, "row", VP_I64, 1, &B, row[unit], err));
+    VP_TRY(vp_frame_put(f, "unit", VP_I32, 1, &B, units[unit], err));
     VP_TRY(vp_frame_put(f, "group", VP_I32, 1, &B, group, err));
     VP_TRY(vp_frame_put(f, "role", VP_U8, 1, &B, role, err));
     VP_TRY(vp_frame_put(f, "loss", VP_F32, 1, &B, loss, err));

@@ -151,7 +151,7 @@ def test_sentence_transformers(want):
 def test_merged(want):
     near(column("tok -m merged --lines texts.txt | fwd | pool", "emb"), want, "merged: vectors of the programs")
     near(hidden(AutoModel.from_pretrained("merged").eval(), AutoTokenizer.from_pretrained("merged")(TEXTS)["input_ids"]),
-         column("fwd -m merged < ids.vp", "hidden"), "merged, in transformers: hidden states")
+         column("tok -m merged --lines texts.txt | fwd", "hidden"), "merged, in transformers: hidden states")
     near(SentenceTransformer("merged").encode(TEXTS), want, "merged, in sentence-transformers: vectors")
 
 

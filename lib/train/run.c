@@ -23,7 +23,7 @@ struct vp_run {
     json_t *recipe;
     char *attention, *compute, *checkpoint;
     bool followed, planned;
-    int64_t next, saved, steps;
+    int64_t next, saved;
 };
 
 /* ---- what the stream says ---- */
@@ -139,7 +139,6 @@ static int open_trainer(vp_run *r, vp_error *err) {
 static int plan(vp_run *r, const vp_step *s, vp_error *err) {
     if (r->planned) return VP_OK;
     r->planned = true;
-    r->steps = s->total;
     const int64_t decay = r->o.decay_steps ? r->o.decay_steps : s->total;
     if (!decay && strcmp(r->o.schedule, "constant") != 0)
         return vp_fail(err, VP_USAGE, "the number of steps is not known: give --decay-steps, or --schedule constant");
@@ -280,12 +279,6 @@ void vp_run_close(vp_run *r) {
     free(r);
 }
 
-int64_t vp_run_first(const vp_run *r) {
-    return r->next;
-}
-int64_t vp_run_steps(const vp_run *r) {
-    return r->steps;
-}
 int64_t vp_run_vocab(const vp_run *r) {
     return vp_model_vocab(r->model);
 }

@@ -29,8 +29,6 @@ typedef struct vp_run vp_run;
  * The folder is locked: VP_LOCKED when another run is in it. VP_USAGE: a folder with a checkpoint, without `resume`; or
  * one whose checkpoint was made with other adapters, dropout, seed, attention, compute type or optimiser. */
 int vp_run_open(vp_run **r, const vp_run_options *o, const vp_map *header, vp_error *err);
-int64_t vp_run_first(const vp_run *r); /* the step to begin with */
-int64_t vp_run_steps(const vp_run *r); /* in all, as the first step said; 0: not known */
 int64_t vp_run_vocab(const vp_run *r); /* of the model, for the reader's checks */
 /* Train on a step, tell the followers, and write a checkpoint when it is time. VP_DATA: not the step whose turn it is.
  */

@@ -159,7 +159,11 @@ kill_and_resume() {
 
 @test "an interrupt stops all of it and says how to go on" {
     need_terminal
-    printf 'spawned() { sleep 1; kill -INT -- -$$; }\nspawned & exec "$@"\n' >interrupted
+    # once a step is logged: before, the script may not have come to its trap
+    cat >interrupted <<'END'
+until_it_trains() { for _ in {1..600}; do if [ -s run/log.jsonl ]; then return; fi; sleep 0.1; done; }
+{ until_it_trains; kill -INT -- -$$; } & exec "$@"
+END
     script -qec "bash interrupted $REPO/pipelines/llm2vec mntp -o run $corpus --steps 100000 --batch 4 --length 32" /dev/null \
         >screen </dev/null || true
     grep -q 'llm2vec: interrupted: the same command with --resume' screen

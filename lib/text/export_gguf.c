@@ -157,8 +157,9 @@ static json_t *settings(const exporter *x) {
                                          {"eos_token", "tokenizer.ggml.eos_token_id"},
                                          {"unk_token", "tokenizer.ggml.unknown_token_id"},
                                          {"pad_token", "tokenizer.ggml.padding_token_id"}};
-    json_t *root =
-        json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
+    /* the class would add token_type_ids, which decoders refuse */
+    json_t *root = json_pack("{s:s, s:b, s:[s,s]}", "tokenizer_class", "PreTrainedTokenizerFast",
+                             "clean_up_tokenization_spaces", 0, "model_input_names", "input_ids", "attention_mask");
     bool ok = root != NULL;
     for (size_t i = 0; ok && i < sizeof ids / sizeof *ids; i++) {
         int64_t id = id_of(x, ids[i][1]);

@@ -11,7 +11,9 @@ training and held-out rows. No row holds a text of a TEST_SET. `stsb-scores` wri
 """
 import glob, gzip, itertools, json, os, re, sys
 import readers
-from prose import (chance, count_words, cut, is_english, is_pair, is_prose, key, split_sentences, squeeze)
+from leaks import Leaks
+from prose import (chance, count_words, cut, is_english, is_pair, is_prose, key, share, split_sentences,
+                   squeeze)
 
 MOST_WORDS = 90
 # of one package: rows, and pages that are read for them
@@ -184,26 +186,6 @@ SETS = {"debian": debian, "man": man, "dict": dictionary, "docs": pages, "scienc
 SHORTEST = {"dict": 1}
 
 
-def texts_of(value):
-    """Every text of a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from texts_of(part)
-
-
-def read_keys(paths):
-    """Keys of all texts of at least four words in test sets: no training row may hold one."""
-    keys = set()
-    for path in paths:
-        with open(path, encoding="utf-8") as f:
-            for line in f:
-                value = json.loads(line) if path.endswith(".jsonl") else line.rstrip("\n").split("\t")
-                keys.update(key(text) for text in texts_of(value) if count_words(squeeze(text)) >= 4)
-    return keys
-
-
 def choose(rows, most, shortest):
     """Clean rows, no query and no positive twice, at most `most`: as many of every source as fit when shared evenly."""
     queries, positives, sources = set(), set(), {}
@@ -217,21 +199,14 @@ def choose(rows, most, shortest):
         queries.add(query)
         positives.add(beginning)
         sources.setdefault(r["source"], []).append(r)
-    return share(sources, most)
-
-
-def share(sources, most):
-    kept = []
-    for left, rows in enumerate(sorted(sources.values(), key=len)):
-        rows.sort(key=lambda r: chance(r["query"], r["positive"]))
-        kept += rows[:(most - len(kept)) // (len(sources) - left)]
+    kept = share(sources.values(), most, lambda r: chance(r["query"], r["positive"]))
     return sorted(kept, key=lambda r: chance(r["positive"]))
 
 
 def main(name, most, source, out, *test_sets):
     rows = list(SETS[name](source))
-    forbidden = read_keys(test_sets)
-    clean = [r for r in rows if forbidden.isdisjoint(map(key, texts_of(r)))]
+    leaks = Leaks(test_sets)
+    clean = [r for r in rows if r not in leaks]
     chosen = clean if name == "stsb-scores" else choose(clean, int(most), SHORTEST.get(name, 3))
     with open(out + ".new", "w", encoding="utf-8") as f:
         for r in chosen:

@@ -8,7 +8,7 @@ from tap import done, ok
 
 CODE = os.path.join(os.environ["REPO"], "pipelines", "data")
 sys.path.insert(0, CODE)
-import negatives, prose, readers, sets  # noqa: E402
+import leaks, negatives, prose, readers, sets  # noqa: E402
 
 GLOSSES = {
     "wing": "wing\n    n 1: a movable organ for flying (one of a pair)\n"
@@ -142,7 +142,7 @@ def test_choice():
             f.write("1\tA plane is taking off.\tThe cat sat on the mat.\n0\tWho is the man there?\tNo one is there now.\n")
         with open(f"{folder}/test.jsonl", "w") as f:
             f.write(json.dumps({"query": "x", "negative": ["the CAT sat on the mat", "short"]}) + "\n")
-        ok(sets.read_keys([f"{folder}/test.jsonl"]) == {"the cat sat on the mat"}, "test sets: their texts of four words")
+        ok(leaks.Leaks([f"{folder}/test.jsonl"]).texts == {("the", "cat", "sat", "on", "the", "mat")}, "test sets: their texts of four words")
         out = f"{folder}/out.jsonl"
         refused = subprocess.run([sys.executable, f"{CODE}/sets.py", "stsb-scores", "9", f"{folder}/pairs.tsv", out,
                                   f"{folder}/test.jsonl"], capture_output=True, check=True)

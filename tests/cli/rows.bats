@@ -11,8 +11,8 @@ not_whole() { [ "$(grep -c '"end"' out)" -eq 0 ]; }
     expect 0 rows --help
     for kind in labelled sts beir convert passages; do
         grep -q "^    $kind  " out
-        rows $kind --help >help
-        grep -q -- '--without FILE' help
+        rows $kind --help >kind.help
+        grep -q -- "--without FILE" kind.help
     done
     [ ! -s err ]
 }
@@ -84,9 +84,9 @@ END
     refused 4 rows labelled absent
     refused 4 rows beir absent
     refused 4 rows labelled "$BANKING" --without absent
-    rows convert >whole <<<'{"query":"a","pos":"b"}'
-    rows convert whole | cmp - whole
-    head -n 2 whole >cut
+    rows convert >whole.jsonl <<<'{"query":"a","pos":"b"}'
+    rows convert whole.jsonl | cmp - whole.jsonl
+    head -n 2 whole.jsonl >cut
     expect 6 rows convert cut
     not_whole
     grep -q '^rows: cut: .*died$' err

@@ -86,10 +86,10 @@ END
     refused 4 rows labelled "$BANKING" --without absent
     rows convert >whole.jsonl <<<'{"query":"a","pos":"b"}'
     rows convert whole.jsonl | cmp - whole.jsonl
-    head -n 2 whole.jsonl >cut
-    expect 6 rows convert cut
+    head -n 2 whole.jsonl >cut.jsonl
+    expect 6 rows convert cut.jsonl
     not_whole
-    grep -q '^rows: cut: .*died$' err
+    grep -q '^rows: cut.jsonl: .*died$' err
 }
 
 @test "--corpus appears whole or not at all; standard output is checked" {

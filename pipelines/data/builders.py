@@ -86,17 +86,17 @@ class Labelled:
         return self.labels[self.home[text]], [self.labels[label] for label in others[:self.negatives]]
 
     def by_example(self, text):
-        """None where no other text has the label."""
+        """For a text that is not alone with its label."""
         mates = self.members[self.home[text]]
         drawn = (mates[k] for k in draws(len(mates), 2, self.seed, text.name, "positive"))
-        positive = next((mate for mate in drawn if mate is not text), None)
+        positive = next(mate for mate in drawn if mate is not text)
         negatives = {}
         for k in draws(len(self.texts), 16 * self.negatives, self.seed, text.name, "negative"):
             if len(negatives) == self.negatives:
                 break
             if not self.texts[k].labels & text.labels:
                 negatives[self.texts[k]] = None
-        return positive and (positive, list(negatives))
+        return positive, list(negatives)
 
     def rows(self, by, most):
         """At most `most` rows, of every label as many as fit when shared evenly, in an order of chance; None: all."""
@@ -180,8 +180,10 @@ def passages(document, words):
 
 
 def consecutive(document, words, leaks):
-    """A row for every passage with the next one of its document; a passage of which a sentence is in `leaks` has no row and
-    is not the next one of any."""
-    for now, after in itertools.pairwise(passages(document, words)):
-        if not any(sentence in leaks for text in (now, after) for sentence in [text, *split_sentences(text)]):
-            yield {"input": now, "output_summarize": now, "output_predict": after}
+    """A row for every passage with the next one of its document. A passage of which a sentence is in `leaks` has no row and is
+    not the next one of any."""
+    def texts(pair):
+        return [pair, *map(split_sentences, pair)]
+
+    for now, after in leaks.clean(itertools.pairwise(passages(document, words)), texts):
+        yield {"input": now, "output_summarize": now, "output_predict": after}

@@ -34,8 +34,8 @@ class Leaks:
         self.texts, self.dropped = set(), 0
         for path in paths:
             take = parse if path.endswith(".jsonl") else lambda line: line.split("\t")
-            for _, _, value in Reader().records([path], take):
-                self.texts.update(words_of(text) for text in texts_of(value) if is_long(text))
+            for _, _, texts in Reader().records([path], lambda line: list(texts_of(take(line)))):
+                self.texts.update(words_of(text) for text in texts if is_long(text))
         self.texts.discard(())
 
     def __contains__(self, value):

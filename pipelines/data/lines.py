@@ -26,9 +26,7 @@ def parse(line):
 
     try:
         made = json.loads(line, object_pairs_hook=take, parse_constant=refuse)
-        json.dumps(made, ensure_ascii=False).encode()
-    except RecursionError:
-        raise ValueError("too deep") from None
+        json.dumps(made, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise ValueError("half a surrogate pair") from None
     except json.JSONDecodeError as why:
@@ -38,11 +36,15 @@ def parse(line):
     return made
 
 
+def shown(path):
+    return "standard input" if path == "-" else path
+
+
 def rows_of_end(path, number, line):
     try:
         return parse(line)["_vp"]["rows"]
-    except (ValueError, TypeError, KeyError):
-        raise BadInput(f"{path}:{number}: not a closing _vp line") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise BadInput(f"{shown(path)}:{number}: not a closing _vp line") from None
 
 
 class Reader:
@@ -53,7 +55,7 @@ class Reader:
 
     def bad(self, path, number, why):
         if not self.skip_bad:
-            raise BadInput(f"{path}:{number}: {why}")
+            raise BadInput(f"{shown(path)}:{number}: {why}")
         self.skipped += 1
 
     def lines(self, path):
@@ -63,7 +65,7 @@ class Reader:
             while line := f.readline(MOST_BYTES):
                 number += 1
                 if len(line) == MOST_BYTES:
-                    raise BadInput(f"{path}:{number}: a line longer than {MOST_BYTES} bytes")
+                    raise BadInput(f"{shown(path)}:{number}: a line longer than {MOST_BYTES} bytes")
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError:
@@ -79,11 +81,15 @@ class Reader:
                 elif line.strip():
                     rows = rows if rows is None else rows + 1
                     try:
-                        yield path, number, take(line)
+                        taken = take(line)
                     except ValueError as why:
                         self.bad(path, number, why)
+                    except RecursionError:
+                        self.bad(path, number, "too deep")
+                    else:
+                        yield path, number, taken
             if rows != expected:
-                raise CutOff(f"{path}: the closing _vp line is missing, or counts other rows: what wrote it died")
+                raise CutOff(f"{shown(path)}: the closing _vp line is missing, or counts other rows: what wrote it died")
 
 
 @contextlib.contextmanager

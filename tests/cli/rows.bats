@@ -56,16 +56,18 @@ convert|{"query":"a","pos":"b","scores":[1,2]}|bad:1: 'scores': 2 scores for 1 t
 convert|{"query":"a","pos":"b","pos_ids":7}|bad:1: 'pos_ids' is not a list of 1 names
 convert|["a"]|bad:1: not a JSON object
 convert|{"query":"a","pos":"\xff"}|bad:1: not UTF-8
-labelled|{"text":"a","label":"x"}|fewer than two labels
+labelled|{"text":"a","label":"x"}|bad: fewer than two labels
 labelled|{"text":"a","label":"x"}\n{"text":"a"}|bad:2: 'label_text' is not a text
 labelled|{"text":["a","b"],"label":["x"]}|bad:1: 'label' is not a list of 2 labels, one for each text
-labelled|{"text":"a","label":0}\n{"text":"b","label":1}|labels are numbers, which are no texts: --label names a field with texts
+labelled|{"text":"a","label":0}\n{"text":"b","label":1}|bad: labels are numbers, which are no texts: --label names a field with texts
 sts|4.5\ta|bad:1: not a score and two texts with tabs between
 sts|much\ta\tb|bad:1: 'much' is not a number
 sts|nan\ta\tb|bad:1: 'nan' is not a score
-sts|3\ta\tb|no pair has a score of 4: see --least
+sts|3\ta\tb|bad: no pair has a score of 4: see --least
 passages|\xff|bad:1: not UTF-8
 END
+    expect 3 rows convert - <<<'[]'
+    [ "$(cat err)" = "rows: standard input:1: not a JSON object" ]
     head -c 100000 /dev/zero | tr '\0' '[' >deep
     expect 3 rows convert deep
     [ "$(cat err)" = "rows: deep:1: too deep" ]

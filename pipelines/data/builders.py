@@ -4,7 +4,7 @@ for, over the texts in the order of their names: the order of the input changes 
 A row: {"id", "query", "pos" [], "neg" [], "pos_ids" [], "neg_ids" [], ...}. A text is a string or [instruction, text]."""
 import itertools
 from layouts import digest, same
-from prose import chance, count_words, share, split_sentences, squeeze
+from prose import chance, share, split_sentences, squeeze
 
 
 class Text:

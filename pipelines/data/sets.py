@@ -4,10 +4,10 @@ from a folder of public data sets.
 
 usage: sets.py SET ROWS SOURCE OUT [TEST_SET]...
 
-SET is a name of the table at the end, ROWS the most that it may have, SOURCE where it comes from: for `debian` apt's
-translations, then its packages, for man, dict, docs and science a folder with one unpacked package a folder, else the file of the
-data set. OUT gets JSON lines {query, positive, negative?, source, part}, `part` being what must not be divided between
-training and held-out rows. No row holds a text of a TEST_SET. `stsb-scores` writes {sentence1, sentence2, score, ...} instead.
+SET is a name of the table at the end, ROWS the most that it may have, SOURCE where it comes from: for debian and sections
+apt's translations, then its packages, for man, dict, docs and science a folder with one unpacked package a folder, else
+the file of the data set. OUT gets JSON lines {query, positive, negative?, source, part}, `part` being what must not be
+divided between training and held-out rows. No row holds a text of a TEST_SET. `stsb-scores` writes {sentence1, sentence2, score, ...} instead.
 """
 import glob, gzip, itertools, json, os, re, sys
 import layouts, readers

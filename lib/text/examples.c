@@ -25,7 +25,30 @@ static void set_text(vp_example_text *t, const json_t *v) {
     t->text_len = json_string_length(v);
 }
 
-/* A string, or [instruction, text]. */
+/* {title, text}, tevatron's: as one string, which the store keeps. */
+static int set_document(vp_example_store *s, vp_example_text *t, const json_t *v, const char *name, vp_error *err) {
+    const json_t *title = json_object_get(v, "title"), *text = json_object_get(v, "text");
+    if (!json_is_string(text) || (title && !json_is_null(title) && !json_is_string(title)))
+        return vp_fail(err, VP_DATA, "'%s' has no 'text', or one or a 'title' that is no string", name);
+    if (!json_string_length(title)) {
+        set_text(t, text);
+        return VP_OK;
+    }
+    const vp_record parts = {.title = json_string_value(title),
+                             .title_len = json_string_length(title),
+                             .text = json_string_value(text),
+                             .text_len = json_string_length(text)};
+    vp_buf joined = {0};
+    int status = vp_record_text(&parts, &joined, err);
+    json_t *made = status ? NULL : json_stringn(joined.data, joined.len);
+    if (!s->titled) s->titled = json_array();
+    if (!status && json_array_append_new(s->titled, made)) status = vp_fail_memory(err, "a text", joined.len);
+    if (!status) set_text(t, made);
+    vp_buf_free(&joined);
+    return status;
+}
+
+/* A string, [instruction, text], or {title, text}. */
 static int add_text(vp_example_store *s, const json_t *v, const char *name, uint8_t role, vp_error *err) {
     vp_example *e = &s->example;
     vp_example_text t = {.role = role};
@@ -36,8 +59,10 @@ static int add_text(vp_example_store *s, const json_t *v, const char *name, uint
         set_text(&t, json_array_get(v, 1));
         t.instruction = json_string_value(instruction);
         t.instruction_len = json_string_length(instruction);
+    } else if (json_is_object(v)) {
+        VP_TRY(set_document(s, &t, v, name, err));
     } else {
-        return vp_fail(err, VP_DATA, "'%s' is neither a string nor [instruction, text]", name);
+        return vp_fail(err, VP_DATA, "'%s' is neither a string nor [instruction, text] nor {title, text}", name);
     }
     VP_TRY(vp_grow(&e->text, &s->cap, e->n, sizeof *e->text, "an example", err));
     e->text[e->n++] = t;
@@ -86,16 +111,18 @@ static int read_scores(vp_example *e, const json_t *object, size_t positives, vp
 
 int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
     static const char *const queries[] = {"query", "sentence1", NULL};
-    static const char *const positives[] = {"positive", "pos", "sentence2", NULL};
-    static const char *const negatives[] = {"negative", "neg", NULL};
-    const char *name;
+    static const char *const positives[] = {"positive", "pos", "sentence2", "positive_passages", NULL};
+    static const char *const negatives[] = {"negative", "neg", "negative_passages", NULL};
+    static const char *const instructions[] = {"instruction", "prompt", NULL};
+    const char *name, *own_name;
     vp_example *e = &s->example;
     e->n = 0;
     e->scored = false;
-    const json_t *v = member(object, queries, &name), *own = json_object_get(object, "instruction");
+    json_array_clear(s->titled);
+    const json_t *v = member(object, queries, &name), *own = member(object, instructions, &own_name);
     VP_TRY(add_text(s, v, name, VP_ROLE_QUERY, err));
-    if (own && !json_is_null(own)) {
-        if (!json_is_string(own)) return vp_fail(err, VP_DATA, "'instruction' is not a string");
+    if (own) {
+        if (!json_is_string(own)) return vp_fail(err, VP_DATA, "'%s' is not a string", own_name);
         e->text[0].instruction = json_string_value(own);
         e->text[0].instruction_len = json_string_length(own);
     }
@@ -110,5 +137,6 @@ int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
 
 void vp_example_free(vp_example_store *s) {
     free(s->example.text);
+    json_decref(s->titled);
     *s = (vp_example_store){0};
 }

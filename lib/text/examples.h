@@ -7,11 +7,12 @@
 typedef struct vp_example_store {
     vp_example example;
     size_t cap;
+    json_t *titled; /* texts that were joined of title and text; NULL: none yet */
 } vp_example_store;
 
 /* Whether the record is an example and no text: it has `query` or `sentence1`. */
 bool vp_example_is(const json_t *object);
-/* Texts point into `object`. What is wrong is said without the record's place (VP_DATA). */
+/* Texts point into `object` and the store. What is wrong is said without the record's place (VP_DATA). */
 int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err);
 void vp_example_free(vp_example_store *s);
 

@@ -9,9 +9,10 @@
 typedef enum vp_role { VP_ROLE_QUERY, VP_ROLE_POSITIVE, VP_ROLE_NEGATIVE, VP_ROLE_GENERATIVE } vp_role;
 
 /* A training example: a query, then its positives, then its negatives. `query` or `sentence1`; `positive`, `pos` or
- * `sentence2`; `negative` or `neg`: each a string or [instruction, text], the last two also lists of those.
- * `instruction` is the query's. Scores, one for each positive and negative: `scores`; `pos_scores` and `neg_scores`;
- * `score` where there is one text. */
+ * `sentence2`; `negative` or `neg`: each a string or [instruction, text], the last two also lists of those; or
+ * `positive_passages` and `negative_passages`, lists of {title, text}. `instruction` or `prompt` is the query's.
+ * Scores, one for each positive and negative: `scores`; `pos_scores` and `neg_scores`; `score` where there is one text.
+ */
 typedef struct vp_example_text {
     const char *text, *instruction; /* instruction NULL: none of its own */
     size_t text_len, instruction_len;

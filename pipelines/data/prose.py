@@ -75,3 +75,11 @@ def is_pair(query, positive, shortest=3):
         return False
     asked, answer = key(query), key(positive)
     return bool(asked) and not answer.startswith(asked) and asked != answer and is_english(query) and is_english(positive)
+
+
+def share(groups, most, rank):
+    """At most `most` of all groups' members, the first of each by `rank`: as many of every group as fit when shared evenly."""
+    kept, groups = [], sorted(groups, key=len)
+    for left, members in enumerate(groups):
+        kept += sorted(members, key=rank)[:(most - len(kept)) // (len(groups) - left)]
+    return kept

@@ -24,7 +24,7 @@ def read_stanzas(lines):
             text = None
             if name == "Description-en":
                 text = stanza[name] = [value]
-            elif name in ("Package", "Source", "Description-md5"):
+            elif name in ("Package", "Source", "Section", "Description-md5"):
                 stanza[name] = value
     if stanza:
         yield stanza

@@ -4,14 +4,19 @@ from a folder of public data sets.
 
 usage: sets.py SET ROWS SOURCE OUT [TEST_SET]...
 
-SET is a name of the table at the end, ROWS the most that it may have, SOURCE where it comes from: for `debian` apt's
-translations, then its packages, for man, dict, docs and science a folder with one unpacked package a folder, else the file of the
-data set. OUT gets JSON lines {query, positive, negative?, source, part}, `part` being what must not be divided between
-training and held-out rows. No row holds a text of a TEST_SET. `stsb-scores` writes {sentence1, sentence2, score, ...} instead.
+SET is a name of the table at the end, ROWS the most that it may have, SOURCE where it comes from: for debian and sections
+apt's translations, then its packages, for man, dict, docs and science a folder with one unpacked package a folder, else
+the file of the data set. OUT gets JSON lines {query, positive, negative?, source, part}, `part` being what must not be
+divided between training and held-out rows. No row holds a text of a TEST_SET. `stsb-scores` writes {sentence1, sentence2, score, ...} instead.
 """
 import glob, gzip, itertools, json, os, re, sys
-import readers
-from prose import (chance, count_words, cut, is_english, is_pair, is_prose, key, split_sentences, squeeze)
+import layouts, readers
+from builders import Labelled, Scored
+from leaks import Leaks
+from lines import Reader
+from negatives import is_held_out
+from prose import (chance, count_words, cut, is_english, is_pair, is_prose, key, share, split_sentences,
+                   squeeze)
 
 MOST_WORDS = 90
 # of one package: rows, and pages that are read for them
@@ -33,8 +38,9 @@ SERIES = re.compile(r"^(lib|node-|golang-|ruby-|rust-|r-cran-|r-bioc-|python\d?-
 PART = re.compile(r"-(dev|dbg|dbgsym|doc|data|common|l10n|locale-?\w*)$")
 
 
-def debian(source):
-    """Synopsis -> description, one package of each source package: the first that is not one of its parts."""
+def packages(source):
+    """(section, synopsis, lines of the description), one package of each source package: the first that is not one of its
+    parts."""
     seen, texts = set(), {}
     with open(source, encoding="utf-8", errors="replace") as f:
         for stanza in readers.read_stanzas(f):
@@ -48,8 +54,26 @@ def debian(source):
                     or SERIES.match(name) and chance(name) > 0.35):
                 continue
             seen.add(origin)
-            text = " ".join(readers.description_paragraphs(lines))
-            yield row(re.sub(r"\s*\([^)]*\)$", "", synopsis), text, "debian")
+            yield stanza.get("Section", ""), re.sub(r"\s*\([^)]*\)$", "", synopsis), lines
+
+
+def debian(source):
+    """Synopsis -> description."""
+    for _, synopsis, lines in packages(source):
+        yield row(synopsis, " ".join(readers.description_paragraphs(lines)), "debian")
+
+
+# Sections by what a package is, not by what it is about.
+FORMS = frozenset("libs libdevel oldlibs debug doc metapackages tasks introspection misc".split())
+
+
+def sections(source):
+    """Synopsis -> synopsis of the same section; negatives of others."""
+    texts = []
+    for section, synopsis, lines in packages(source):
+        if section and section not in FORMS and count_words(squeeze(synopsis)) >= 3 and is_english(synopsis):
+            texts.append((squeeze(synopsis), section, key(" ".join(readers.description_paragraphs(lines)))))
+    return labelled_rows(texts, "sections")
 
 
 def files(folder):
@@ -172,41 +196,64 @@ def stsb(path):
             yield row(first, second, "stsb", key(first))
 
 
+def stsb_both(path):
+    """Pairs with a score of at least 4, both ways. What hangs together by scores above 2.5 is one part, so that none of it is
+    a negative."""
+    made, part = Scored(((float(s), a, b) for s, a, b in read_tsv(path, 3)), 4, 2.5), {}
+    for first in made.texts.values():
+        waiting = [] if first in part else [first]
+        while waiting:
+            text = waiting.pop()
+            part[text] = first.name
+            waiting += made.near.get(text, set()) - part.keys()
+    for query, answers in made.answers.items():
+        for answer in sorted(answers, key=lambda text: text.name):
+            yield row(query.text, answer.text, "stsb-both", part[query])
+
+
 def stsb_scores(path):
     """Every pair with its score, in [0, 1], for losses over scores."""
     for score, first, second in read_tsv(path, 3):
         yield {"sentence1": first, "sentence2": second, "score": round(float(score) / 5, 4), "source": "stsb", "part": key(first)}
 
 
+def labelled_rows(texts, source):
+    """Rows of (text, label, part), by example. Held-out texts are with one another alone."""
+    parts = {}
+    for text, _, part in texts:
+        parts.setdefault(layouts.same(text), part)
+    for held in (False, True):
+        own = [(text, [label]) for text, label, _ in texts if is_held_out({"part": parts[layouts.same(text)]}) == held]
+        for r in Labelled(own, 0, 7).rows("example", None):
+            label = r["class"] if isinstance(r["class"], str) else " ".join(r["class"])
+            yield row(r["query"], r["pos"][0], f"{source}/{label}", parts[layouts.same(r["query"])], r.get("neg", ()))
+
+
+def banking77(path):
+    """A bank customer's question -> another one of the same intent; negatives of other intents."""
+    found = Reader().records([path], lambda line: layouts.labelled(line, "text", "label"))
+    return labelled_rows([(squeeze(text), label, key(text)) for _, _, of in found for text, (label,) in of], "banking77")
+
+
 SETS = {"debian": debian, "man": man, "dict": dictionary, "docs": pages, "science": pages, "wikisplit": wikisplit,
-        "trecqa": trecqa, "msrp": msrp, "stsb": stsb, "stsb-scores": stsb_scores}
+        "trecqa": trecqa, "msrp": msrp, "stsb": stsb, "stsb-both": stsb_both, "stsb-scores": stsb_scores,
+        "banking77": banking77, "sections": sections}
 # words of the shortest query; headwords are single words
 SHORTEST = {"dict": 1}
 
 
-def texts_of(value):
-    """Every text of a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from texts_of(part)
+def even(rows, most):
+    """At most `most`: as many of every source as fit when shared evenly."""
+    sources = {}
+    for r in rows:
+        sources.setdefault(r["source"], []).append(r)
+    kept = share(sources.values(), most, lambda r: chance(r["query"], r["positive"]))
+    return sorted(kept, key=lambda r: chance(r["positive"]))
 
 
-def read_keys(paths):
-    """Keys of all texts of at least four words in test sets: no training row may hold one."""
-    keys = set()
-    for path in paths:
-        with open(path, encoding="utf-8") as f:
-            for line in f:
-                value = json.loads(line) if path.endswith(".jsonl") else line.rstrip("\n").split("\t")
-                keys.update(key(text) for text in texts_of(value) if count_words(squeeze(text)) >= 4)
-    return keys
-
-
-def choose(rows, most, shortest):
-    """Clean rows, no query and no positive twice, at most `most`: as many of every source as fit when shared evenly."""
-    queries, positives, sources = set(), set(), {}
+def unlike(rows, shortest):
+    """Clean rows, no query and no positive twice."""
+    queries, positives = set(), set()
     for r in rows:
         query, positive = key(r["query"]), key(r["positive"])
         beginning = " ".join(positive.split(" ")[:8])
@@ -216,23 +263,20 @@ def choose(rows, most, shortest):
             continue
         queries.add(query)
         positives.add(beginning)
-        sources.setdefault(r["source"], []).append(r)
-    return share(sources, most)
+        yield r
 
 
-def share(sources, most):
-    kept = []
-    for left, rows in enumerate(sorted(sources.values(), key=len)):
-        rows.sort(key=lambda r: chance(r["query"], r["positive"]))
-        kept += rows[:(most - len(kept)) // (len(sources) - left)]
-    return sorted(kept, key=lambda r: chance(r["positive"]))
+def choose(name, rows, most):
+    if name == "stsb-scores":
+        return rows
+    return even(rows if name in ("stsb-both", "banking77", "sections") else unlike(rows, SHORTEST.get(name, 3)), most)
 
 
 def main(name, most, source, out, *test_sets):
     rows = list(SETS[name](source))
-    forbidden = read_keys(test_sets)
-    clean = [r for r in rows if forbidden.isdisjoint(map(key, texts_of(r)))]
-    chosen = clean if name == "stsb-scores" else choose(clean, int(most), SHORTEST.get(name, 3))
+    leaks = Leaks(test_sets)
+    clean = [r for r in rows if r not in leaks]
+    chosen = choose(name, clean, int(most))
     with open(out + ".new", "w", encoding="utf-8") as f:
         for r in chosen:
             f.write(json.dumps(r, ensure_ascii=False) + "\n")

@@ -38,6 +38,7 @@ installed() {
         -m model -o run text.txt --dry-run >out
     [ "$(head -n 1 out)" = "PATH=$top/libexec/vecpipe:\$PATH" ]
     grep -q -- '--rate 0.8' out
+    "$top/share/vecpipe/pipelines/rows" convert <<<'{"query":"a","pos":"b"}' | grep -q '"pos": \["b"\]'
 }
 
 @test "uninstall leaves nothing" {

@@ -8,7 +8,7 @@ from tap import done, ok
 
 CODE = os.path.join(os.environ["REPO"], "pipelines", "data")
 sys.path.insert(0, CODE)
-import negatives, prose, readers, sets  # noqa: E402
+import leaks, negatives, prose, readers, sets  # noqa: E402
 
 GLOSSES = {
     "wing": "wing\n    n 1: a movable organ for flying (one of a pair)\n"
@@ -135,20 +135,54 @@ def test_prose():
 def test_choice():
     rows = [sets.row(f"what is thing number {i}", f"thing {i} is the answer to that question of number {i}", source)
             for source, i in [("a", n) for n in range(10)] + [("b", n) for n in range(10, 12)]]
-    chosen = sets.choose(rows + rows, 6, 3)
+    chosen = sets.choose("docs", rows + rows, 6)
     ok(sorted(r["source"] for r in chosen) == list("aaaabb"), "choice: each row once, sources share evenly")
     with tempfile.TemporaryDirectory() as folder:
         with open(f"{folder}/pairs.tsv", "w") as f:
             f.write("1\tA plane is taking off.\tThe cat sat on the mat.\n0\tWho is the man there?\tNo one is there now.\n")
         with open(f"{folder}/test.jsonl", "w") as f:
             f.write(json.dumps({"query": "x", "negative": ["the CAT sat on the mat", "short"]}) + "\n")
-        ok(sets.read_keys([f"{folder}/test.jsonl"]) == {"the cat sat on the mat"}, "test sets: their texts of four words")
+        ok(leaks.Leaks([f"{folder}/test.jsonl"]).texts == {("the", "cat", "sat", "on", "the", "mat")}, "test sets: their texts of four words")
         out = f"{folder}/out.jsonl"
         refused = subprocess.run([sys.executable, f"{CODE}/sets.py", "stsb-scores", "9", f"{folder}/pairs.tsv", out,
                                   f"{folder}/test.jsonl"], capture_output=True, check=True)
         with open(out) as f:
             left = [json.loads(line)["sentence1"] for line in f]
         ok(left == ["Who is the man there?"] and b"1 held" in refused.stderr, "test sets: no row holds one of their texts")
+
+
+DATA = os.path.join(os.environ["REPO"], "tests", "data")
+
+
+def test_given():
+    texts = [(f"text number {i}", "ab"[i % 2], f"part {i}") for i in range(900)]
+    rows = list(sets.labelled_rows(texts, "s"))
+    split = {text: negatives.is_held_out({"part": part}) for text, _, part in texts}
+    ok(sum(split.values()) > 4 and all(split[t] == split[r["query"]] == negatives.is_held_out(r)
+                                       for r in rows for t in (r["positive"], *r["negative"])),
+       "labelled: no row holds both training and held-out texts")
+    rows = list(sets.banking77(f"{DATA}/banking77.jsonl"))
+    shares = [r["source"] for r in sets.choose("banking77", rows, 10)]
+    ok(len(shares) == 10 and all(shares.count(s) == 2 for s in shares), "labelled: classes share evenly")
+    stanzas = "".join(f"Description-md5: {i}\nDescription-en: {word} with a purpose\n {word} does it.\n\nPackage: p{i}\nSection: {section}\n"
+                      f"Description-md5: {i}\n\n" for i, (word, section) in
+                      enumerate([("sing", "sound"), ("hum", "sound"), ("draw", "graphics"), ("link", "libs"), ("paint", "graphics")]))
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/lists", "w") as f:
+            f.write(stanzas)
+        rows = {r["query"].split()[0]: r for r in sets.sections(f"{folder}/lists")}
+    ok(sorted(rows) == ["draw", "hum", "paint", "sing"] and rows["sing"]["positive"] == "hum with a purpose" and
+       sorted(rows["sing"]["negative"]) == ["draw with a purpose", "paint with a purpose"], "sections: of a topic, not of a form")
+
+
+def test_sts():
+    rows = list(sets.stsb_both(f"{DATA}/stsb.tsv"))
+    ok(len(rows) == 2 * len({frozenset((r["query"], r["positive"])) for r in rows}), "sts: both ways")
+    part = {r["query"]: r["part"] for r in rows}
+    with open(f"{DATA}/stsb.tsv", encoding="utf-8") as f:
+        near = [pair for score, *pair in (line.rstrip("\n").split("\t") for line in f) if float(score) > 2.5]
+    ok(all(part[a] == part[b] for a, b in near if a in part and b in part) and len(set(part.values())) > 3,
+       "sts: texts that are near each other are one part")
 
 
 def test_negatives():
@@ -169,6 +203,7 @@ def test_negatives():
 
 
 if __name__ == "__main__":
-    for test in (test_dictionary, test_man, test_pages, test_descriptions, test_prose, test_choice, test_negatives):
+    for test in (test_dictionary, test_man, test_pages, test_descriptions, test_prose, test_choice, test_given, test_sts,
+                 test_negatives):
         test()
     sys.exit(done())

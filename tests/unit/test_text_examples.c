@@ -18,6 +18,13 @@ static const struct {
     {"two lists of scores",
      "{\"query\":\"q\",\"pos\":[\"a\"],\"neg\":[\"b\"],\"pos_scores\":[2],\"neg_scores\":[-1e3]}",
      "0:-|q=0;1:-|a=2;2:-|b=-1000;scored", VP_OK},
+    {"documents with titles",
+     "{\"query\":\"q\",\"positive_passages\":[{\"docid\":\"1\",\"title\":\"t\",\"text\":\"a\"}],"
+     "\"negative_passages\":[{\"title\":\"\",\"text\":\"b\"},{\"title\":null,\"text\":\"c\"},{\"title\":\"u\",\"text\":"
+     "\"d\"}]}",
+     "0:-|q=0;1:-|t a=0;2:-|b=0;2:-|c=0;2:-|u d=0;", VP_OK},
+    {"FlagEmbedding's prompt", "{\"query\":\"q\",\"prompt\":\"i\",\"pos\":[\"a\"],\"neg\":[]}", "0:i|q=0;1:-|a=0;",
+     VP_OK},
     {"sentences", "{\"sentence1\":\"q\",\"sentence2\":\"a\",\"score\":3.5}", "0:-|q=0;1:-|a=3.5;scored", VP_OK},
     {"a text is a text", "{\"text\":\"t\",\"query\":\"q\"}", "t", VP_OK},
     {"no positive", "{\"query\":\"q\",\"negative\":\"a\"}", "no 'positive'", VP_DATA},
@@ -32,6 +39,11 @@ static const struct {
     {"a score that is none", "{\"query\":\"q\",\"pos\":\"a\",\"score\":\"1\"}", "other than a number", VP_DATA},
     {"a score beyond f32", "{\"query\":\"q\",\"pos\":\"a\",\"score\":1e300}", "other than a number", VP_DATA},
     {"an instruction that is none", "{\"query\":\"q\",\"pos\":\"a\",\"instruction\":1}", "'instruction'", VP_DATA},
+    {"a prompt that is none", "{\"query\":\"q\",\"pos\":\"a\",\"prompt\":1}", "'prompt'", VP_DATA},
+    {"a document without text", "{\"query\":\"q\",\"positive_passages\":[{\"docid\":\"1\"}]}",
+     "'positive_passages' has no 'text'", VP_DATA},
+    {"a title that is none", "{\"query\":\"q\",\"pos\":{\"title\":1,\"text\":\"a\"}}", "'title' that is no string",
+     VP_DATA},
     {"neither", "{\"title\":\"t\"}", "no 'text'", VP_DATA},
 };
 

@@ -1,6 +1,6 @@
-/* linear: out = act(x W^T + bias) + residual, in tiles of 64 rows (16 for tails and short inputs) times column panels.
- * In bf16 all rows are rounded first, once for all panels. Legend: x [T, K], out [T, N]. Which tile a row falls in cannot
- * be seen in its result: product.h certifies that. */
+/* linear: out = act(x W^T + what joins + bias) + residual, in tiles of 64 rows (16 for tails and short inputs) times
+ * column panels. In bf16 all rows are rounded first, once for all panels. Legend: x [T, K], out [T, N]. Which tile a
+ * row falls in cannot be seen in its result: product.h certifies that. */
 #include "kernels/cpu/cpu.h"
 #include <string.h>
 
@@ -8,6 +8,7 @@ typedef struct linear_job {
     const vp_linear_op *op;
     const vp_weight *w;
     const vp_simd *simd;
+    const vp_tile_sum *sum; /* or NULL */
     int64_t T, tall, tiles; /* tiles of 64 rows come first */
     float *rounded;         /* bf16: [rows of all tiles, words], zeros past T */
     char *scratch;          /* per thread: x tile, out tile, the library's */
@@ -72,6 +73,7 @@ static void linear_item(void *ctx, int64_t item, int thread) {
     } else {
         j->simd->gemm->product(vp_row(&j->op->x, first), j->op->x.ld, p->packed, k, out, p->n, rows, k, p->n, false);
     }
+    if (j->sum) j->sum->add(j->sum->ctx, p, first, rows, out, p->n, thread);
     epilogue(j, p, first, rows, out);
 }
 
@@ -89,9 +91,9 @@ static size_t aligned(size_t bytes) {
     return (bytes + 255) / 256 * 256;
 }
 
-int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
+int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum) {
     VP_TRY(check_linear(q, op));
-    linear_job j = {.op = op, .w = op->weight, .simd = q->device->simd, .T = op->x.rows};
+    linear_job j = {.op = op, .w = op->weight, .simd = q->device->simd, .sum = sum, .T = op->x.rows};
     if (j.T == 0) return VP_OK;
     int64_t tail = j.T % VP_TILE, low = (tail + VP_TILE_SHORT - 1) / VP_TILE_SHORT;
     bool fills = low * VP_TILE_SHORT == VP_TILE; /* four short tiles are one tall one */
@@ -114,4 +116,8 @@ int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
     vp_error err = {0};
     int status = vp_failure_end(&j.failure, &err);
     return status ? vp_queue_fail(q, status, "%s", err.text) : VP_OK;
+}
+
+int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
+    return vp_linear_run(q, op, NULL);
 }

@@ -75,6 +75,9 @@ void vp_rows(vp_queue *q, int64_t n, int64_t grain, vp_rows_fn *fn, void *ctx);
 int64_t vp_grain(int64_t work);
 
 /* arena.c */
+/* Memory that begins at a multiple of 256, not zeroed; in large pages where the system gives them. NULL: there is none;
+ * released by free. */
+void *vp_pages_alloc(size_t bytes);
 void *vp_arena_alloc(vp_queue *q, size_t bytes);
 size_t vp_arena_mark(const vp_queue *q);
 void vp_arena_release(vp_queue *q, size_t mark);

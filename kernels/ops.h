@@ -84,8 +84,8 @@ typedef struct vp_weight_desc {
 } vp_weight_desc;
 
 /* ---- descriptors, one an operation; a `_bwd` uses the same struct with the gradient fields filled ----
- * A backward overwrites gradients of activations (dx, dq, dgate, ...) but lora_bwd, which adds to the dx that linear's
- * wrote, and adds to gradients of weights (dw, dweight, da, dtable, ...): one sum a unit, in unit order. Forward's
+ * A backward overwrites gradients of activations (dx, dq, dgate, ...) but lora_bwd without a `linear`, which adds to
+ * dx, and adds to gradients of weights (dw, dweight, da, dtable, ...): one sum a unit, in unit order. Forward's
  * operands it reads are the ones that its formula names: norm's x (after += d), softmax's out, attention's q, k, v, out
  * and lse, linear's x; what a fused epilogue did (activation, residual) is the caller's to undo. */
 typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[pos[t],:]) (+ types[0,:]) */
@@ -144,6 +144,8 @@ typedef struct vp_lora_part { /* one adapter on one target: out[:, first .. firs
 } vp_lora_part;
 typedef struct vp_lora_op { /* several targets of one input, adapters in list order; t = x A^T stays f32 */
     vp_mat x, out;
+    const vp_linear_op
+        *linear; /* of the same x and out (dout, dx): done first, while its sums are at hand; NULL: none */
     const vp_lora_part *part;
     int32_t nparts;
     vp_drop drop;

@@ -2,9 +2,19 @@
  * next pass. A chunk never moves, so pieces stay valid while the arena grows. */
 #include "kernels/cpu/cpu.h"
 #include <stdlib.h>
+#include <sys/mman.h>
 
 enum { ALIGN = 256 };
 static const size_t FIRST_CHUNK = (size_t)1 << 20;
+
+void *vp_pages_alloc(size_t bytes) {
+    const size_t page = 4096, large = (size_t)2 << 20;
+    void *p = NULL;
+    if (posix_memalign(&p, bytes < 2 * large ? ALIGN : large, bytes)) return NULL;
+    /* whole small pages of it, so that what lies behind keeps its own; advice: may be refused */
+    if (bytes >= 2 * large) madvise(p, bytes / page * page, MADV_HUGEPAGE);
+    return p;
+}
 
 static void drop_chunks(vp_queue *q, int from) {
     while (q->chunks > from) free(q->chunk[--q->chunks].data);
@@ -20,8 +30,8 @@ static bool next_chunk(vp_queue *q, size_t bytes) {
         size_t start = next ? q->chunk[next - 1].start + q->chunk[next - 1].size : 0;
         size_t size = start ? 2 * start : FIRST_CHUNK;
         if (size < bytes) size = bytes;
-        void *data = aligned_alloc(ALIGN, size);
-        if (!data && size > bytes) data = aligned_alloc(ALIGN, size = bytes);
+        void *data = vp_pages_alloc(size);
+        if (!data && size > bytes) data = vp_pages_alloc(size = bytes);
         if (!data) return false;
         q->chunk[next] = (vp_chunk){.data = data, .start = start, .size = size};
         q->chunks = next + 1;

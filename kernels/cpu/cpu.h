@@ -75,6 +75,9 @@ void vp_rows(vp_queue *q, int64_t n, int64_t grain, vp_rows_fn *fn, void *ctx);
 int64_t vp_grain(int64_t work);
 
 /* arena.c */
+/* Memory that begins at a multiple of 256, not zeroed; in large pages where the system gives them. NULL: there is none;
+ * released by free. */
+void *vp_pages_alloc(size_t bytes);
 void *vp_arena_alloc(vp_queue *q, size_t bytes);
 size_t vp_arena_mark(const vp_queue *q);
 void vp_arena_release(vp_queue *q, size_t mark);
@@ -85,6 +88,15 @@ int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **
 int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);
 void vp_cpu_weight_free(vp_device *d, vp_weight *w);
 int vp_cpu_linear(vp_queue *q, const vp_linear_op *op);
+/* What joins the sums of a product before its epilogue: rows [first, first + rows) of the columns of one panel, in
+ * `tile`, ld floats a row. */
+typedef struct vp_tile_sum {
+    void (*add)(const void *ctx, const vp_panel *p, int64_t first, int64_t rows, float *tile, int64_t ld, int thread);
+    const void *ctx;
+} vp_tile_sum;
+/* vp_cpu_linear and vp_cpu_linear_bwd_x with it (NULL: nothing joins). */
+int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
+int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
 /* lora.c, bmm.c, linear_bwd.c, drop.c */
 int vp_cpu_lora(vp_queue *q, const vp_lora_op *op);
 int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op);

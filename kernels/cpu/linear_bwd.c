@@ -9,13 +9,17 @@ static int check_dout(vp_queue *q, const char *what, const vp_linear_op *op) {
     return vp_check_mat(q, what, op->dout, VP_F32, op->dout->rows, op->weight->out);
 }
 
-int vp_cpu_linear_bwd_x(vp_queue *q, const vp_linear_op *op) {
+int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum) {
     VP_TRY(check_dout(q, "linear_bwd_x.dout", op));
     if (!op->weight->backward) return vp_queue_fail(q, VP_BUG, "linear_bwd_x: the weight is packed for forward only");
     if (!op->dx) return vp_queue_fail(q, VP_BUG, "linear_bwd_x: no dx");
     VP_TRY(vp_check_mat(q, "linear_bwd_x.dx", op->dx, VP_F32, op->dout->rows, op->weight->in));
     vp_linear_op turned = {.weight = op->weight->backward, .x = *op->dout, .out = *op->dx};
-    return vp_cpu_linear(q, &turned);
+    return vp_linear_run(q, &turned, sum);
+}
+
+int vp_cpu_linear_bwd_x(vp_queue *q, const vp_linear_op *op) {
+    return vp_linear_bwd_x_run(q, op, NULL);
 }
 
 /* ---- dbias: an item owns COLUMNS of them ---- */

@@ -1,6 +1,7 @@
 /* Low-rank adapters and their backward: for every part, out[:, first .. first + n) += scale (z A^T) B^T, z = drop(x).
  * Legend: x, dx [T, K]; out, dout [T, N]; A [R, K], B [n, R] of a part. A block of rows is dropped once, for all parts,
- * and never leaves the thread that made it; only t and u, R wide, are kept for the sums over tokens. */
+ * and never leaves the thread that made it; only t and u, R wide, are kept. What they add to out and to dx joins the
+ * tiles of the linear's product while they are in the cache, or is added to what is there already. */
 #include "kernels/cpu/drop.h"
 #include "kernels/cpu/units.h"
 #include <string.h>
@@ -8,22 +9,28 @@
 enum { ROWS = 48 }; /* of an item: a multiple of every kernel's block */
 
 typedef struct packed_part {
-    float *a_t, *b_t; /* forward, and t of the backward: A^T [K, R], B^T [R, n] */
-    float *b;         /* backward: B [n, R] */
-    int64_t at;       /* first column of t and u */
+    float *b;   /* backward: B [n, R] */
+    int64_t at; /* first column of t and u */
 } packed_part;
+typedef struct piece { /* forward: the columns of a part that lie in one panel of the linear */
+    int32_t part;
+    int64_t first, n;
+    float *b_t; /* B^T [R, n] */
+} piece;
 
 typedef struct lora_job {
     const vp_lora_op *op;
     const vp_simd *simd;
     vp_dropper drop;
     packed_part *part;
-    float *stacked; /* backward: the A of all parts, packed as one [ranks, K] */
-    int64_t ranks;  /* of all parts */
+    piece *piece;
+    int64_t pieces, ranks; /* ranks: of all parts */
+    /* the A of all parts, one above the other, packed: as [K, ranks] for t, as [ranks, K] for dx */
+    float *stacked_t, *stacked;
     bool wants_t;   /* a db is wanted */
-    float *scratch; /* per thread: z [ROWS, K], t [ROWS, widest rank] */
+    float *scratch; /* per thread: z [ROWS, K], or what one tile adds to dx */
     int64_t scratch_each;
-    vp_mat t, u; /* backward: [T, ranks], scaled; 0 in rows of other adapters */
+    vp_mat t, u; /* [T, ranks], scaled; 0 in rows of other adapters */
 } lora_job;
 
 /* Rows of z, one after `ld` floats: x itself when nothing is dropped. */
@@ -36,37 +43,6 @@ static const float *dropped_rows(const lora_job *j, int64_t first, int64_t n, fl
     return buffer;
 }
 
-/* ---- forward ---- */
-/* The end of the run of rows from `first` that this part applies to, or not. */
-static int64_t same_adapter(const int32_t *adapter_row, int32_t adapter, int64_t first, int64_t last) {
-    if (!adapter_row) return last;
-    int64_t end = first + 1;
-    while (end < last && (adapter_row[end] == adapter) == (adapter_row[first] == adapter)) end++;
-    return end;
-}
-
-static void lora_rows(void *ctx, int64_t first, int64_t last, int thread) {
-    const lora_job *j = ctx;
-    const vp_lora_op *op = j->op;
-    const int32_t *adapter_row = op->batch ? op->batch->adapter_row : NULL;
-    float *z = j->scratch + thread * j->scratch_each, *t = z + ROWS * op->x.cols;
-    int64_t ld, k = op->x.cols;
-    const float *x = dropped_rows(j, first, last - first, z, &ld);
-    for (int32_t i = 0; i < op->nparts; i++) {
-        const vp_lora_part *p = &op->part[i];
-        int64_t r = p->rank, end;
-        for (int64_t at = first; at < last; at = end) {
-            end = same_adapter(adapter_row, p->adapter, at, last);
-            if (adapter_row && adapter_row[at] != p->adapter) continue;
-            j->simd->gemm->product(x + (at - first) * ld, ld, j->part[i].a_t, k, t, r, end - at, k, r, false);
-            j->simd->rows->axpby(p->scale, t, 0.0f, NULL, t, (end - at) * r);
-            j->simd->gemm->product(t, r, j->part[i].b_t, r, vp_row(&op->out, at) + p->first, op->out.ld, end - at, r,
-                                   p->n, true);
-        }
-    }
-}
-
-/* ---- backward: t = scale z A^T and u = scale dout B; da += u^T z and db += dout^T t a unit, dx += drop(u A) ---- */
 static void clear_others(const lora_job *j, const vp_lora_part *p, int64_t first, int64_t last, float *m) {
     const int32_t *adapter_row = j->op->batch ? j->op->batch->adapter_row : NULL;
     for (int64_t i = first; i < last; i++, m += j->ranks) {
@@ -77,37 +53,67 @@ static void clear_others(const lora_job *j, const vp_lora_part *p, int64_t first
     }
 }
 
-/* dx += u A of all parts; through the mask when z was dropped. */
-static void add_dx(const lora_job *j, int64_t first, int64_t last, float *z) {
-    const vp_lora_op *op = j->op;
-    int64_t k = op->x.cols, n = last - first, ld = j->drop.on ? k : op->dx->ld;
-    float *to = j->drop.on ? z : vp_row(op->dx, first);
-    j->simd->gemm->product(vp_row(&j->u, first), j->ranks, j->stacked, j->ranks, to, ld, n, j->ranks, k, !j->drop.on);
-    if (!j->drop.on) return;
-    vp_drop_part part = {first, n, k, 0, k};
-    vp_drop_rows(&j->drop, &part, z, k, z, k);
-    for (int64_t i = 0; i < n; i++)
-        j->simd->rows->axpby(1.0f, z + i * k, 1.0f, vp_row(op->dx, first + i), vp_row(op->dx, first + i), k);
+/* ---- forward: t = scale z A^T of all parts at once, out += t B^T ---- */
+static void project_rows(void *ctx, int64_t first, int64_t last, int thread) {
+    const lora_job *j = ctx;
+    int64_t ld, k = j->op->x.cols;
+    float *t = vp_row(&j->t, first);
+    const float *x = dropped_rows(j, first, last - first, j->scratch + thread * j->scratch_each, &ld);
+    j->simd->gemm->product(x, ld, j->stacked_t, k, t, j->ranks, last - first, k, j->ranks, false);
+    for (int32_t i = 0; i < j->op->nparts; i++) clear_others(j, &j->op->part[i], first, last, t + j->part[i].at);
 }
 
+static void add_out(const void *ctx, const vp_panel *panel, int64_t first, int64_t rows, float *tile, int64_t ld,
+                    int thread) {
+    (void)thread;
+    const lora_job *j = ctx;
+    for (int64_t i = 0; i < j->pieces; i++) {
+        const piece *p = &j->piece[i];
+        if (p->first < panel->first || p->first >= panel->first + panel->n) continue;
+        const int64_t rank = j->op->part[p->part].rank;
+        j->simd->gemm->product(vp_row(&j->t, first) + j->part[p->part].at, j->ranks, p->b_t, rank,
+                               tile + p->first - panel->first, ld, rows, rank, p->n, true);
+    }
+}
+
+static void add_out_rows(void *ctx, int64_t first, int64_t last, int thread) {
+    const lora_job *j = ctx;
+    const vp_panel all = {.n = j->op->out.cols};
+    add_out(j, &all, first, last - first, vp_row(&j->op->out, first), j->op->out.ld, thread);
+}
+
+/* ---- backward: t as above and u = scale dout B; da += u^T z and db += dout^T t a unit, dx += drop(u A) ---- */
 static void lora_bwd_rows(void *ctx, int64_t first, int64_t last, int thread) {
     const lora_job *j = ctx;
     const vp_lora_op *op = j->op;
-    float *z = j->scratch + thread * j->scratch_each;
-    int64_t ld = 0, k = op->x.cols, n = last - first;
-    const float *x = j->wants_t ? dropped_rows(j, first, n, z, &ld) : NULL;
+    if (j->wants_t) project_rows(ctx, first, last, thread);
     for (int32_t i = 0; i < op->nparts; i++) {
         const vp_lora_part *p = &op->part[i];
-        float *t = vp_row(&j->t, first) + j->part[i].at, *u = vp_row(&j->u, first) + j->part[i].at;
-        if (p->db) {
-            j->simd->gemm->product(x, ld, j->part[i].a_t, k, t, j->ranks, n, k, p->rank, false);
-            clear_others(j, p, first, last, t);
-        }
-        j->simd->gemm->product(vp_row(op->dout, first) + p->first, op->dout->ld, j->part[i].b, p->n, u, j->ranks, n,
-                               p->n, p->rank, false);
+        float *u = vp_row(&j->u, first) + j->part[i].at;
+        j->simd->gemm->product(vp_row(op->dout, first) + p->first, op->dout->ld, j->part[i].b, p->n, u, j->ranks,
+                               last - first, p->n, p->rank, false);
         clear_others(j, p, first, last, u);
     }
-    if (op->dx) add_dx(j, first, last, z);
+}
+
+/* Through the mask when z was dropped. Panels begin at multiples of what a packed panel of our own is wide. */
+static void add_dx(const void *ctx, const vp_panel *panel, int64_t first, int64_t rows, float *tile, int64_t ld,
+                   int thread) {
+    const lora_job *j = ctx;
+    const int64_t n = panel->n, to_ld = j->drop.on ? n : ld;
+    float *to = j->drop.on ? j->scratch + thread * j->scratch_each : tile;
+    j->simd->gemm->product(vp_row(&j->u, first), j->ranks, j->stacked + panel->first * j->ranks, j->ranks, to, to_ld,
+                           rows, j->ranks, n, !j->drop.on);
+    if (!j->drop.on) return;
+    vp_drop_part part = {first, rows, j->op->x.cols, panel->first, n};
+    vp_drop_rows(&j->drop, &part, to, n, to, n);
+    for (int64_t i = 0; i < rows; i++) j->simd->rows->axpby(1.0f, to + i * n, 1.0f, tile + i * ld, tile + i * ld, n);
+}
+
+static void add_dx_rows(void *ctx, int64_t first, int64_t last, int thread) {
+    const lora_job *j = ctx;
+    const vp_panel all = {.n = j->op->x.cols};
+    add_dx(j, &all, first, last - first, vp_row(j->op->dx, first), j->op->dx->ld, thread);
 }
 
 /* One product for the da of all parts: z is dropped and packed once. */
@@ -152,86 +158,130 @@ static int check_lora(vp_queue *q, const vp_lora_op *op) {
     return VP_OK;
 }
 
-static void pack_part(void *ctx, int64_t item, int thread) {
-    (void)thread;
-    const lora_job *j = ctx;
-    const vp_lora_part *p = &j->op->part[item];
-    const packed_part *to = &j->part[item];
-    int64_t k = j->op->x.cols;
-    if (to->a_t) j->simd->gemm->pack(p->a, k, true, k, p->rank, to->a_t);
-    if (to->b_t) j->simd->gemm->pack(p->b, p->rank, true, p->rank, p->n, to->b_t);
-    if (to->b) j->simd->gemm->pack(p->b, p->rank, false, p->n, p->rank, to->b);
-}
-
-/* Memory for a packed [k, n], unless it is not wanted. */
-static int reserve(vp_queue *q, bool wanted, int64_t k, int64_t n, float **packed) {
-    if (!wanted) return VP_OK;
+/* Memory for a packed [k, n]. */
+static int reserve(vp_queue *q, int64_t k, int64_t n, float **packed) {
     *packed = vp_queue_floats(q, "lora", vp_packed_floats(q->device->simd, k, n));
     return *packed ? VP_OK : VP_MEMORY;
 }
 
-static int lora_begin(vp_queue *q, lora_job *j, bool backward) {
-    const vp_lora_op *op = j->op;
-    int64_t widest = 1, k = op->x.cols;
-    size_t bytes = (size_t)op->nparts * sizeof *j->part;
-    if (!(j->part = vp_arena_alloc(q, bytes)))
-        return vp_queue_fail(q, VP_MEMORY, "out of memory: lora needs %zu bytes", bytes);
-    for (int32_t i = 0; i < op->nparts; i++) {
-        const vp_lora_part *p = &op->part[i];
-        j->part[i] = (packed_part){.at = j->ranks};
-        j->ranks += p->rank;
-        j->wants_t = j->wants_t || p->db;
-        widest = p->rank > widest ? p->rank : widest;
-        VP_TRY(reserve(q, !backward || p->db, k, p->rank, &j->part[i].a_t));
-        VP_TRY(reserve(q, !backward, p->rank, p->n, &j->part[i].b_t));
-        VP_TRY(reserve(q, backward, p->n, p->rank, &j->part[i].b));
-    }
-    j->scratch_each = ROWS * (k + widest);
-    j->scratch = vp_queue_floats(q, "lora", j->scratch_each * vp_threads_count(q->device->threads));
-    if (!j->scratch) return VP_MEMORY;
-    vp_threads_run(q->device->threads, op->nparts, pack_part, j);
-    return VP_OK;
-}
-
-static int stack_a(vp_queue *q, lora_job *j) {
-    int64_t k = j->op->x.cols;
-    VP_TRY(reserve(q, true, j->ranks, k, &j->stacked));
+static int stack_a(vp_queue *q, lora_job *j, bool for_t, bool for_dx) {
+    const int64_t k = j->op->x.cols;
+    if (for_t) VP_TRY(reserve(q, k, j->ranks, &j->stacked_t));
+    if (for_dx) VP_TRY(reserve(q, j->ranks, k, &j->stacked));
     size_t mark = vp_arena_mark(q);
-    float *plain = vp_queue_floats(q, "lora_bwd", j->ranks * k);
+    float *plain = vp_queue_floats(q, "lora", j->ranks * k);
     if (!plain) return VP_MEMORY;
     for (int32_t i = 0; i < j->op->nparts; i++)
         memcpy(plain + j->part[i].at * k, j->op->part[i].a, (size_t)(j->op->part[i].rank * k) * sizeof *plain);
-    j->simd->gemm->pack(plain, k, false, j->ranks, k, j->stacked);
+    if (for_t) j->simd->gemm->pack(plain, k, true, k, j->ranks, j->stacked_t);
+    if (for_dx) j->simd->gemm->pack(plain, k, false, j->ranks, k, j->stacked);
     vp_arena_release(q, mark);
     return VP_OK;
 }
 
-static int lora_run(vp_queue *q, lora_job *j) {
-    VP_TRY(lora_begin(q, j, false));
-    vp_rows(q, j->op->x.rows, ROWS, lora_rows, j);
+/* `tile`: floats of the largest tile that is added to dx. */
+static int lora_begin(vp_queue *q, lora_job *j, int64_t tile) {
+    const vp_lora_op *op = j->op;
+    size_t bytes = (size_t)op->nparts * sizeof *j->part;
+    if (!(j->part = vp_arena_alloc(q, bytes)))
+        return vp_queue_fail(q, VP_MEMORY, "out of memory: lora needs %zu bytes", bytes);
+    for (int32_t i = 0; i < op->nparts; i++) {
+        j->part[i] = (packed_part){.at = j->ranks};
+        j->ranks += op->part[i].rank;
+        j->wants_t = j->wants_t || op->part[i].db;
+    }
+    j->scratch_each = tile > ROWS * op->x.cols ? tile : ROWS * op->x.cols;
+    j->scratch = vp_queue_floats(q, "lora", j->scratch_each * vp_threads_count(q->device->threads));
+    j->t = j->u = (vp_mat){.dtype = VP_F32, .rows = op->x.rows, .cols = j->ranks, .ld = j->ranks};
+    j->t.ptr = vp_queue_floats(q, "lora", op->x.rows * j->ranks);
+    return j->scratch && j->t.ptr ? VP_OK : VP_MEMORY;
+}
+
+/* The part of [first, first + n) that lies in the panel. */
+static piece cut_piece(const vp_lora_part *p, const vp_panel *panel) {
+    const int64_t from = p->first > panel->first ? p->first : panel->first;
+    const int64_t end = p->first + p->n, last = panel->first + panel->n;
+    return (piece){.first = from, .n = (end < last ? end : last) - from};
+}
+
+static void pack_piece(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    const lora_job *j = ctx;
+    const piece *to = &j->piece[item];
+    const vp_lora_part *p = &j->op->part[to->part];
+    j->simd->gemm->pack(p->b + (to->first - p->first) * p->rank, p->rank, true, p->rank, to->n, to->b_t);
+}
+
+static int cut_pieces(vp_queue *q, lora_job *j) {
+    const vp_lora_op *op = j->op;
+    const vp_panel all = {.n = op->out.cols};
+    const vp_panel *panel = op->linear ? op->linear->weight->panel : &all;
+    const int64_t panels = op->linear ? op->linear->weight->panels : 1;
+    size_t bytes = (size_t)(op->nparts * panels) * sizeof *j->piece;
+    if (!(j->piece = vp_arena_alloc(q, bytes)))
+        return vp_queue_fail(q, VP_MEMORY, "out of memory: lora needs %zu bytes", bytes);
+    for (int32_t i = 0; i < op->nparts; i++)
+        for (int64_t k = 0; k < panels; k++) {
+            piece p = cut_piece(&op->part[i], &panel[k]);
+            p.part = i;
+            if (p.n <= 0) continue;
+            VP_TRY(reserve(q, op->part[i].rank, p.n, &p.b_t));
+            j->piece[j->pieces++] = p;
+        }
+    vp_threads_run(q->device->threads, j->pieces, pack_piece, j);
     return VP_OK;
+}
+
+static int lora_run(vp_queue *q, lora_job *j) {
+    const vp_lora_op *op = j->op;
+    if (op->linear && !op->linear->weight) return vp_queue_fail(q, VP_BUG, "lora: a linear without a weight");
+    VP_TRY(lora_begin(q, j, 0));
+    VP_TRY(stack_a(q, j, true, false));
+    VP_TRY(cut_pieces(q, j));
+    vp_rows(q, op->x.rows, ROWS, project_rows, j);
+    const vp_tile_sum sum = {add_out, j};
+    if (op->linear) return vp_linear_run(q, op->linear, &sum);
+    vp_rows(q, op->x.rows, ROWS, add_out_rows, j);
+    return VP_OK;
+}
+
+static void pack_part(void *ctx, int64_t item, int thread) {
+    (void)thread;
+    const lora_job *j = ctx;
+    const vp_lora_part *p = &j->op->part[item];
+    j->simd->gemm->pack(p->b, p->rank, false, p->n, p->rank, j->part[item].b);
+}
+
+/* Everything that needs u: dx first, which may be the dx of the linear. */
+static int add_gradients(vp_queue *q, lora_job *j) {
+    const vp_lora_op *op = j->op;
+    const vp_tile_sum sum = {add_dx, j};
+    vp_units units;
+    if (op->linear)
+        VP_TRY(vp_linear_bwd_x_run(q, op->linear, &sum));
+    else if (op->dx)
+        vp_rows(q, op->x.rows, ROWS, add_dx_rows, j);
+    VP_TRY(vp_units_make(q, "lora_bwd", op->batch, op->x.rows, &units));
+    VP_TRY(sum_da(q, j, &units));
+    return sum_db(q, j, &units);
 }
 
 static int lora_bwd_run(vp_queue *q, lora_job *j) {
     const vp_lora_op *op = j->op;
-    int64_t T = op->x.rows;
-    vp_units units;
-    VP_TRY(vp_units_make(q, "lora_bwd", op->batch, T, &units));
-    VP_TRY(lora_begin(q, j, true));
-    if (op->dx) VP_TRY(stack_a(q, j));
-    j->t = j->u = (vp_mat){.dtype = VP_F32, .rows = T, .cols = j->ranks, .ld = j->ranks};
-    j->t.ptr = vp_queue_floats(q, "lora_bwd", T * j->ranks);
-    j->u.ptr = vp_queue_floats(q, "lora_bwd", T * j->ranks);
-    if (!j->t.ptr || !j->u.ptr) return VP_MEMORY;
-    vp_rows(q, T, ROWS, lora_bwd_rows, j);
-    VP_TRY(sum_da(q, j, &units));
-    return sum_db(q, j, &units);
+    const vp_weight *turned = op->linear && op->linear->weight ? op->linear->weight->backward : NULL;
+    VP_TRY(lora_begin(q, j, turned ? VP_TILE * turned->widest : 0));
+    VP_TRY(stack_a(q, j, j->wants_t, op->dx || op->linear));
+    for (int32_t i = 0; i < op->nparts; i++) VP_TRY(reserve(q, op->part[i].n, op->part[i].rank, &j->part[i].b));
+    if (!(j->u.ptr = vp_queue_floats(q, "lora_bwd", op->x.rows * j->ranks))) return VP_MEMORY;
+    vp_threads_run(q->device->threads, op->nparts, pack_part, j);
+    vp_rows(q, op->x.rows, ROWS, lora_bwd_rows, j);
+    return add_gradients(q, j);
 }
 
 static int run(vp_queue *q, const vp_lora_op *op, const char *what, int (*how)(vp_queue *q, lora_job *j)) {
     lora_job j = {.op = op, .simd = q->device->simd};
     VP_TRY(vp_dropper_make(q, what, &op->drop, op->batch, op->x.rows, &j.drop));
-    if (op->nparts == 0 || op->x.rows == 0) return VP_OK;
+    if ((op->nparts == 0 && !op->linear) || op->x.rows == 0) return VP_OK;
     size_t mark = vp_arena_mark(q);
     int status = how(q, &j);
     vp_arena_release(q, mark);

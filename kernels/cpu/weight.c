@@ -3,7 +3,6 @@
 #include "kernels/cpu/cpu.h"
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum { PANEL_BYTES = 448 << 10, PANEL_STEP = 64, PANEL_MAX = 384 };
 
@@ -33,16 +32,6 @@ static size_t packed_bytes(const vp_device *d, const vp_panel *p, int64_t words)
     size_t bytes =
         p->shape ? vp_product_packed_bytes(p->shape) : (size_t)vp_packed_floats(d->simd, words, p->n) * sizeof(float);
     return (bytes + 63) / 64 * 64;
-}
-
-/* Memory for packed panels: written whole by packing, so not zeroed; in large pages where the system gives them. */
-static void *packed_alloc(size_t bytes) {
-    const size_t large = (size_t)2 << 20;
-    size_t align = bytes < 2 * large ? 64 : large;
-    bytes = (bytes + align - 1) / align * align;
-    void *p = aligned_alloc(align, bytes);
-    if (p && align == large) madvise(p, bytes, MADV_HUGEPAGE); /* advice: may be refused */
-    return p;
 }
 
 /* ---- packing, a panel an item ---- */
@@ -117,7 +106,7 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
         if (scratch > w->scratch) w->scratch = scratch;
         total += packed_bytes(d, p, w->words);
     }
-    if (!(w->packed = packed_alloc(total))) return vp_fail_memory(err, "weight", total);
+    if (!(w->packed = vp_pages_alloc(total))) return vp_fail_memory(err, "weight", total);
     char *at = w->packed;
     for (int64_t i = 0; i < w->panels; at += packed_bytes(d, &w->panel[i], w->words), i++) w->panel[i].packed = at;
     return VP_OK;

@@ -71,6 +71,8 @@ typedef struct vp_map_file {
 } vp_map_file;
 int vp_map_open(vp_map_file *m, const char *path, vp_error *err);
 void vp_map_close(vp_map_file *m);
+/* What was read of it need not stay in memory: whoever reads it again gets it from the file. */
+void vp_map_forget(const vp_map_file *m);
 /* The whole of a small file (at most `limit` bytes, else VP_DATA) plus a terminating NUL that len does not count. */
 int vp_read_file(const char *path, size_t limit, vp_buf *out, vp_error *err);
 /* All n bytes, or a failure; EINTR and short counts are handled. `name` is for the message. */

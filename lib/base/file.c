@@ -45,6 +45,10 @@ void vp_map_close(vp_map_file *m) {
     *m = (vp_map_file){0};
 }
 
+void vp_map_forget(const vp_map_file *m) {
+    if (m->size) madvise((void *)(uintptr_t)m->data, m->size, MADV_DONTNEED); /* advice: may be refused */
+}
+
 int vp_read_file(const char *path, size_t limit, vp_buf *out, vp_error *err) {
     int fd, status = VP_OK;
     struct stat st;

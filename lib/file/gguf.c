@@ -290,6 +290,10 @@ int vp_gguf_open(vp_gguf **out, const char *path, vp_error *err) {
     return VP_OK;
 }
 
+void vp_gguf_forget(const vp_gguf *g) {
+    vp_map_forget(&g->map);
+}
+
 void vp_gguf_close(vp_gguf *g) {
     if (!g) return;
     vp_table_free(&g->tensors);

@@ -216,6 +216,11 @@ int vp_source_open(vp_source **out, const char *path, vp_error *err) {
     return VP_OK;
 }
 
+void vp_source_forget(const vp_source *s) {
+    for (size_t i = 0; i < s->nfiles; i++) vp_map_forget(&s->file[i].map);
+    if (s->gguf) vp_gguf_forget(s->gguf);
+}
+
 void vp_source_close(vp_source *s) {
     if (!s) return;
     vp_table_free(&s->own);

@@ -31,6 +31,8 @@ typedef struct vp_source vp_source;
  * file must not shrink while it is open. An open source is read-only: any thread may use it. */
 int vp_source_open(vp_source **s, const char *path, vp_error *err);
 void vp_source_close(vp_source *s);
+/* What was read of its files need not stay in memory (vp_map_forget). */
+void vp_source_forget(const vp_source *s);
 size_t vp_source_count(const vp_source *s);
 const vp_tensor_info *vp_source_at(const vp_source *s, size_t i);           /* in file order; NULL past the end */
 const vp_tensor_info *vp_source_find(const vp_source *s, const char *name); /* NULL: absent */

@@ -23,5 +23,6 @@ bool vp_shape_elements(int ndim, const int64_t *shape, int64_t *elements);
 /* Append the tensors of a mapped safetensors file; `path` is kept as their file. */
 int vp_safetensors_read(vp_table *t, const vp_map_file *m, const char *path, vp_error *err);
 const vp_table *vp_gguf_table(const vp_gguf *g);
+void vp_gguf_forget(const vp_gguf *g); /* vp_source_forget of the one file */
 
 #endif

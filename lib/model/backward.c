@@ -32,15 +32,15 @@ static int linear_bwd(back *b, const vp_linear *w, const vp_mat *x, const vp_mat
                        .dw = w->dw,
                        .dbias = w->dbias,
                        .batch = b->p.batch};
-    if (dx) VP_TRY(check(b, e->ops->linear_bwd_x(e->queue, &op), err));
     if (w->dw) VP_TRY(check(b, e->ops->linear_bwd_w(e->queue, &op), err));
-    vp_lora_op lora = {.x = *x, .out = *dout, .batch = b->p.batch, .dout = dout, .dx = dx};
+    vp_lora_op lora = {.x = *x, .out = *dout, .batch = b->p.batch, .dout = dout, .dx = dx, .linear = dx ? &op : NULL};
     if (w->nlora && dx) {
         lora.part = w->lora;
         lora.nparts = w->nlora;
         VP_TRY(check(b, e->ops->lora_bwd(e->queue, &lora), err));
+        lora.linear = NULL;
     }
-    if (!w->ntrained) return VP_OK;
+    if (!w->ntrained) return lora.linear ? check(b, e->ops->linear_bwd_x(e->queue, &op), err) : VP_OK;
     lora.part = w->trained;
     lora.nparts = w->ntrained;
     lora.drop = vp_pass_drop(&b->p, e->training->options.lora_dropout, w->layer, w->site);

@@ -75,16 +75,18 @@ int vp_pass_norm(vp_pass *p, const vp_norm_weight *w, const vp_mat *y, const vp_
     return vp_pass_check(p, p->e->ops->norm(p->e->queue, &op), err);
 }
 
-/* out = x W^T + bias + adapters (+ residual) */
+/* out = x W^T + adapters + bias (+ residual); the first adapters take the product with them */
 static int linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
                   vp_error *err) {
     vp_encoder *e = p->e;
     vp_linear_op op = {.weight = w->weight, .x = *x, .out = *out, .batch = p->batch};
     if (residual) op.residual = *residual;
-    VP_TRY(vp_pass_check(p, e->ops->linear(e->queue, &op), err));
-    vp_lora_op lora = {.x = *x, .out = *out, .part = w->lora, .nparts = w->nlora, .batch = p->batch};
-    if (w->nlora) VP_TRY(vp_pass_check(p, e->ops->lora(e->queue, &lora), err));
-    if (!w->ntrained) return VP_OK;
+    vp_lora_op lora = {.x = *x, .out = *out, .part = w->lora, .nparts = w->nlora, .batch = p->batch, .linear = &op};
+    if (w->nlora) {
+        VP_TRY(vp_pass_check(p, e->ops->lora(e->queue, &lora), err));
+        lora.linear = NULL;
+    }
+    if (!w->ntrained) return lora.linear ? vp_pass_check(p, e->ops->linear(e->queue, &op), err) : VP_OK;
     lora.part = w->trained;
     lora.nparts = w->ntrained;
     lora.drop = vp_pass_drop(p, e->training->options.lora_dropout, w->layer, w->site);

@@ -49,7 +49,9 @@ static int pack(vp_head *h, const vp_model *m, vp_error *err) {
     }
     const vp_weight_part part = {.rows = h->vocab, .read_row = vp_weight_read_row, .ctx = rows};
     const vp_weight_desc desc = describe(h, &part);
-    return h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
+    const int status = h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
+    vp_source_forget(m->source); /* what was packed is not read again */
+    return status;
 }
 
 static int read_live(const void *ctx, int64_t row, float *out, vp_error *err) {

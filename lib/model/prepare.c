@@ -220,6 +220,7 @@ int vp_encoder_prepare(vp_encoder *e, vp_error *err) {
     int status = prepare_all(e, err);
     if (status) vp_encoder_release(e);
     e->prepared = !status;
+    vp_source_forget(e->model->source); /* what was packed is not read again */
     return status;
 }
 

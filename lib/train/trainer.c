@@ -295,12 +295,18 @@ static int gradient(vp_trainer *t, const vp_step *s, vp_micros *all, vp_error *e
     return t->p.head ? step_tokens(t, all, err) : step_rows(t, s, all, err);
 }
 
+/* Tokens of a micro-batch, whose tape must fit where it is longer than a unit. */
+static int64_t micro_tokens(const vp_trainer *t) {
+    const int64_t fit = t->o.activations / (int64_t)vp_tape_bytes(t->p.encoder, 1);
+    return fit < t->o.batch_tokens ? fit : t->o.batch_tokens;
+}
+
 int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error *err) {
     vp_micros all;
     *done = (vp_trained){.rows = s->B, .tokens = s->T, .lr = vp_schedule_lr(&t->schedule, s->step)};
     if (!t->waiting) memset(t->grad, 0, (size_t)t->params->count * sizeof *t->grad);
     if (t->tied) memset(t->dhead, 0, head_numbers(t) * sizeof *t->dhead);
-    int status = vp_micros_open(&all, s, t->p.pooler, t->width, t->o.batch_tokens, err);
+    int status = vp_micros_open(&all, s, t->p.pooler, t->width, micro_tokens(t), err);
     if (!status) status = gradient(t, s, &all, err);
     if (!status && t->tied) status = join_tied(t, err);
     if (!status) status = add_losses(s, &all, &done->loss, err);

@@ -17,7 +17,7 @@ typedef struct vp_trainer_options {
     double clip;                     /* largest length of the gradient; 0: any */
     int64_t accumulate;              /* steps whose gradients' mean makes one update, >= 1 */
     int64_t batch_tokens;            /* tokens of a micro-batch: whole units, at least one */
-    int64_t activations; /* bytes of tapes that may wait for the loss; what does not fit is computed twice */
+    int64_t activations;             /* bytes of tapes at a time, at least a unit's; the others: computed twice */
 } vp_trainer_options;
 #define VP_TRAINER_DEFAULTS                                                                                            \
     {                                                                                                                  \

@@ -247,6 +247,41 @@ static void test_lora(op_case *c) {
     check_lora_split(c, &op, before, grad[1]);
 }
 
+/* A linear taken along, over several panels of it, gives the bytes of the linear and then the adapters. */
+static void test_lora_linear(op_case *c) {
+    vp_batch batch = case_unit_batch(c, case_int(c, 1, 5), 60);
+    int64_t K = 380 + case_size(c, 130), N = 380 + case_size(c, 130), n = case_int(c, 1, N);
+    vp_mat w = case_dense(c, N, K), dout = case_mat(c, batch.T, N), out[2], dx[2];
+    vp_weight *one = prepare(c, c->device_one, &w, true), *three = prepare(c, c->device_three, &w, true);
+    vp_lora_part part[2] = {{.first = N - n, .n = n, .scale = 0.7f, .rank = 3},
+                            {.n = n, .scale = 0.3f, .rank = (int32_t)case_size(c, 24)}};
+    for (int i = 0; i < 2; i++) {
+        part[i].a = case_floats(c, part[i].rank * K);
+        part[i].b = case_floats(c, part[i].rank * n);
+        out[i] = case_mat(c, batch.T, N);
+        dx[i] = case_mat(c, batch.T, K);
+    }
+    vp_lora_op apart = {.part = part, .nparts = 2, .batch = &batch, .dout = &dout, .dx = &dx[0], .drop = case_drop(c)};
+    apart.x = case_mat(c, batch.T, K);
+    apart.out = out[0];
+    vp_linear_op first = {.weight = one, .x = apart.x, .out = out[0], .dout = &dout, .dx = &dx[0]}, along = first;
+    vp_lora_op fused = apart;
+    along.weight = three;
+    along.out = fused.out = out[1];
+    along.dx = fused.dx = &dx[1];
+    fused.linear = &along;
+    CASE_OK(c, c->be->linear(c->one, &first), c->one);
+    CASE_OK(c, c->be->lora(c->one, &apart), c->one);
+    CASE_OK(c, c->be->lora(c->three, &fused), c->three);
+    CASE_OK(c, c->be->linear_bwd_x(c->one, &first), c->one);
+    CASE_OK(c, c->be->lora_bwd(c->one, &apart), c->one);
+    CASE_OK(c, c->be->lora_bwd(c->three, &fused), c->three);
+    case_same_bytes(c, "out", &out[1], &out[0]);
+    case_same_bytes(c, "dx", &dx[1], &dx[0]);
+    c->be->weight_free(c->device_one, one);
+    c->be->weight_free(c->device_three, three);
+}
+
 /* ---- bmm ---- */
 static int run_bmm(op_case *c, vp_queue *q, const void *op) {
     return c->be->bmm_bwd(q, op);
@@ -290,10 +325,8 @@ static void test_bmm(op_case *c) {
 }
 
 int main(int argc, char **argv) {
-    static const op_test tests[] = {{"linear", test_linear, 20},
-                                    {"linear_auto", test_linear_auto, 5},
-                                    {"update", test_update, 15},
-                                    {"lora", test_lora, 20},
-                                    {"bmm", test_bmm, 20}};
+    static const op_test tests[] = {{"linear", test_linear, 20},           {"linear_auto", test_linear_auto, 5},
+                                    {"update", test_update, 15},           {"lora", test_lora, 20},
+                                    {"lora_linear", test_lora_linear, 15}, {"bmm", test_bmm, 20}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

@@ -2,6 +2,8 @@
 #ifndef VP_TEXT_CHAT_H
 #define VP_TEXT_CHAT_H
 
+#define VP_CHAT_NV_EMBED "NV-Embed" /* no chat, but a format of instructions and an end (arXiv 2405.17428) */
+
 typedef struct vp_chat {
     const char *model;          /* its name, without the owner */
     const char *before, *after; /* of the instruction and the text */

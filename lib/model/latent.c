@@ -39,21 +39,24 @@ int vp_latent_parse(const char *text, vp_latent_sizes *s, vp_error *err) {
     return VP_OK;
 }
 
+static bool within(int64_t n, int64_t most) {
+    return n >= 1 && n <= most;
+}
+
 int vp_latent_complete(vp_latent_sizes *s, int64_t width, vp_error *err) {
+    static const char impossible[] = "a latent layer of these sizes cannot be";
     if (!s->latents) s->latents = 512;
     if (!s->heads) s->heads = 8;
+    if (!within(s->heads, 1 << 10)) return vp_fail(err, VP_USAGE, impossible);
     if (s->plain && !s->head_width)
         while (width % s->heads) s->heads--;
     if (!s->head_width) s->head_width = s->plain ? width / s->heads : width;
     if (!s->inner) s->inner = 4 * width;
-    const int64_t inputs = s->heads * s->head_width;
-    if (s->plain && inputs != width)
-        return vp_fail(err, VP_USAGE, "%lld heads of width %lld: the plain form's are %lld together",
-                       (long long)s->heads, (long long)s->head_width, (long long)width);
-    if (s->latents < 1 || s->heads < 1 || s->head_width < 1 || s->inner < 1 || s->latents > 1 << 20 ||
-        s->heads > 1 << 10 || s->head_width > 1 << 20 || s->inner > 1 << 24 || inputs > 1 << 24)
-        return vp_fail(err, VP_USAGE, "a latent layer of these sizes cannot be");
-    return VP_OK;
+    if (!within(s->latents, 1 << 20) || !within(s->head_width, 1 << 20) || !within(s->inner, 1 << 24))
+        return vp_fail(err, VP_USAGE, impossible);
+    if (!s->plain || s->heads * s->head_width == width) return VP_OK;
+    return vp_fail(err, VP_USAGE, "%lld heads of width %lld: the plain form's are %lld together", (long long)s->heads,
+                   (long long)s->head_width, (long long)width);
 }
 
 /* ---- tensors ---- */

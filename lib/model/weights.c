@@ -18,7 +18,7 @@ typedef struct spelling {
 
 /* Tensors that belong to no role and change no hidden state: *suffix or prefix*, after the model's own prefix. */
 static bool harmless(const char *name) {
-    static const char *const starts[] = {"lm_head.", "cls.", "pooler.", "output.weight"};
+    static const char *const starts[] = {"lm_head.", "cls.", "pooler.", "output.weight", "latent_attention_model."};
     static const char *const ends[] = {"rotary_emb.inv_freq", "position_ids", "attn.bias", "attn.masked_bias",
                                        "rope_freqs.weight"};
     size_t n = strlen(name);

@@ -13,7 +13,7 @@ setup() {
     sed -E "$pair"'/{"instruction":"Find it","query":"\1","positive":"\2","negative":["nothing","of it"]}/' "$corpus" >ask.jsonl
     sed -E "$pair"'/{"instruction":"Alike","query":"\1","positive":[["Alike","\2"]],"negative":[["Alike","x"]]}/' "$corpus" >sts.jsonl
     export VP_MODEL=$PWD/tiny
-    small=(--batch 4 --length 48 --latent latents=8,heads=2,width=12,inner=20 -q)
+    small=(--batch 4 --length 48 --latent 'latents=8,heads=2,width=12,inner=20' -q)
 }
 
 same_result() {

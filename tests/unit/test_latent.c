@@ -229,7 +229,34 @@ static void test_against_reference(void) {
     }
 }
 
-/* RECIPES' toy layer: y = x + LN(x) * gelu(LN(x)), all projections the identity. */
+/* The vector of the worked example, whose first token is not kept, by a pooler that is given the numbers. */
+static void test_worked_vector(const fixture *f, const float *h) {
+    static const int32_t cu[] = {0, 3};
+    static const uint8_t keep[] = {0, 1, 1};
+    static const double e[] = {0.832048, 0.554703};
+    const int64_t offsets = 2, tokens = 3;
+    vp_error err = {0};
+    vp_pooler *p;
+    vp_frame *frame = vp_frame_new(VP_FRAME_BATCH, &err);
+    const vp_pool_options o = {.kind = "latent", .normalize = 1, .trained = true};
+    float *emb = NULL;
+    int64_t n = 0, empty = 0;
+    must(vp_pooler_open(&p, &o, NULL, &err), &err);
+    must(vp_frame_put(frame, "cu", VP_I32, 1, &offsets, cu, &err), &err);
+    must(vp_frame_put(frame, "keep", VP_U8, 1, &tokens, keep, &err), &err);
+    vp_error none = {0};
+    OK(vp_pooler_run(p, frame, h, 2, &empty, &none) == VP_USAGE, "before the numbers come: %s", none.text);
+    vp_pooler_give(p, &f->s, 2, f->value);
+    must(vp_pooler_run(p, frame, h, 2, &empty, &err), &err);
+    must(vp_frame_floats(frame, "emb", &emb, &n, &err), &err);
+    OK(n == 2 && fabs((double)emb[0] - e[0]) <= 1e-6 && fabs((double)emb[1] - e[1]) <= 1e-6, "its vector: %.6f %.6f",
+       (double)emb[0], (double)emb[1]);
+    free(emb);
+    vp_frame_free(frame);
+    vp_pooler_close(p);
+}
+
+/* The toy layer: y = x + LN(x) * gelu(LN(x)), all projections the identity. */
 static void test_worked_example(void) {
     static const float one[] = {1, 0, 0, 1}, twice[] = {1, 0, 0, 1, 1, 0, 0, 1}, latents[] = {1, 0, 0, 2};
     static const float h[] = {1, 3, 2, 0, 0, 1};
@@ -253,6 +280,7 @@ static void test_worked_example(void) {
         double off = 0;
         for (int i = 0; i < 6; i++) off = fmax(off, fabs((double)f.y[i] - y[i]));
         OK(off <= 1.5e-6 && isfinite(f.y[0]), "the worked example%s, off by %.2g", fold ? ", folded" : "", off);
+        if (!fold) test_worked_vector(&f, h);
         close_fixture(&f);
     }
 }

@@ -27,10 +27,23 @@ static int check_recipe(const vp_recipe *r, const vp_model *m, const vp_follow_o
     return VP_OK;
 }
 
+static const char apart[] = "'%s': its train.json and live do not belong together";
+
+/* Sizes of a latent layer that `live` has no room for are not allocated. */
+static int check_latent(const vp_following *f, vp_recipe_file *file, const vp_model *m, const char *folder,
+                        vp_error *err) {
+    const int64_t width = vp_model_width(m), all = (int64_t)(vp_follow_bytes(f->live) / sizeof(float));
+    if (!file->recipe.train.latent) return VP_OK;
+    VP_TRY(vp_latent_complete(&file->latent, width, err));
+    if (vp_latent_layout_of(&file->latent, width).count <= all) return VP_OK;
+    return vp_fail(err, VP_DATA, apart, folder);
+}
+
 static int open_encoder(vp_following *f, vp_model *m, const vp_follow_options *o, vp_error *err) {
     vp_recipe_file file;
     int status = vp_recipe_open(&file, o->folder, err);
     if (!status) status = check_recipe(&file.recipe, m, o, err);
+    if (!status) status = check_latent(f, &file, m, o->folder, err);
     for (size_t i = 0; !status && i < file.recipe.nadapters; i++)
         status = vp_model_add_adapter(m, file.recipe.adapters[i], err);
     vp_encode_options encode = o->encode;
@@ -39,7 +52,7 @@ static int open_encoder(vp_following *f, vp_model *m, const vp_follow_options *o
     vp_recipe_close(&file);
     if (status) return status;
     if ((size_t)vp_encoder_params(f->encoder)->count * sizeof(float) != vp_follow_bytes(f->live))
-        return vp_fail(err, VP_DATA, "'%s': its train.json and live do not belong together", o->folder);
+        return vp_fail(err, VP_DATA, apart, o->folder);
     return VP_OK;
 }
 
@@ -96,8 +109,7 @@ static int open_weights(part *p, int64_t at, int64_t count, const char *folder, 
     const int64_t all = (int64_t)(bytes / sizeof(float));
     p->version = -1;
     p->at = at;
-    if (at >= 0 && (at > all || count > all - at))
-        return vp_fail(err, VP_DATA, "'%s': its train.json and live do not belong together", folder);
+    if (at >= 0 && (at > all || count > all - at)) return vp_fail(err, VP_DATA, apart, folder);
     if (at >= 0 && !(p->weights = vp_calloc(1, bytes))) return vp_fail_memory(err, "a run's weights", bytes);
     return VP_OK;
 }

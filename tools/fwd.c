@@ -114,6 +114,7 @@ static int open_pooler(state *s, vp_error *err) {
     }
     vp_pool_options o;
     VP_TRY(vp_pool_options_set(&o, opt.pool, opt.normalize, opt.raw, opt.dims, err));
+    o.trained = opt.follow != NULL;
     VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
     return vp_pooler_describe(s->pooler, s->header, vp_model_width(s->model), err);
 }
@@ -200,6 +201,7 @@ static int encode(state *s, vp_frame *f, vp_error *err) {
     vp_encoder *encoder;
     const int64_t width = vp_model_width(s->model), shape[] = {f->T, width};
     VP_TRY(choose_encoder(s, f, &encoder, err));
+    if (s->pooler) vp_pooler_use(s->pooler, encoder);
     VP_TRY(vp_encoder_run(encoder, f, &hidden, err));
     int status = s->pooler ? vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err)
                            : vp_frame_put(f, "hidden", VP_F32, 2, shape, hidden, err);

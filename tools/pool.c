@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 typedef struct options {
+    const char *follow;
     int64_t dims;
     bool normalize, raw, shift;
 } options;
@@ -22,6 +23,11 @@ static const vp_option table[] = {
      .kind = VP_OPT_FLAG,
      .target = &opt.shift,
      .help = "words: by the states of the positions before, which predict them after `mask mntp`"},
+    {.name = "follow",
+     .kind = VP_OPT_STRING,
+     .target = &opt.follow,
+     .value = "DIR",
+     .help = "latent: with the layer that `step` trains in DIR, as it is at each step"},
     {0},
 };
 static const vp_program program = {
@@ -34,13 +40,15 @@ static const vp_program program = {
         "(the rows of hidden with target >= 0, or keep = 1 where there is no target); without it, and without the "
         "options, the model decides, as the stream's header says.\n"
         "Only tokens with keep = 1 count. eos and last are the last of them, bos and cls the first; weighted_mean\n"
-        "weighs them 1, 2, 3, ... A row with nothing to pool becomes zeros, and the end record counts it.\n",
+        "weighs them 1, 2, 3, ...; latent is the mean of what the model's latent-attention layer makes of them. A row "
+        "with nothing to pool becomes zeros, and the end record counts it.\n",
 };
 
 typedef struct state {
     vp_reader *reader;
     vp_writer *writer;
     vp_pooler *pooler;
+    vp_latent_following *following; /* opened when the first batch is there */
     vp_map *header;
     vp_progress *progress;
     int64_t width, rows, empty;
@@ -56,6 +64,7 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     vp_pool_options o;
     VP_TRY(vp_pool_options_set(&o, kind, opt.normalize, opt.raw, opt.dims, err));
     o.shift = opt.shift;
+    o.trained = opt.follow != NULL;
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
@@ -63,6 +72,8 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     s->header = vp_map_copy(f->keys);
     if (!s->header) return vp_fail_memory(err, "the header", 1);
     VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
+    if (opt.follow && strcmp(vp_pooler_kind(s->pooler), "latent") != 0)
+        return vp_fail(err, VP_USAGE, "--follow: only latent attention is trained");
     VP_TRY(vp_header_width(s->header, &s->width, err));
     VP_TRY(vp_writer_open(&s->writer, STDOUT_FILENO, "standard output", err));
     return s->width ? write_header(s, command, err) : VP_OK;
@@ -80,7 +91,14 @@ static int learn_width(state *s, const vp_frame *f, const char *command, vp_erro
     return write_header(s, command, err);
 }
 
+static int follow(state *s, const vp_frame *f, vp_error *err) {
+    if (!opt.follow) return VP_OK;
+    if (!s->following) VP_TRY(vp_latent_following_open(&s->following, opt.follow, s->header, STDOUT_FILENO, err));
+    return vp_latent_following_give(s->following, f, s->pooler, err);
+}
+
 static int pool(state *s, vp_frame *f, vp_error *err) {
+    VP_TRY(follow(s, f, err));
     VP_TRY(vp_pooler_run(s->pooler, f, NULL, s->width, &s->empty, err));
     VP_TRY(vp_writer_batch(s->writer, f, err));
     s->rows += f->B;
@@ -122,6 +140,7 @@ int main(int argc, char **argv) {
     if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, command.data, &err);
     vp_progress_finish(s.progress);
     vp_pooler_close(s.pooler);
+    vp_latent_following_close(s.following);
     vp_writer_close(s.writer);
     vp_reader_close(s.reader);
     vp_map_free(s.header);

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 typedef struct options {
-    const char *out, *resume, *model, *lora, *targets, *start, *objective, *pool, *device;
+    const char *out, *resume, *model, *lora, *targets, *start, *objective, *pool, *latent, *device;
     vp_list adapters;
     int attention, optimizer, schedule, recompute, compute, train, dtype;
     int64_t threads, seed, decay_steps, checkpoint_every, dims;
@@ -79,6 +79,11 @@ static const vp_option table[] = {
      .target = &opt.start,
      .value = "DIR",
      .help = "begin with this adapter's weights, rank, alpha and targets"},
+    {.name = "latent",
+     .kind = VP_OPT_STRING,
+     .target = &opt.latent,
+     .value = "SPEC",
+     .help = "sizes of a new latent-attention layer, with pooling latent: " VP_LATENT_SPEC},
     {.name = "full",
      .kind = VP_OPT_FLAG,
      .target = &opt.full,
@@ -322,6 +327,7 @@ static int set_options(vp_run_options *o, vp_error *err) {
     o->objective_options = objective_options(opt.objective);
     VP_TRY(check_full(err));
     VP_TRY(parse_lora(opt.lora, &o->train, err));
+    if (opt.latent) VP_TRY(vp_latent_parse(opt.latent, &o->latent, err));
     return vp_pool_options_set(&o->pool, opt.pool, opt.normalize, opt.raw, opt.dims, err);
 }
 

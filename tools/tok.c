@@ -12,6 +12,7 @@ enum { STALL_MS = 200 };     /* what is held back is written when the input paus
 typedef struct options {
     const char *model, *id_from, *resume;
     vp_input_options input;
+    vp_list adapters;
     int64_t batch_tokens, window, batch, steps, start;
     int specials;
     bool lines, text, no_meta, skip_bad;
@@ -42,6 +43,11 @@ static const vp_option table[] = {
      .target = &opt.model,
      .value = "PATH",
      .help = "folder, .gguf file or index; else $VP_MODEL, else what `knn missing` names"},
+    {.name = "adapter",
+     .kind = VP_OPT_LIST,
+     .target = &opt.adapters,
+     .value = "DIR",
+     .help = "adapter whose settings count, and which `fwd` without one of its own applies; may be repeated"},
     {.name = "query",
      .kind = VP_OPT_FLAG,
      .target = &opt.input.query,
@@ -191,6 +197,7 @@ typedef struct state {
 /* What was asked for, what the head of the input says, and the model. */
 static int choose_input(state *s, vp_error *err) {
     const vp_settings *m = vp_model_settings(s->model);
+    char eos[VP_EOS_BYTES];
     const vp_input_model model = {.query_prefix = m->query_prefix,
                                   .document_prefix = m->document_prefix,
                                   .arch = vp_model_arch(s->model),
@@ -199,7 +206,9 @@ static int choose_input(state *s, vp_error *err) {
                                   .max_len = m->max_len,
                                   .doc_max_len = m->doc_max_len,
                                   .prompt_pooled = m->prompt_pooled,
-                                  .llm2vec = m->llm2vec};
+                                  .eos = vp_tokenizer_eos(s->tokenizer, eos) ? eos : NULL,
+                                  .llm2vec = m->llm2vec,
+                                  .nv_embed = m->nv_embed};
     opt.input.no_specials = opt.specials != 0;
     return vp_input_choose(&s->input, &opt.input, &model, s->head, vp_model_input(s->model), err);
 }
@@ -252,6 +261,7 @@ static int open_tokenizer(state *s, vp_error *err) {
 
 /* s->header: empty, or with the maps `model` and `encoder` of the input's head. */
 static int write_header(state *s, const char *command, vp_error *err) {
+    for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
     VP_TRY(open_tokenizer(s, err));
     vp_map *encoder = vp_map_sub(s->header, "encoder");
     int status = encoder ? prepare_input(s, encoder, err) : vp_fail(err, VP_BUG, "a header without encoder");
@@ -466,6 +476,7 @@ int main(int argc, char **argv) {
     vp_map_free(s.header);
     vp_map_free(s.head);
     vp_input_free(&s.input);
+    free(opt.adapters.item);
     vp_buf_free(&command);
     if (s.fd > STDIN_FILENO) close(s.fd);
     return vp_cli_finish(status, &err);

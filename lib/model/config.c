@@ -205,9 +205,20 @@ static int read_flags(vp_config *c, const vp_json *j, vp_error *err) {
     return VP_OK;
 }
 
+/* NV-Embed's config.json has the transformer's in its `text_config`. */
+static int from_text_config(vp_config *c, const vp_json *j, vp_error *err) {
+    const vp_json inner = {.root = json_object_get(j->root, "text_config"), .path = j->path};
+    const char *type = NULL;
+    if (!json_is_object(inner.root)) return vp_fail(err, VP_DATA, "%s: no object \"text_config\"", j->path);
+    VP_TRY(vp_json_str(j, inner.root, "model_type", &type, err));
+    if (type && !strcmp(type, "bidir_mistral")) return vp_config_from_json(c, &inner, err);
+    return vp_fail(err, VP_DATA, "%s: text_config's model_type is not \"bidir_mistral\"", j->path);
+}
+
 int vp_config_from_json(vp_config *c, const vp_json *j, vp_error *err) {
     const char *type = NULL;
     VP_TRY(vp_json_str(j, j->root, "model_type", &type, err));
+    if (type && !strcmp(type, "nvembed")) return from_text_config(c, j, err);
     if (!type) return vp_fail(err, VP_DATA, "%s: no model_type", j->path);
     const vp_arch *arch = vp_arch_find(type);
     char list[200];

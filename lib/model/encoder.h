@@ -38,8 +38,12 @@ typedef struct vp_training {
     vp_trained_pair *pair; /* an adapter's */
     size_t npairs;
     struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
+    vp_latent_sizes latent;       /* that is trained */
+    int64_t latent_at;            /* its offset; -1: none is trained */
     int64_t head;                 /* offset of the output head; -1: it is not trained */
 } vp_training;
+/* One more tensor at the end of the space, of `cap` places. */
+int vp_training_add(vp_training *t, size_t *cap, const char *name, int64_t rows, int64_t cols, vp_error *err);
 int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err);
 void vp_training_close(vp_training *t);
 /* Offset of a trained weight (its bias: `bias`) in the space; -1: not trained. */
@@ -47,6 +51,11 @@ int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bi
 /* The rows of a weight, or its bias [rows], as they are now: trained, or the file's (also when e is NULL). */
 vp_weight_part vp_training_part(const vp_encoder *e, const vp_weight_entry *w);
 int vp_training_bias(const vp_encoder *e, const vp_weight_entry *w, float *out, vp_error *err);
+
+/* trained_latent.c: the latent layer's tensors behind the adapter's or the weights, and where they begin: with those of
+ * o->start, else of the model, else anew. */
+int vp_training_layout_latent(vp_encoder *e, vp_training *t, const vp_train_options *o, size_t *cap, vp_error *err);
+int vp_training_start_latent(const vp_encoder *e, vp_training *t, const vp_train_options *o, vp_error *err);
 
 typedef struct vp_layer {
     vp_linear qkv;                                      /* [(H + 2 G) d, C]: q, k and v of one input are one product */
@@ -69,6 +78,7 @@ struct vp_encoder {
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;
+    int64_t changes; /* of the trained numbers, for what packs them elsewhere */
     vp_layer *layer;
     vp_norm_weight embed_norm, final_norm;
     vp_weight_part table;           /* the embedding's rows */

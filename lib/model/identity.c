@@ -21,6 +21,8 @@ static int describe(const vp_model *m, vp_map *model, vp_error *err) {
     VP_TRY(vp_map_set_str(model, "arch", m->config.arch->name, err));
     VP_TRY(vp_map_set_int(model, "width", m->config.width, err));
     VP_TRY(put_adapters(m, model, err));
+    if (m->latent) VP_TRY(vp_map_set_str(model, "latent", m->latent, err));
+    if (m->latent) VP_TRY(vp_map_set_str(model, "latent_fingerprint", m->latent_fingerprint, err));
     VP_TRY(vp_map_set_str(model, "attention", s->attention, err));
     VP_TRY(vp_map_set_str(model, "pooling", s->pooling, err));
     VP_TRY(vp_map_set_bool(model, "normalize", s->normalize, err));

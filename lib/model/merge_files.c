@@ -96,7 +96,7 @@ static const char llm2vec[] = "llm2vec_config.json";
 /* Tokenizers, prompts, generation and pooling settings; no weights, however they are called. */
 static bool wanted(const char *name, bool transformer) {
     static const char *const ends[] = {".json", ".txt", ".model", ".jinja"};
-    static const char *const not [] = {"adapter_config.json", llm2vec};
+    static const char *const not [] = {"adapter_config.json", llm2vec, VP_LATENT_CONFIG};
     size_t n = strlen(name), index = strlen(".index.json");
     if (name[0] == '.' || (transformer && !strcmp(name, "config.json"))) return false;
     if (n >= index && !strcmp(name + n - index, ".index.json")) return false;
@@ -169,6 +169,18 @@ static int copy_llm2vec(const vp_model *m, const char *folder, vp_error *err) {
     return vp_path_exists(from, llm2vec) ? copy_file(from, folder, llm2vec, err) : VP_OK;
 }
 
+/* NV-Embed's settings, with the latent layer; one among the base's tensors is where it was. */
+static int write_nv_embed(const vp_model *m, const vp_settings *s, const char *folder, vp_error *err) {
+    const bool beside = m->latent && vp_path_exists(m->latent, VP_LATENT_WEIGHTS);
+    vp_latent_file file = {0};
+    if (!beside && (m->latent || !s->nv_embed)) return VP_OK;
+    int status = beside ? vp_latent_file_open(&file, m->latent, m->config.width, err) : VP_OK;
+    if (!status && beside) status = copy_file(m->latent, folder, VP_LATENT_WEIGHTS, err);
+    if (!status) status = vp_settings_write_nv_embed(s, beside ? &file.sizes : NULL, m->config.width, folder, err);
+    vp_latent_file_close(&file);
+    return status;
+}
+
 /* Whether they are what the base's own files say. */
 static int same_settings(const vp_model *m, const vp_settings *s, bool *same, vp_error *err) {
     vp_settings own = {0};
@@ -186,6 +198,8 @@ int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, 
     VP_TRY(same_settings(m, s, &same, err));
     if (m->transformer) VP_TRY(copy_files(m->path, folder, !*sub, err));
     if (m->transformer) VP_TRY(copy_modules(m, folder, sub, err));
+    if (s == &m->settings) VP_TRY(write_nv_embed(m, s, folder, err));
+    if (!strcmp(s->pooling, "latent")) return VP_OK; /* nobody else has it */
     if (s == &m->settings) VP_TRY(copy_llm2vec(m, folder, err));
     const bool modules = vp_path_exists(folder, "modules.json"), llm2vec_there = vp_path_exists(folder, llm2vec);
     if (!modules || !same) VP_TRY(vp_settings_write(s, &place, err));

@@ -1,5 +1,6 @@
 /* Opening a model: which files PATH means, its configuration, weights and settings, and its fingerprint. */
 #include "lib/index/index.h"
+#include "lib/model/latent.h"
 #include "lib/model/private.h"
 #include "lib/model/settings.h"
 #include <stdlib.h>
@@ -56,6 +57,17 @@ static bool only_vocabulary(const char *folder) {
     return vp_path_exists(folder, "tokenizer.json") && !(weights && vp_path_exists(folder, "config.json"));
 }
 
+/* A latent layer in the folder becomes the model's. */
+static int take_latent(vp_model *m, const char *folder, vp_error *err) {
+    vp_latent_file file;
+    if (!vp_latent_file_exists(folder)) return VP_OK;
+    VP_TRY(vp_settings_set(&m->latent, folder, err));
+    const int status = vp_latent_file_open(&file, folder, m->config.width, err);
+    memcpy(m->latent_fingerprint, file.fingerprint, sizeof m->latent_fingerprint);
+    vp_latent_file_close(&file);
+    return status;
+}
+
 static int open_folder(vp_model *m, const char *folder, vp_error *err) {
     char *transformer;
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
@@ -63,7 +75,8 @@ static int open_folder(vp_model *m, const char *folder, vp_error *err) {
     if (only_vocabulary(transformer)) return open_vocabulary(m, err);
     VP_TRY(open_transformer(m, transformer, err));
     VP_TRY(vp_settings_default(&m->settings, &m->config, err));
-    return vp_settings_read(&m->settings, folder, &m->config, err);
+    VP_TRY(vp_settings_read(&m->settings, folder, &m->config, err));
+    return take_latent(m, folder, err);
 }
 
 /* A folder or file with weights; not an index. */
@@ -101,6 +114,9 @@ static int open_described(vp_model **m, const vp_map *model, const vp_map *encod
         if (!want || strcmp(want, (*m)->adapter[i]->fingerprint))
             return vp_fail(err, VP_DATA, "%s: the adapter at %s was changed or replaced", where, adapter);
     }
+    const char *latent = vp_map_str(model, "latent_fingerprint");
+    if (latent && strcmp(latent, (*m)->latent_fingerprint))
+        return vp_fail(err, VP_DATA, "%s: the latent layer of %s was changed or replaced", where, path);
     return vp_settings_from_maps(&(*m)->settings, model, encoder, err);
 }
 
@@ -169,7 +185,9 @@ int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {
     vp_adapter *a;
     VP_TRY(vp_adapter_open(&a, m, folder, err));
     m->adapter[m->nadapters++] = a;
-    return vp_settings_llm2vec(&m->settings, folder, &m->config, err);
+    VP_TRY(vp_settings_llm2vec(&m->settings, folder, &m->config, err));
+    VP_TRY(vp_settings_nv_embed(&m->settings, folder, &m->config, err));
+    return take_latent(m, a->path, err);
 }
 
 void vp_model_close(vp_model *m) {
@@ -180,6 +198,7 @@ void vp_model_close(vp_model *m) {
     vp_settings_free(&m->settings);
     vp_map_free(m->input);
     free(m->path);
+    free(m->latent);
     free(m->transformer);
     free(m);
 }
@@ -204,6 +223,9 @@ const char *vp_model_fingerprint(const vp_model *m) {
 }
 const char *vp_model_arch(const vp_model *m) {
     return m->config.arch ? m->config.arch->name : NULL;
+}
+const char *vp_model_latent(const vp_model *m) {
+    return m->latent;
 }
 const vp_map *vp_model_input(const vp_model *m) {
     return m->input;

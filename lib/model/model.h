@@ -6,7 +6,7 @@
 #include "lib/stream/stream.h"
 
 /* Spellings, for options and checks. */
-#define VP_POOLINGS   "mean|weighted_mean|last|eos|bos|cls"
+#define VP_POOLINGS   "mean|weighted_mean|last|eos|bos|cls|latent"
 #define VP_ATTENTIONS "causal|bi|segments"
 #define VP_COMPUTES   "auto|f32|bf16|i8"
 
@@ -20,6 +20,7 @@ typedef struct vp_settings {
     char *query_prefix, *document_prefix; /* prompts: "" when none */
     int prompt_pooled;                    /* 1: prompt tokens are pooled too (sentence-transformers' include_prompt) */
     int llm2vec;                          /* 1: LLM2Vec's instruction format, chat and end apply */
+    int nv_embed;                         /* 1: NV-Embed's instruction format and end apply */
     int64_t doc_max_len;                  /* LLM2Vec: tokens of the text alone, to which it is cut; 0: no limit */
     char *base_name[2];                   /* what config.json and the last adapter call the base model, NULL: nothing */
 } vp_settings;
@@ -48,13 +49,15 @@ const char *vp_model_arch(const vp_model *m);        /* "llama"; NULL without we
 /* The encoder.input of the index or header that the model was opened from; NULL: none. */
 const vp_map *vp_model_input(const vp_model *m);
 int64_t vp_model_width(const vp_model *m); /* C */
+/* The folder, its own or the last adapter's that has one, with a latent-attention layer; NULL: none. */
+const char *vp_model_latent(const vp_model *m);
 /* Of its weights: VP_F32, VP_F16 or VP_BF16, which quantised ones are best kept in. */
 vp_dtype vp_model_dtype(const vp_model *m);
 int64_t vp_model_vocab(const vp_model *m);
 
 /* A LoRA adapter folder in PEFT's layout (both name depths), applied on the fly after those added before. A key that
  * matches nothing, DoRA and other unsupported kinds are VP_DATA. An llm2vec_config.json in it replaces the model's
- * settings. */
+ * settings, as NV-Embed's does, and a latent layer in it the model's. */
 int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err);
 
 /* Write the model with its adapters merged, W + scale B A in f32 and rounded once, into `folder` (existing and empty)
@@ -71,8 +74,9 @@ typedef struct vp_merged { /* what was written */
 int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_t max_shard, vp_merged *merged,
                    vp_error *err);
 
-/* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, attention, pooling,
- * normalize, dims, max_len, doc_max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */
+/* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, latent,
+ * latent_fingerprint, attention, pooling, normalize, dims, max_len, doc_max_len}; other members (`tokenizer`, the
+ * fingerprint that tok puts there) stay. */
 int vp_model_describe(const vp_model *m, vp_map *header, vp_error *err);
 /* Compute encoder.space (32 hex digits) from everything that is known: model.fingerprint,
  * adapter_fingerprints and tokenizer; encoder.attention, layer, pooling, projection, normalize and dims. Called by tok,
@@ -116,13 +120,15 @@ typedef struct vp_pool_options {
     int normalize;    /* 1, 0; -1: the header's model.normalize, else 1; words: 0 */
     int64_t dims;     /* leading dimensions kept, before the normalisation; 0: the header's model.dims, else all */
     bool shift;       /* words: by the states of the positions before */
+    bool trained;     /* latent: the layer comes by vp_pooler_use or vp_pooler_give (lib/model/training.h) */
 } vp_pool_options;
 /* Options as the programs spell them: kind NULL or "auto" is the header's; VP_USAGE: an unknown kind, or both switches.
  */
 int vp_pool_options_set(vp_pool_options *o, const char *kind, bool normalize, bool no_normalize, int64_t dims,
                         vp_error *err);
 typedef struct vp_pooler vp_pooler;
-/* What the options leave open is taken from `header` (NULL: nothing). VP_USAGE: no kind, or an unknown one. */
+/* What the options leave open is taken from `header` (NULL: nothing); so is the folder of a latent layer (model.latent,
+ * VP_DATA if it is not the one whose fingerprint is there). VP_USAGE: no kind, an unknown one, no latent layer. */
 int vp_pooler_open(vp_pooler **p, const vp_pool_options *o, const vp_map *header, vp_error *err);
 void vp_pooler_close(vp_pooler *p);
 /* Change a header to what leaves the pooler: encoder.pooling, normalize, dims and space; column `hidden` [T, width]
@@ -133,10 +139,10 @@ int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_err
  * "pick" `picked` F32 [M, width], the positions with target >= 0 (keep = 1 when there is no target). hidden leaves the
  * frame, the rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives until the next
  * call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the
- * first; weighted_mean weighs kept tokens 1, 2, 3, ... "words" makes a row of every word that has a token (column
- * `word`), the mean of its states, with id SENTENCE#k, parent, the sentence's row, and meta {"label": labels[k]}; every
- * other column goes. With `shift` the state of a token is that of the position before it, and the first token of a row
- * has none. */
+ * first; "latent" is the mean of what the latent layer makes of the states; weighted_mean weighs kept tokens 1, 2, 3,
+ * ... "words" makes a row of every word that has a token (column `word`), the mean of its states, with id SENTENCE#k,
+ * parent, the sentence's row, and meta {"label": labels[k]}; every other column goes. With `shift` the state of a token
+ * is that of the position before it, and the first token of a row has none. */
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err);
 /* The way back: dhidden [T, width] from the gradient [rows, D] of what vp_pooler_run puts for this frame and these
  * hidden states. VP_DATA: rows is not the number of vectors. */

@@ -8,10 +8,11 @@
 #include <string.h>
 
 static const vp_pooling kinds[] = {
-    {"mean", VP_MAKES_ROWS, VP_POOL_MEAN},   {"weighted_mean", VP_MAKES_ROWS, VP_POOL_WEIGHTED_MEAN},
-    {"last", VP_MAKES_ROWS, VP_POOL_LAST},   {"eos", VP_MAKES_ROWS, VP_POOL_EOS},
-    {"bos", VP_MAKES_ROWS, VP_POOL_FIRST},   {"cls", VP_MAKES_ROWS, VP_POOL_FIRST},
-    {"words", VP_MAKES_WORDS, VP_POOL_MEAN}, {"pick", VP_MAKES_MARKED, VP_POOL_MEAN},
+    {"mean", VP_MAKES_ROWS, VP_POOL_MEAN, false},   {"weighted_mean", VP_MAKES_ROWS, VP_POOL_WEIGHTED_MEAN, false},
+    {"last", VP_MAKES_ROWS, VP_POOL_LAST, false},   {"eos", VP_MAKES_ROWS, VP_POOL_EOS, false},
+    {"bos", VP_MAKES_ROWS, VP_POOL_FIRST, false},   {"cls", VP_MAKES_ROWS, VP_POOL_FIRST, false},
+    {"latent", VP_MAKES_ROWS, VP_POOL_MEAN, true},  {"words", VP_MAKES_WORDS, VP_POOL_MEAN, false},
+    {"pick", VP_MAKES_MARKED, VP_POOL_MEAN, false},
 };
 
 static int find_kind(const char *name, const vp_pooling **kind, vp_error *err) {
@@ -41,6 +42,7 @@ static int set_up(vp_pooler *p, const vp_pool_options *o, const vp_map *model, v
     if (o->normalize >= 0) p->normalize = o->normalize;
     p->dims = o->dims > 0 ? o->dims : model ? vp_map_int(model, "dims", 0) : 0;
     if (p->dims < 0) return vp_fail(err, VP_DATA, "the header's model.dims is %lld", (long long)p->dims);
+    if (p->kind->latent && !o->trained) VP_TRY(vp_pool_latent_load(&p->latent, model, err));
     p->ops = vp_backend_cpu();
     VP_TRY(p->ops->open(&p->device, &(vp_device_options){.threads = 1}, err));
     return p->ops->queue_open(&p->queue, p->device, err);
@@ -62,6 +64,7 @@ int vp_pooler_open(vp_pooler **out, const vp_pool_options *o, const vp_map *head
 
 void vp_pooler_close(vp_pooler *p) {
     if (!p) return;
+    vp_pool_latent_close(&p->latent);
     if (p->queue) p->ops->queue_close(p->queue);
     if (p->device) p->ops->close(p->device);
     free(p->out);
@@ -96,6 +99,7 @@ int vp_header_width_of(const vp_map *header, const char *name, int64_t *width, v
 static int describe(const vp_pooler *p, vp_map *encoder, int64_t dims, vp_error *err) {
     VP_TRY(vp_map_set_str(encoder, "pooling", p->shift ? "words_shifted" : p->kind->name, err));
     if (p->kind->makes == VP_MAKES_MARKED) return VP_OK;
+    if (*p->latent.fingerprint) VP_TRY(vp_map_set_str(encoder, "projection", p->latent.fingerprint, err));
     VP_TRY(vp_map_set_bool(encoder, "normalize", p->normalize, err));
     return vp_map_set_int(encoder, "dims", dims, err);
 }
@@ -171,13 +175,28 @@ static int pool_runs(vp_pooler *p, vp_frame *f, const vp_mat *x, const int32_t *
     return vp_frame_put(f, "emb", VP_F32, 2, shape, p->out, err);
 }
 
+/* What the latent layer makes of the states x, into y [T, C]. */
+static int attend_latents(vp_pooler *p, const vp_mat *x, float *y, vp_error *err) {
+    vp_latent_layer *layer;
+    if (!y) return vp_fail_memory(err, "latent attention", (size_t)(x->rows * x->cols) * sizeof *y);
+    VP_TRY(vp_pool_latent_layer(p, x->cols, &layer, err));
+    return vp_latent_layer_run(layer, x->ptr, x->rows, y, err);
+}
+
 static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, int64_t *empty, vp_error *err) {
     int64_t offsets = 0;
     int32_t *cu = NULL;
     VP_TRY(vp_frame_ints(f, "cu", &cu, &offsets, err));
-    const int status = cu && offsets > 0 ? pool_runs(p, f, x, cu, offsets - 1, keep, empty, err)
-                                         : vp_frame_fail(f, VP_DATA, err, "no column cu");
+    int status = cu && offsets > 0 ? VP_OK : vp_frame_fail(f, VP_DATA, err, "no column cu");
+    vp_mat of = *x;
+    float *y = NULL;
+    if (!status && p->kind->latent) {
+        of.ptr = y = vp_calloc((size_t)(x->rows * x->cols), sizeof *y);
+        status = attend_latents(p, x, y, err);
+    }
+    if (!status) status = pool_runs(p, f, &of, cu, offsets - 1, keep, empty, err);
     free(cu);
+    free(y);
     return status;
 }
 

@@ -30,7 +30,7 @@ static int unpick(job *j, const vp_frame *f, const float *grad, int64_t rows, vp
 }
 
 /* du [B, C] of the pooled vectors u, from the gradient [B, dims] of u's first dims, normalised: u is pooled again. */
-static int unnormalize(job *j, const vp_pool_op *pool, const float *grad, float *du, vp_error *err) {
+static int unnormalize(const job *j, const vp_pool_op *pool, const float *grad, float *du, vp_error *err) {
     const vp_backend *ops = j->p->ops;
     if (j->p->normalize) VP_TRY(vp_pooler_check(j->p, ops->pool(j->p->queue, pool), err));
     vp_mat u = pool->out, d = matrix(du, j->B, j->width), dout = matrix(grad, j->B, j->dims);
@@ -41,10 +41,9 @@ static int unnormalize(job *j, const vp_pool_op *pool, const float *grad, float 
     return VP_OK;
 }
 
-static int unpool(job *j, const vp_frame *f, const float *grad, vp_error *err) {
-    int64_t offsets = 0, empty = 0;
-    VP_TRY(vp_frame_ints(f, "cu", &j->cu, &offsets, err));
-    if (!j->cu || offsets != j->B + 1) return vp_frame_fail(f, VP_DATA, err, "no column cu");
+/* dhidden of the job's rows, whose offsets cu has. */
+static int unpool(const job *j, const float *grad, vp_error *err) {
+    int64_t empty = 0;
     const size_t n = (size_t)(j->B * j->width);
     float *pooled = vp_calloc(n, sizeof *pooled), *du = vp_calloc(n, sizeof *du);
     vp_mat dout = matrix(du, j->B, j->width);
@@ -65,6 +64,54 @@ static int unpool(job *j, const vp_frame *f, const float *grad, vp_error *err) {
     return status;
 }
 
+/* Rows [b0, b1), a gradient unit: forward through the latent layer, and back. */
+static int unpool_unit(const job *j, vp_latent_layer *layer, int64_t b0, int64_t b1, const float *grad, vp_error *err) {
+    const int64_t from = j->cu[b0], tokens = j->cu[b1] - from, at = from * j->width;
+    vp_latent_saved saved;
+    vp_mat dy;
+    if (!tokens) return VP_OK;
+    job unit = {.p = j->p, .keep = j->keep ? j->keep + from : NULL, .T = tokens, .width = j->width, .B = b1 - b0};
+    unit.dims = j->dims;
+    unit.cu = vp_calloc((size_t)unit.B + 1, sizeof *unit.cu);
+    if (!unit.cu) return vp_fail_memory(err, "a unit", (size_t)unit.B * sizeof *unit.cu);
+    for (int64_t b = 0; b <= unit.B; b++) unit.cu[b] = j->cu[b0 + b] - (int32_t)from;
+    int status = vp_latent_layer_forward(layer, (const float *)j->hidden.ptr + at, tokens, &saved, err);
+    if (!status) status = vp_latent_scratch(layer, tokens, j->width, &dy, err);
+    if (!status) {
+        unit.hidden = saved.y;
+        unit.dhidden = dy;
+        status = unpool(&unit, grad + b0 * j->dims, err);
+    }
+    if (!status) status = vp_latent_layer_backward(layer, &saved, dy.ptr, (float *)j->dhidden.ptr + at, err);
+    free(unit.cu);
+    return status;
+}
+
+static int unpool_latent(const job *j, const vp_frame *f, const float *grad, vp_error *err) {
+    vp_latent_layer *layer;
+    int32_t *unit = NULL;
+    int64_t n = 0;
+    VP_TRY(vp_pool_latent_layer(j->p, j->width, &layer, err));
+    int status = vp_frame_ints(f, "unit", &unit, &n, err);
+    if (!status && unit && n != j->B) status = vp_frame_fail(f, VP_DATA, err, "column unit does not fit");
+    const vp_compute *on = &layer->o.on;
+    for (int64_t b = 0, end; !status && b < j->B; b = end) {
+        for (end = b + 1; end < j->B && (!unit || unit[end] == unit[b]);) end++;
+        const size_t mark = on->ops->arena_mark(on->queue);
+        status = unpool_unit(j, layer, b, end, grad, err);
+        on->ops->arena_release(on->queue, mark);
+    }
+    free(unit);
+    return status;
+}
+
+static int unpool_rows(job *j, const vp_frame *f, const float *grad, vp_error *err) {
+    int64_t offsets = 0;
+    VP_TRY(vp_frame_ints(f, "cu", &j->cu, &offsets, err));
+    if (!j->cu || offsets != j->B + 1) return vp_frame_fail(f, VP_DATA, err, "no column cu");
+    return j->p->kind->latent ? unpool_latent(j, f, grad, err) : unpool(j, grad, err);
+}
+
 int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int64_t width, const float *grad,
                        int64_t rows, float *dhidden, vp_error *err) {
     job j = {.p = p, .T = f->T, .width = width, .B = f->B, .dims = p->dims ? p->dims : width};
@@ -82,7 +129,7 @@ int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int
         status =
             vp_frame_fail(f, VP_DATA, err, "a gradient of %lld rows, there are %lld", (long long)rows, (long long)f->B);
     else
-        status = unpool(&j, f, grad, err);
+        status = unpool_rows(&j, f, grad, err);
     free(j.cu);
     return status;
 }

@@ -2,13 +2,29 @@
 #ifndef VP_MODEL_POOLER_H
 #define VP_MODEL_POOLER_H
 #include "kernels/ops.h"
+#include "lib/model/latent_layer.h"
 #include "lib/model/model.h"
 
 typedef struct vp_pooling {
     const char *name;
     enum { VP_MAKES_ROWS, VP_MAKES_WORDS, VP_MAKES_MARKED } makes; /* one vector a row, a word, a marked token */
     vp_pool_kind op;
+    bool latent; /* of what the latent layer makes of the states */
 } vp_pooling;
+
+/* pool_latent.c: the layer behind "latent", and whose numbers it has. */
+typedef struct vp_pool_latent {
+    vp_latent_sizes sizes;
+    int64_t width;
+    float *own;         /* [count] from a file; NULL: they are another's */
+    const float *value; /* NULL: none has come */
+    float *grad;
+    const vp_encoder *encoder; /* whose numbers, or device, it uses */
+    int64_t seen;              /* of the encoder's changes */
+    bool stale;                /* the layer's weights are not those of `value` */
+    vp_latent_layer *layer;
+    char fingerprint[33]; /* "": it is being trained */
+} vp_pool_latent;
 
 struct vp_pooler {
     const vp_pooling *kind;
@@ -17,6 +33,7 @@ struct vp_pooler {
     const vp_backend *ops;
     vp_device *device;
     vp_queue *queue;
+    vp_pool_latent latent;
     float *out;     /* of the last frame */
     int64_t *rows;  /* of its words */
     int64_t before; /* rows of the frames before it */
@@ -25,5 +42,11 @@ struct vp_pooler {
 int vp_pooler_check(const vp_pooler *p, int status, vp_error *err);
 /* Positions to pick: target >= 0, or keep = 1 (its default) where there is no target. Caller frees. */
 int vp_pooler_marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **index, int64_t *m, vp_error *err);
+
+/* The layer that the header's map names, loaded. VP_USAGE: it names none. */
+int vp_pool_latent_load(vp_pool_latent *l, const vp_map *model, vp_error *err);
+/* The layer as its numbers are now, for states of this width. */
+int vp_pool_latent_layer(vp_pooler *p, int64_t width, vp_latent_layer **layer, vp_error *err);
+void vp_pool_latent_close(vp_pool_latent *l);
 
 #endif

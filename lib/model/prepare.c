@@ -225,6 +225,7 @@ int vp_encoder_prepare(vp_encoder *e, vp_error *err) {
 }
 
 int vp_encoder_changed(vp_encoder *e, vp_error *err) {
+    e->changes++;
     if (!e->prepared || !e->training || !e->training->options.full) return VP_OK;
     for (int64_t i = 0; i < e->model->config.layers; i++) VP_TRY(prepare_linears(e, i, err));
     return VP_OK;

@@ -31,6 +31,8 @@ struct vp_model {
     vp_config config;
     vp_weights weights;
     vp_settings settings;
+    char *latent; /* folder of a latent layer, or NULL */
+    char latent_fingerprint[33];
     vp_map *input; /* how the texts of the index or stream were prepared; NULL: not known */
     vp_adapter *adapter[VP_MAX_ADAPTERS];
     size_t nadapters;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int set(char **field, const char *value, vp_error *err) {
+int vp_settings_set(char **field, const char *value, vp_error *err) {
     char *copy = vp_strndup(value, strlen(value));
     if (!copy) return vp_fail_memory(err, "a setting", strlen(value));
     free(*field);
@@ -16,10 +16,10 @@ static int set(char **field, const char *value, vp_error *err) {
 int vp_settings_default(vp_settings *s, const vp_config *c, vp_error *err) {
     /* decoders see the instruction and do not pool it, encoders' prefixes are pooled with the text */
     *s = (vp_settings){.normalize = 1, .prompt_pooled = !c->causal, .max_len = c->positions < 512 ? c->positions : 512};
-    VP_TRY(set(&s->attention, c->causal ? "causal" : "bi", err));
-    VP_TRY(set(&s->pooling, c->causal ? "weighted_mean" : "mean", err));
-    VP_TRY(set(&s->query_prefix, "", err));
-    return set(&s->document_prefix, "", err);
+    VP_TRY(vp_settings_set(&s->attention, c->causal ? "causal" : "bi", err));
+    VP_TRY(vp_settings_set(&s->pooling, c->causal ? "weighted_mean" : "mean", err));
+    VP_TRY(vp_settings_set(&s->query_prefix, "", err));
+    return vp_settings_set(&s->document_prefix, "", err);
 }
 
 void vp_settings_free(vp_settings *s) {
@@ -106,7 +106,7 @@ static int read_pooling(vp_settings *s, const char *folder, const char *path, vp
     for (size_t i = 0; !status && i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i][0], mode)) ours = names[i][1];
     if (!status && !ours) status = vp_fail(err, VP_DATA, "%s: pooling mode \"%s\" is not supported", j.path, mode);
-    if (!status) status = set(&s->pooling, ours, err);
+    if (!status) status = vp_settings_set(&s->pooling, ours, err);
     s->prompt_pooled = prompt;
     vp_json_close(&j);
     return status;
@@ -153,7 +153,7 @@ static int read_prompt(char **field, const vp_json *j, const char *const *names,
     VP_TRY(vp_json_str(j, j->root, "default_prompt_name", &fallback, err));
     for (; *names && !text; names++) VP_TRY(vp_json_str(j, prompts, *names, &text, err));
     if (!text && fallback) VP_TRY(vp_json_str(j, prompts, fallback, &text, err));
-    return set(field, text ? text : "", err);
+    return vp_settings_set(field, text ? text : "", err);
 }
 
 static int read_prompts(vp_settings *s, const char *folder, vp_error *err) {
@@ -169,7 +169,7 @@ static int read_prompts(vp_settings *s, const char *folder, vp_error *err) {
 
 static int read_modules(vp_settings *s, const char *folder, const vp_config *c, const vp_json *j, vp_error *err) {
     s->normalize = 0; /* unless a module does it */
-    VP_TRY(set(&s->pooling, "mean", err));
+    VP_TRY(vp_settings_set(&s->pooling, "mean", err));
     for (size_t i = 0; i < json_array_size(j->root); i++) {
         module_kind kind;
         const char *path;
@@ -190,7 +190,7 @@ static int read_base(char **field, const char *folder, const char *file, const c
     VP_TRY(vp_json_open_optional(&j, folder, file, JSON_OBJECT, err));
     const char *name = NULL;
     int status = j.root ? vp_json_str(&j, j.root, key, &name, err) : VP_OK;
-    if (!status && name) status = set(field, name, err);
+    if (!status && name) status = vp_settings_set(field, name, err);
     vp_json_close(&j);
     return status;
 }
@@ -205,7 +205,8 @@ int vp_settings_read(vp_settings *s, const char *folder, const vp_config *c, vp_
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
     status = read_base(&s->base_name[0], transformer, "config.json", "_name_or_path", err);
     free(transformer);
-    return status ? status : vp_settings_llm2vec(s, folder, c, err);
+    if (!status) status = vp_settings_llm2vec(s, folder, c, err);
+    return status ? status : vp_settings_nv_embed(s, folder, c, err);
 }
 
 /* ---- LLM2Vec, GGUF, headers ---- */
@@ -230,11 +231,12 @@ static int read_llm2vec(vp_settings *s, const vp_json *j, const vp_config *c, vp
     if (length < 1 || s->doc_max_len < 1)
         return vp_fail(err, VP_DATA, "%s: a maximum length of %lld", j->path,
                        (long long)(length < 1 ? length : s->doc_max_len));
-    VP_TRY(set(&s->pooling, ours, err));
+    VP_TRY(vp_settings_set(&s->pooling, ours, err));
     s->max_len = length < c->positions ? length : c->positions;
     s->prompt_pooled = !skip;
     s->normalize = s->llm2vec = 1;
-    return set(&s->attention, "bi", err);
+    s->nv_embed = 0;
+    return vp_settings_set(&s->attention, "bi", err);
 }
 
 int vp_settings_llm2vec(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
@@ -254,14 +256,14 @@ int vp_settings_gguf(vp_settings *s, const vp_gguf *g, const vp_config *c, vp_er
     int64_t type = vp_gguf_int(g, key, 0);
     if (type < 0 || type > 3)
         return vp_fail(err, VP_DATA, "%s: %s %lld is not supported", vp_gguf_path(g), key, (long long)type);
-    return kinds[type] ? set(&s->pooling, kinds[type], err) : VP_OK;
+    return kinds[type] ? vp_settings_set(&s->pooling, kinds[type], err) : VP_OK;
 }
 
 static int set_known(char **field, const char *what, const char *value, const char *known, vp_error *err) {
     if (!value) return VP_OK;
     size_t n = strlen(value);
     for (const char *at = known; n && (at = strstr(at, value)); at += n)
-        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return set(field, value, err);
+        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return vp_settings_set(field, value, err);
     return vp_fail(err, VP_DATA, "the header's %s is \"%s\", not one of %s", what, value, known);
 }
 

@@ -15,7 +15,7 @@ typedef struct vp_trained_rows {
 
 /* ---- the table ---- */
 
-static int add_param(vp_training *t, size_t *cap, const char *name, int64_t rows, int64_t cols, vp_error *err) {
+int vp_training_add(vp_training *t, size_t *cap, const char *name, int64_t rows, int64_t cols, vp_error *err) {
     VP_TRY(vp_grow(&t->param, cap, t->params.n, sizeof *t->param, "trained tensors", err));
     char *copy = vp_strndup(name, strlen(name));
     if (!copy) return vp_fail_memory(err, "a name", strlen(name));
@@ -77,10 +77,10 @@ static int layout_adapter(vp_encoder *e, vp_training *t, size_t *cap, vp_error *
         vp_trained_pair *pair = &t->pair[t->npairs++];
         *pair = (vp_trained_pair){.weight = entry, .a = t->params.count};
         snprintf(name, sizeof name, "base_model.model.%s.lora_A.weight", entry->module);
-        VP_TRY(add_param(t, cap, name, t->options.rank, entry->cols, err));
+        VP_TRY(vp_training_add(t, cap, name, t->options.rank, entry->cols, err));
         pair->b = t->params.count;
         snprintf(name, sizeof name, "base_model.model.%s.lora_B.weight", entry->module);
-        VP_TRY(add_param(t, cap, name, entry->rows, t->options.rank, err));
+        VP_TRY(vp_training_add(t, cap, name, entry->rows, t->options.rank, err));
     }
     return t->npairs ? VP_OK : vp_fail(err, VP_USAGE, "the adapter has no targets");
 }
@@ -90,8 +90,8 @@ static int add_weight(vp_encoder *e, vp_training *t, size_t *cap, const vp_weigh
     const char *prefix = w->role == VP_W_HEAD ? "" : e->model->config.arch->prefix;
     const bool vector = w->rows == 1;
     snprintf(name, sizeof name, "%s%s.%s", prefix, w->module, bias ? "bias" : "weight");
-    if (bias) return add_param(t, cap, name, 1, vector ? w->cols : w->rows, err);
-    return add_param(t, cap, name, w->rows, w->cols, err);
+    if (bias) return vp_training_add(t, cap, name, 1, vector ? w->cols : w->rows, err);
+    return vp_training_add(t, cap, name, w->rows, w->cols, err);
 }
 
 /* All weights that hidden states depend on; last the linears' biases, so that weights which share an input lie
@@ -244,18 +244,16 @@ static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
     return VP_OK;
 }
 
-static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, vp_error *err) {
+static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, const vp_train_options *o,
+                   vp_error *err) {
     size_t cap = 0;
-    if (t->options.full) {
-        VP_TRY(layout_weights(e, t, &cap, err));
-        VP_TRY(layout_head(e, t, &cap, err));
-        VP_TRY(allocate(e, t, err));
-        return start_weights(e, t, err);
-    }
-    VP_TRY(set_targets(e, t, continued, err));
-    VP_TRY(layout_adapter(e, t, &cap, err));
+    if (!o->full) VP_TRY(set_targets(e, t, continued, err));
+    VP_TRY(o->full ? layout_weights(e, t, &cap, err) : layout_adapter(e, t, &cap, err));
+    VP_TRY(vp_training_layout_latent(e, t, o, &cap, err));
     VP_TRY(layout_head(e, t, &cap, err));
     VP_TRY(allocate(e, t, err));
+    VP_TRY(vp_training_start_latent(e, t, o, err));
+    if (o->full) return start_weights(e, t, err);
     VP_TRY(start_head(e, t, err));
     if (continued) return continue_adapter(t, continued, err);
     start_adapter(t);
@@ -272,7 +270,7 @@ int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err) {
     vp_adapter *continued = NULL;
     int status = o->start && !o->full ? vp_adapter_open(&continued, e->model, o->start, err) : VP_OK;
     const char *borrowed = t->options.targets;
-    if (!status) status = lay_out(e, t, continued, err);
+    if (!status) status = lay_out(e, t, continued, o, err);
     if (t->options.targets == borrowed) t->options.targets = NULL;
     vp_adapter_close(continued);
     return status;
@@ -296,6 +294,7 @@ int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bi
     int n = snprintf(tail, sizeof tail, "%s.%s", w->module, bias ? "bias" : "weight");
     for (size_t i = 0; n > 0 && i < t->params.n; i++) {
         size_t length = strlen(t->param[i].name), prefix = length - (size_t)n;
+        if (t->param[i].first == t->latent_at) break; /* no weights of the transformer's follow */
         if (length >= (size_t)n && !strcmp(t->param[i].name + prefix, tail) &&
             (!prefix || t->param[i].name[prefix - 1] == '.'))
             return t->param[i].first;

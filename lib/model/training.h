@@ -3,8 +3,8 @@
 #ifndef VP_MODEL_TRAINING_H
 #define VP_MODEL_TRAINING_H
 #include "kernels/ops.h"
+#include "lib/model/latent.h"
 #include "lib/model/model.h"
-#include "lib/model/params.h"
 
 /* What a layer keeps between forward and backward: everything; all but the MLP's inner values; its input only. */
 typedef enum vp_recompute { VP_RECOMPUTE_NONE, VP_RECOMPUTE_MLP, VP_RECOMPUTE_LAYER } vp_recompute;
@@ -15,17 +15,19 @@ typedef enum vp_recompute { VP_RECOMPUTE_NONE, VP_RECOMPUTE_MLP, VP_RECOMPUTE_LA
  * encoders with equal options, model and numbers, one with `backward` and one without, the forward passes give the same
  * bytes. */
 typedef struct vp_train_options {
-    bool full;                /* every weight is trained, but the output head; else a LoRA adapter */
-    bool head;                /* the output head is trained, too; where it is tied, `full` trains it anyway */
-    int64_t rank;             /* of the adapter, r */
-    double alpha;             /* its scale is alpha / r */
-    const char *targets;      /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
-    const char *start;        /* folder of an adapter: continue it (its rank, alpha and targets); or NULL */
-    double lora_dropout;      /* of the adapter's inputs */
-    double attention_dropout; /* of attention probabilities */
-    double hidden_dropout;    /* of what attention and MLP add to the residual stream */
-    uint64_t seed;            /* of dropout and of the adapter's start */
-    bool backward;            /* false: forward passes only */
+    bool full;                     /* every weight is trained, but the output head; else a LoRA adapter */
+    bool head;                     /* the output head is trained, too; where it is tied, `full` trains it anyway */
+    int64_t rank;                  /* of the adapter, r */
+    double alpha;                  /* its scale is alpha / r */
+    const char *targets;           /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
+    const char *start;             /* folder of an adapter: continue it (its rank, alpha and targets); or NULL */
+    const vp_latent_sizes *latent; /* a latent-attention layer is trained beside it, whole; NULL: none. Zeros: as
+                                      `start` or the model has it, or as its width does */
+    double lora_dropout;           /* of the adapter's inputs */
+    double attention_dropout;      /* of attention probabilities */
+    double hidden_dropout;         /* of what attention and MLP add to the residual stream */
+    uint64_t seed;                 /* of dropout and of the adapter's start */
+    bool backward;                 /* false: forward passes only */
     vp_recompute recompute;
 } vp_train_options;
 
@@ -39,6 +41,8 @@ int vp_encoder_save(const vp_encoder *e, const vp_settings *settings, const char
 /* Where the output head's rows [V, C] begin among them; -1: they are not trained. *tied: they are the embedding's, with
  * which they have one gradient and one state. */
 int64_t vp_encoder_head(const vp_encoder *e, bool *tied);
+/* Where the latent layer's numbers begin among them; -1: none is trained. */
+int64_t vp_encoder_latent(const vp_encoder *e);
 /* To be called after the numbers changed: full training packs the weights anew. */
 int vp_encoder_changed(vp_encoder *e, vp_error *err);
 /* What the adapter is, as options that would make its like (strings owned by the encoder). */
@@ -61,6 +65,15 @@ int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape 
  * another: however the units are spread over calls, in their order, the sums are the same bytes. */
 int vp_encoder_backward(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err);
 int64_t vp_encoder_width(const vp_encoder *e); /* C */
+/* ---- the latent layer of a pooler of that kind; others are left as they are ---- */
+/* It is the one that the encoder trains, or where it trains none its own file's, computed on the encoder's device. The
+ * encoder is borrowed until the pooler is closed. */
+void vp_pooler_use(vp_pooler *p, const vp_encoder *e);
+/* Or it has these numbers, borrowed: to be called again after they changed. */
+void vp_pooler_give(vp_pooler *p, const vp_latent_sizes *s, int64_t width, const float *value);
+/* When the gradient of a step's last micro-batch was made: what all of them share goes on to the latents. */
+int vp_pooler_finish(vp_pooler *p, vp_error *err);
+
 /* The device that an encoder computes on, for objectives that need products of their own. */
 typedef struct vp_compute {
     const vp_backend *ops;

@@ -66,6 +66,12 @@ int vp_tensor_check(const vp_tensor_info *t, int64_t rows, int64_t cols, vp_erro
     return vp_fail(err, VP_DATA, "%s: tensor %s has shape [%s], not [%s]", t->file, t->name, shape, want);
 }
 
+/* NV-Embed's layer behind the transformer, which lib/model/latent.h reads. */
+static bool is_latent(const vp_config *c, const char *name) {
+    static const char prefix[] = "latent_attention_model.";
+    return !strcmp(c->arch->name, "bidir_mistral") && !strncmp(name, prefix, sizeof prefix - 1);
+}
+
 static size_t index_of(const vp_source *s, const vp_tensor_info *t) {
     return (size_t)(t - vp_source_at(s, 0));
 }
@@ -124,7 +130,7 @@ static int check_leftovers(vp_weights *w, const spelling *sp, vp_error *err) {
         const char *name = t->name;
         size_t prefix = strlen(sp->config->arch->prefix);
         if (!sp->gguf && !strncmp(name, sp->config->arch->prefix, prefix)) name += prefix;
-        if (!harmless(name))
+        if (!harmless(name) && !is_latent(sp->config, name))
             return vp_fail(err, VP_DATA, "%s: tensor %s is not part of a %s model as configured", t->file, t->name,
                            sp->config->arch->name);
         if (sp->gguf && !strcmp(name, "rope_freqs.weight")) {

@@ -1,4 +1,5 @@
-/* The chat formats of LLM2Vec's models, one table; a model that is not in it gets the bare text. */
+/* The chat formats of LLM2Vec's models and the format of NV-Embed, one table; a model that is not in it gets the bare
+ * text. */
 #include "lib/text/chat.h"
 #include <stddef.h>
 #include <string.h>
@@ -23,12 +24,13 @@
     X("gemma-2-9b-it", "<bos><start_of_turn>user\n", "<end_of_turn>", NULL)
 
 static const vp_chat chats[] = {
-#define X(model, before, after, end) {model, before, after, end},
+#define X(model, before, after, end) {model, before, after, end, {NULL, NULL}},
     CHATS(X)
 #undef X
+        {VP_CHAT_NV_EMBED, "", VP_CHAT_EOS, "", {"Instruct: ", "\nQuery: "}},
 };
 #define X(model, before, after, end) ", " model
-static const char names[] = "" CHATS(X);
+static const char names[] = "" CHATS(X) ", " VP_CHAT_NV_EMBED;
 #undef X
 
 const char *vp_chat_models(void) {

@@ -1,11 +1,17 @@
-/* What stands around a text for the chat models that LLM2Vec was made of, by the base model's name. */
+/* What stands around a text for the chat models that LLM2Vec was made of, by the base model's name, and for NV-Embed.
+ */
 #ifndef VP_TEXT_CHAT_H
 #define VP_TEXT_CHAT_H
+
+#define VP_CHAT_NV_EMBED "NV-Embed" /* no chat, but a format of instructions and an end (arXiv 2405.17428) */
+#define VP_CHAT_EOS      "{eos}"    /* as `after`: the tokenizer's end of text, unless it puts one there itself */
 
 typedef struct vp_chat {
     const char *model;          /* its name, without the owner */
     const char *before, *after; /* of the instruction and the text */
     const char *end;            /* what else follows for EOS pooling; NULL: as the architecture has it */
+    const char *task[2];        /* before and after an instruction, where there is one; NULL: nothing. Texts of such a
+                                   format keep the white space at their end */
 } vp_chat;
 
 /* The row of a model by its name or path, of which what follows the last slash counts; NULL: not listed. */

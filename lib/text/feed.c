@@ -179,7 +179,8 @@ static int instruct(vp_feed *f, const vp_example_text *t, vp_prompt **prompt, vp
     if (!t->instruction) return vp_prompt_instruct(*prompt, own ? own : "", own ? strlen(own) : 0, err);
     f->instruction.len = 0;
     VP_TRY(vp_buf_add(&f->instruction, t->instruction, t->instruction_len, err));
-    if (t->instruction_len && is_query && !f->o.query_layout) VP_TRY(vp_buf_add(&f->instruction, " ", 1, err));
+    if (t->instruction_len && is_query && !f->o.query_layout && !f->o.query.task[0])
+        VP_TRY(vp_buf_add(&f->instruction, " ", 1, err));
     return vp_prompt_instruct(*prompt, f->instruction.data, f->instruction.len, err);
 }
 

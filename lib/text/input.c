@@ -38,14 +38,24 @@ static int find_chat(const vp_input_options *a, const vp_input_model *m, const v
     if (*name && !*chat)
         return vp_fail(err, asked ? VP_USAGE : VP_DATA, "%s'%s': no chat of that model is known; there are %s",
                        asked ? "--chat " : "the documents' chat ", name, vp_chat_models());
+    if (m->nv_embed && !known && !*chat) *chat = vp_chat_find(VP_CHAT_NV_EMBED);
     for (int i = 0; i < 2 && m->llm2vec && !known && !*chat; i++) *chat = vp_chat_find(m->base_name[i]);
     return VP_OK;
+}
+
+/* What follows a text of this chat. */
+static int chat_after(const vp_chat *chat, const vp_input_model *m, const char **after, vp_error *err) {
+    const bool eos = chat && is(chat->after, VP_CHAT_EOS);
+    *after = eos && m->eos ? m->eos : chat ? chat->after : "";
+    if (m->eos || !eos) return VP_OK;
+    return vp_fail(err, VP_DATA, "the tokenizer has no end of text, which %s's texts have", chat->model);
 }
 
 /* What stands around instruction and text. */
 static int choose_chat(vp_input *in, const vp_input_model *m, const vp_map *known, vp_error *err) {
     const vp_input_options *a = in->asked;
     const vp_chat *chat;
+    const char *after;
     in->chat = in->end = "";
     if (is(a->chat, "none") || ((a->block || a->words) && !named_chat(a))) return VP_OK;
     VP_TRY(find_chat(a, m, known, &chat, err));
@@ -54,8 +64,11 @@ static int choose_chat(vp_input *in, const vp_input_model *m, const vp_map *know
     else if (m->llm2vec && is(m->pooling, "eos"))
         in->end = vp_chat_end(chat, m->arch);
     if (chat && *chat->after) in->chat = chat->model;
-    VP_TRY(vp_buf_printf(&in->after, err, "%s%s", chat ? chat->after : "", in->end));
+    VP_TRY(chat_after(chat, m, &after, err));
+    VP_TRY(vp_buf_printf(&in->after, err, "%s%s", after, in->end));
     in->texts.before = chat ? chat->before : "";
+    for (int i = 0; i < 2; i++) in->texts.task[i] = chat ? chat->task[i] : NULL;
+    in->texts.as_is = chat && chat->task[0];
     in->texts.after = in->after.data;
     return VP_OK;
 }

@@ -22,8 +22,10 @@ typedef struct vp_input_model { /* what the model's files say; strings NULL: not
     const char *arch, *pooling;
     const char *base_name[2]; /* LLM2Vec: what the base model is called */
     int64_t max_len, doc_max_len;
+    const char *eos; /* vp_tokenizer_eos; NULL: none */
     bool prompt_pooled;
     bool llm2vec;
+    bool nv_embed; /* its texts have the format VP_CHAT_NV_EMBED */
 } vp_input_model;
 
 typedef struct vp_input {             /* borrows the strings of what it was chosen from */
@@ -40,7 +42,7 @@ int vp_input_check(const vp_input_options *asked, vp_error *err);
  * none) says of documents, else the model. The chat, its end, doc_max_len and text_only come, for queries too, from
  * `known` (the encoder.input of the documents that are there already; NULL: none), so that both are prepared alike.
  * Running text has no prompt and is not cut, words have no chat and are not cut at words. VP_USAGE: a chat of that name
- * is not known; VP_DATA: the same of `known`. */
+ * is not known; VP_DATA: the same of `known`, or no end of text where texts are to have one. */
 int vp_input_choose(vp_input *in, const vp_input_options *asked, const vp_input_model *model, const vp_map *head,
                     const vp_map *known, vp_error *err);
 /* Fill encoder.input. */

@@ -9,6 +9,7 @@ struct vp_prompt {
     const vp_tokenizer *t;
     vp_prompt_options o;
     char *layout, *instruction; /* layout: never empty */
+    char *task[2];              /* before and after an instruction; NULL: nothing */
     char *before, *after;
     size_t nbefore, nafter;          /* bytes */
     size_t lead, trail;              /* special tokens around */
@@ -46,14 +47,28 @@ static int count_of(const char *s, const char *part) {
     return count;
 }
 
-/* What stands before and after the text. */
-static int set_around(vp_prompt *p, const char *instruction, vp_error *err) {
+/* The instruction as it stands in the prompt: an empty one alone. */
+static int dress(const vp_prompt *p, const char *instruction, vp_buf *out, vp_error *err) {
+    const bool task = *instruction && p->task[0] && p->task[1];
+    return vp_buf_printf(out, err, "%s%s%s", task ? p->task[0] : "", instruction, task ? p->task[1] : "");
+}
+
+static int set_around_dressed(vp_prompt *p, const char *instruction, vp_error *err) {
     const char *text = strstr(p->layout, "{text}"), *after = text + strlen("{text}");
     free(p->before);
     free(p->after);
     p->before = p->after = NULL;
     VP_TRY(expand(p->layout, (size_t)(text - p->layout), instruction, &p->before, &p->nbefore, err));
     return expand(after, strlen(after), instruction, &p->after, &p->nafter, err);
+}
+
+/* What stands before and after the text. */
+static int set_around(vp_prompt *p, const char *instruction, vp_error *err) {
+    vp_buf dressed = {0};
+    int status = dress(p, instruction, &dressed, err);
+    if (!status) status = set_around_dressed(p, dressed.data, err);
+    vp_buf_free(&dressed);
+    return status;
 }
 
 static int open_layout(vp_prompt *p, vp_error *err) {
@@ -66,7 +81,11 @@ static int open_layout(vp_prompt *p, vp_error *err) {
         return vp_fail(err, VP_USAGE, "template '%s': no {instruction} for the instruction '%s'", layout, instruction);
     const char *after = p->o.after ? p->o.after : "";
     const size_t n = strlen(layout), last = strlen("{text}");
-    p->strips = *after && strcmp(layout + n - last, "{text}") == 0;
+    for (int i = 0; i < 2; i++) {
+        const char *task = p->o.task[i];
+        if (task && !(p->task[i] = vp_strndup(task, strlen(task)))) return vp_fail_memory(err, "a prompt", 1);
+    }
+    p->strips = !p->o.as_is && *after && strcmp(layout + n - last, "{text}") == 0;
     vp_buf whole = {0};
     const int status = vp_buf_printf(&whole, err, "%s%s%s", p->o.before ? p->o.before : "", layout, after);
     p->layout = whole.data;
@@ -120,7 +139,8 @@ int vp_prompt_open(vp_prompt **out, const vp_tokenizer *t, const vp_prompt_optio
         vp_prompt_close(p);
         return status;
     }
-    p->o.instruction = p->o.layout = p->o.before = p->o.after = NULL; /* the caller's; not needed any more */
+    p->o.instruction = p->o.layout = p->o.before = p->o.after = NULL;
+    p->o.task[0] = p->o.task[1] = NULL; /* the caller's; not needed any more */
     *out = p;
     return VP_OK;
 }
@@ -129,6 +149,8 @@ void vp_prompt_close(vp_prompt *p) {
     if (!p) return;
     free(p->layout);
     free(p->instruction);
+    free(p->task[0]);
+    free(p->task[1]);
     free(p->before);
     free(p->after);
     vp_buf_free(&p->whole);

@@ -95,6 +95,9 @@ int32_t vp_tokenizer_find(const vp_tokenizer *t, const char *text, size_t n);
 int32_t vp_tokenizer_mask(const vp_tokenizer *t); /* the token that stands for a hidden one, -1: none */
 /* BOS, EOS and whatever else the file says is no text but a mark. */
 bool vp_tokenizer_is_special(const vp_tokenizer *t, int32_t id);
+enum { VP_EOS_BYTES = 64 };
+/* The end of text as texts spell it; "" where `specials` puts one after them. False: there is none, or a longer one. */
+bool vp_tokenizer_eos(const vp_tokenizer *t, char out[VP_EOS_BYTES]);
 /* How many tokens `specials` puts before and after a text. */
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after);
 
@@ -114,7 +117,9 @@ typedef struct vp_prompt_options {
     const char *layout;      /* "{instruction}{text}" when NULL or ""; {text} once, {instruction} at most once */
     const char *before;      /* a chat's, before the layout; NULL: "" */
     const char *after;       /* and after it: texts lose the white space at their end, where it would follow them */
+    const char *task[2];     /* before and after an instruction that is not empty; NULL: nothing */
     bool specials;           /* the tokenizer's own around the whole */
+    bool as_is;              /* texts keep their white space */
     bool pool_prompt;        /* pool what stands before the text too */
     bool text_only;          /* else: do not pool the specials before the text, even without a prompt */
     int64_t max_len;         /* tokens of a row, specials included; 0: no limit */

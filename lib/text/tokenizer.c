@@ -268,6 +268,23 @@ static bool marked_special(const vp_added *a, int32_t id) {
     return false;
 }
 
+bool vp_tokenizer_eos(const vp_tokenizer *t, char out[VP_EOS_BYTES]) {
+    const vp_added *const tables[] = {&t->raw, &t->normalized};
+    out[0] = '\0';
+    if (t->eos >= 0 && t->around.nafter) return true;
+    for (int k = 0; k < 2; k++) {
+        for (int32_t i = 0; t->eos >= 0 && i < tables[k]->n; i++) {
+            size_t n;
+            const char *text = vp_vocab_text(&tables[k]->texts, i, &n);
+            if (tables[k]->token[i].id != t->eos || n >= VP_EOS_BYTES) continue;
+            memcpy(out, text, n);
+            out[n] = '\0';
+            return true;
+        }
+    }
+    return false;
+}
+
 bool vp_tokenizer_is_special(const vp_tokenizer *t, int32_t id) {
     if (id == t->bos || id == t->eos || id == t->mask) return true;
     for (int i = 0; i < t->around.nbefore; i++)

@@ -27,10 +27,23 @@ static int check_recipe(const vp_recipe *r, const vp_model *m, const vp_follow_o
     return VP_OK;
 }
 
+static const char apart[] = "'%s': its train.json and live do not belong together";
+
+/* Sizes of a latent layer that `live` has no room for are not allocated. */
+static int check_latent(const vp_following *f, vp_recipe_file *file, const vp_model *m, const char *folder,
+                        vp_error *err) {
+    const int64_t width = vp_model_width(m), all = (int64_t)(vp_follow_bytes(f->live) / sizeof(float));
+    if (!file->recipe.train.latent) return VP_OK;
+    VP_TRY(vp_latent_complete(&file->latent, width, err));
+    if (vp_latent_layout_of(&file->latent, width).count <= all) return VP_OK;
+    return vp_fail(err, VP_DATA, apart, folder);
+}
+
 static int open_encoder(vp_following *f, vp_model *m, const vp_follow_options *o, vp_error *err) {
     vp_recipe_file file;
     int status = vp_recipe_open(&file, o->folder, err);
     if (!status) status = check_recipe(&file.recipe, m, o, err);
+    if (!status) status = check_latent(f, &file, m, o->folder, err);
     for (size_t i = 0; !status && i < file.recipe.nadapters; i++)
         status = vp_model_add_adapter(m, file.recipe.adapters[i], err);
     vp_encode_options encode = o->encode;
@@ -39,7 +52,7 @@ static int open_encoder(vp_following *f, vp_model *m, const vp_follow_options *o
     vp_recipe_close(&file);
     if (status) return status;
     if ((size_t)vp_encoder_params(f->encoder)->count * sizeof(float) != vp_follow_bytes(f->live))
-        return vp_fail(err, VP_DATA, "'%s': its train.json and live do not belong together", o->folder);
+        return vp_fail(err, VP_DATA, apart, o->folder);
     return VP_OK;
 }
 
@@ -76,30 +89,62 @@ void vp_following_close(vp_following *f) {
     free(f);
 }
 
+/* ---- a part of what is trained: the head, the latent layer ---- */
+
+typedef struct part {
+    vp_follow *live;
+    float *weights; /* all that is trained */
+    int64_t at;     /* of the part's among them; -1: it is not trained */
+    int64_t version;
+} part;
+
+static void close_part(part *p) {
+    vp_follow_close(p->live);
+    free(p->weights);
+}
+
+/* Room for the weights, of which the part's are `count` from `at`. */
+static int open_weights(part *p, int64_t at, int64_t count, const char *folder, vp_error *err) {
+    const size_t bytes = vp_follow_bytes(p->live);
+    const int64_t all = (int64_t)(bytes / sizeof(float));
+    p->version = -1;
+    p->at = at;
+    if (at >= 0 && (at > all || count > all - at)) return vp_fail(err, VP_DATA, apart, folder);
+    if (at >= 0 && !(p->weights = vp_calloc(1, bytes))) return vp_fail_memory(err, "a run's weights", bytes);
+    return VP_OK;
+}
+
+static int open_recipe(vp_recipe_file *file, const char *folder, const char *fingerprint, vp_error *err) {
+    VP_TRY(vp_recipe_open(file, folder, err));
+    if (fingerprint && strcmp(file->recipe.fingerprint, fingerprint) == 0) return VP_OK;
+    return vp_fail(err, VP_DATA, "'%s' trains another model than the stream's", folder);
+}
+
+/* *changed: the batch's step wants others than the last one did. */
+static int follow(part *p, const vp_frame *batch, bool *changed, vp_error *err) {
+    const int64_t step = vp_map_int(batch->keys, "step", -1);
+    if (step < 0) return vp_frame_fail(batch, VP_DATA, err, "no key step: tok --batch makes steps");
+    *changed = p->at >= 0 && step != p->version;
+    if (!*changed) return VP_OK;
+    VP_TRY(vp_follow_wait(p->live, step, p->weights, err));
+    p->version = step;
+    return VP_OK;
+}
+
 /* ---- the head ---- */
 
 struct vp_head_following {
-    vp_follow *live;
+    part part;
     vp_head *head;
-    float *weights; /* all that is trained */
-    int64_t at;     /* of the head's among them; -1: it is not trained */
-    int64_t version;
 };
 
-static int open_live(vp_head_following *f, const vp_model *m, const char *folder, vp_error *err) {
+static int open_head_part(vp_head_following *f, const vp_model *m, const char *folder, vp_error *err) {
     vp_recipe_file file;
-    int status = vp_recipe_open(&file, folder, err);
-    if (!status && strcmp(file.recipe.fingerprint, vp_model_fingerprint(m)) != 0)
-        status = vp_fail(err, VP_DATA, "'%s' trains another model than '%s'", folder, vp_model_path(m));
-    f->at = file.recipe.head;
+    int status = open_recipe(&file, folder, vp_model_fingerprint(m), err);
+    if (!status)
+        status = open_weights(&f->part, file.recipe.head, vp_head_vocab(f->head) * vp_head_width(f->head), folder, err);
     vp_recipe_close(&file);
-    VP_TRY(status);
-    const size_t bytes = vp_follow_bytes(f->live);
-    const int64_t count = (int64_t)(bytes / sizeof(float)), head = vp_head_vocab(f->head) * vp_head_width(f->head);
-    if (f->at >= 0 && (f->at > count || head > count - f->at))
-        return vp_fail(err, VP_DATA, "'%s': its train.json and live do not belong together", folder);
-    if (f->at >= 0 && !(f->weights = vp_calloc(1, bytes))) return vp_fail_memory(err, "a run's weights", bytes);
-    return VP_OK;
+    return status;
 }
 
 int vp_head_following_open(vp_head_following **out, const vp_model *m, const char *folder, const vp_encode_options *o,
@@ -107,10 +152,9 @@ int vp_head_following_open(vp_head_following **out, const vp_model *m, const cha
     vp_head_following *f = vp_calloc(1, sizeof *f);
     *out = NULL;
     if (!f) return vp_fail_memory(err, "following a run", sizeof *f);
-    f->version = -1;
-    int status = vp_follow_open(&f->live, folder, output, err);
+    int status = vp_follow_open(&f->part.live, folder, output, err);
     if (!status) status = vp_head_open(&f->head, m, o, err);
-    if (!status) status = open_live(f, m, folder, err);
+    if (!status) status = open_head_part(f, m, folder, err);
     if (status)
         vp_head_following_close(f);
     else
@@ -119,13 +163,9 @@ int vp_head_following_open(vp_head_following **out, const vp_model *m, const cha
 }
 
 int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head **head, vp_error *err) {
-    const int64_t step = vp_map_int(batch->keys, "step", -1);
-    if (step < 0) return vp_frame_fail(batch, VP_DATA, err, "no key step: tok --batch makes steps");
-    if (f->at >= 0 && step != f->version) {
-        VP_TRY(vp_follow_wait(f->live, step, f->weights, err));
-        VP_TRY(vp_head_set(f->head, f->weights + f->at, err));
-        f->version = step;
-    }
+    bool changed = false;
+    VP_TRY(follow(&f->part, batch, &changed, err));
+    if (changed) VP_TRY(vp_head_set(f->head, f->part.weights + f->part.at, err));
     *head = f->head;
     return VP_OK;
 }
@@ -133,7 +173,58 @@ int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head 
 void vp_head_following_close(vp_head_following *f) {
     if (!f) return;
     vp_head_close(f->head);
-    vp_follow_close(f->live);
-    free(f->weights);
+    close_part(&f->part);
+    free(f);
+}
+
+/* ---- the latent layer ---- */
+
+struct vp_latent_following {
+    part part;
+    vp_latent_sizes sizes;
+    int64_t width;
+};
+
+static int open_latent_part(vp_latent_following *f, const char *folder, const vp_map *header, vp_error *err) {
+    vp_recipe_file file;
+    vp_map *model = vp_map_sub(header, "model");
+    int status = open_recipe(&file, folder, model ? vp_map_str(model, "fingerprint") : NULL, err);
+    f->width = model ? vp_map_int(model, "width", 0) : 0;
+    if (!status && file.recipe.latent < 0)
+        status = vp_fail(err, VP_USAGE, "'%s' trains no latent-attention layer: step --pool latent", folder);
+    f->sizes = file.latent;
+    if (!status) status = vp_latent_complete(&f->sizes, f->width, err);
+    if (!status)
+        status =
+            open_weights(&f->part, file.recipe.latent, vp_latent_layout_of(&f->sizes, f->width).count, folder, err);
+    vp_recipe_close(&file);
+    vp_map_free(model);
+    return status;
+}
+
+int vp_latent_following_open(vp_latent_following **out, const char *folder, const vp_map *header, int output,
+                             vp_error *err) {
+    vp_latent_following *f = vp_calloc(1, sizeof *f);
+    *out = NULL;
+    if (!f) return vp_fail_memory(err, "following a run", sizeof *f);
+    int status = vp_follow_open(&f->part.live, folder, output, err);
+    if (!status) status = open_latent_part(f, folder, header, err);
+    if (status)
+        vp_latent_following_close(f);
+    else
+        *out = f;
+    return status;
+}
+
+int vp_latent_following_give(vp_latent_following *f, const vp_frame *batch, vp_pooler *p, vp_error *err) {
+    bool changed = false;
+    VP_TRY(follow(&f->part, batch, &changed, err));
+    if (changed) vp_pooler_give(p, &f->sizes, f->width, f->part.weights + f->part.at);
+    return VP_OK;
+}
+
+void vp_latent_following_close(vp_latent_following *f) {
+    if (!f) return;
+    close_part(&f->part);
     free(f);
 }

@@ -13,6 +13,13 @@ static json_t *adapters_json(const vp_recipe *r) {
     return list;
 }
 
+static json_t *latent_json(const vp_recipe *r) {
+    const vp_latent_sizes *s = r->train.latent;
+    return json_pack("{s:I,s:I,s:I,s:I,s:b,s:I}", "latents", (json_int_t)s->latents, "heads", (json_int_t)s->heads,
+                     "width", (json_int_t)s->head_width, "inner", (json_int_t)s->inner, "plain", s->plain, "at",
+                     (json_int_t)r->latent);
+}
+
 int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err) {
     const vp_train_options *t = &r->train;
     const char *compute = strcmp(r->compute, "f32") ? r->compute : NULL; /* NULL: not written */
@@ -23,7 +30,8 @@ int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err) {
     json_t *lora = t->full ? NULL
                            : json_pack("{s:I,s:f,s:f,s:s}", "rank", (json_int_t)t->rank, "alpha", t->alpha, "dropout",
                                        t->lora_dropout, "targets", t->targets);
-    const bool ok = root && (t->full || (lora && !json_object_set_new(root, "lora", lora)));
+    bool ok = root && (t->full || (lora && !json_object_set_new(root, "lora", lora)));
+    ok = ok && (!t->latent || !json_object_set_new(root, "latent", latent_json(r)));
     if (ok && (r->head < 0 || !json_object_set_new(root, "head", json_integer((json_int_t)r->head)))) {
         *out = root;
         return VP_OK;
@@ -56,6 +64,21 @@ static int read_adapters(vp_recipe_file *f, vp_error *err) {
     return VP_OK;
 }
 
+static int read_latent(vp_recipe_file *f, vp_error *err) {
+    const json_t *latent = json_object_get(f->json.root, "latent");
+    vp_latent_sizes *s = &f->latent;
+    if (!latent) return VP_OK;
+    VP_TRY(vp_json_int(&f->json, latent, "latents", &s->latents, err));
+    VP_TRY(vp_json_int(&f->json, latent, "heads", &s->heads, err));
+    VP_TRY(vp_json_int(&f->json, latent, "width", &s->head_width, err));
+    VP_TRY(vp_json_int(&f->json, latent, "inner", &s->inner, err));
+    VP_TRY(vp_json_bool(&f->json, latent, "plain", &s->plain, err));
+    VP_TRY(vp_json_int(&f->json, latent, "at", &f->recipe.latent, err));
+    f->recipe.train.latent = s;
+    if (s->latents > 0 && s->heads > 0 && s->head_width > 0 && s->inner > 0 && f->recipe.latent >= 0) return VP_OK;
+    return vp_fail(err, VP_DATA, "%s: a latent layer of these sizes cannot be", f->json.path);
+}
+
 static int read_all(vp_recipe_file *f, vp_error *err) {
     vp_recipe *r = &f->recipe;
     const json_t *root = f->json.root;
@@ -76,11 +99,12 @@ static int read_all(vp_recipe_file *f, vp_error *err) {
     if (!r->fingerprint || !r->attention)
         return vp_fail(err, VP_DATA, "%s: it does not say which model and attention", f->json.path);
     VP_TRY(read_adapters(f, err));
+    VP_TRY(read_latent(f, err));
     return r->train.full ? VP_OK : read_lora(f, err);
 }
 
 int vp_recipe_open(vp_recipe_file *f, const char *folder, vp_error *err) {
-    *f = (vp_recipe_file){.recipe.head = -1};
+    *f = (vp_recipe_file){.recipe = {.latent = -1, .head = -1}};
     VP_TRY(vp_json_open(&f->json, folder, "train.json", JSON_OBJECT, err));
     return read_all(f, err);
 }

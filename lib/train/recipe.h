@@ -11,6 +11,7 @@ typedef struct vp_recipe {
     const char *const *adapters; /* folders, in order: applied, not trained */
     size_t nadapters;
     vp_train_options train; /* its targets are named; `start` and `backward` do not matter here */
+    int64_t latent;         /* where the latent layer's numbers begin in `live`, their sizes in `train`; -1: none */
     int64_t head;           /* where the output head's rows begin in `live`; -1: they are not trained */
 } vp_recipe;
 
@@ -18,7 +19,8 @@ typedef struct vp_recipe {
 int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err);
 
 typedef struct vp_recipe_file {
-    vp_recipe recipe; /* into json */
+    vp_recipe recipe;       /* into json */
+    vp_latent_sizes latent; /* that its train options point to */
     vp_json json;
     const char **adapters;
 } vp_recipe_file;

@@ -4,6 +4,7 @@
 #include "lib/train/live.h"
 #include "lib/train/output.h"
 #include "lib/model/settings_write.h"
+#include "lib/text/chat.h"
 #include "lib/text/text.h"
 #include "lib/train/recipe.h"
 #include <errno.h>
@@ -23,6 +24,7 @@ struct vp_run {
     json_t *recipe;
     char *attention, *compute, *checkpoint;
     bool followed, planned;
+    bool nv_embed; /* its texts have NV-Embed's format */
     int64_t next, saved;
 };
 
@@ -70,11 +72,32 @@ static int read_header(vp_run *r, const vp_map *encoder, vp_error *err) {
 
 /* ---- opening ---- */
 
+/* Whether vectors are made by latent attention, whose layer is trained then. */
+static bool pools_latent(const vp_run *r, const vp_map *encoder) {
+    const char *kind = encoder ? vp_map_str(encoder, "pooling") : NULL;
+    if (!kind) kind = r->o.pool.kind;
+    if (!kind && !vp_objective_is_tokens(r->o.objective)) kind = vp_model_settings(r->model)->pooling;
+    return kind && !strcmp(kind, "latent");
+}
+
+/* What the stream tells of its texts' format. */
+static bool has_format(const vp_map *encoder, const char *name) {
+    vp_map *input = encoder ? vp_map_sub(encoder, "input") : NULL;
+    const char *chat = input ? vp_map_str(input, "chat") : NULL;
+    const bool has = chat && !strcmp(chat, name);
+    vp_map_free(input);
+    return has;
+}
+
 static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
     VP_TRY(vp_model_resolve(&r->model, r->o.model, header, err));
     for (size_t i = 0; i < r->o.nadapters; i++) VP_TRY(vp_model_add_adapter(r->model, r->o.adapters[i], err));
     vp_map *encoder = vp_map_sub(header, "encoder");
     int status = read_header(r, encoder, err);
+    if (!status && pools_latent(r, encoder)) r->o.train.latent = &r->o.latent;
+    if (!status && !r->o.train.latent && r->o.latent.heads + r->o.latent.latents + r->o.latent.inner > 0)
+        status = vp_fail(err, VP_USAGE, "sizes of a latent-attention layer are for pooling latent");
+    r->nv_embed = has_format(encoder, VP_CHAT_NV_EMBED);
     vp_map_free(encoder);
     VP_TRY(status);
     r->o.train.backward = true;
@@ -100,7 +123,9 @@ static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
                               .dims = vp_map_int(encoder, "dims", 0)};
     else if (!o.kind && tokens)
         o.kind = "pick";
+    o.trained = r->o.train.latent != NULL;
     if (!status) status = vp_pooler_open(&r->pooler, &o, own, err);
+    if (!status) vp_pooler_use(r->pooler, r->encoder);
     if (!status && r->objective && tokens != vp_pooler_picks(r->pooler))
         status = vp_fail(err, VP_USAGE, "objective %s %s", r->o.objective ? r->o.objective : "of `loss`",
                          tokens ? "takes marked tokens: --pool pick" : "takes one vector a text, not marked tokens");
@@ -156,6 +181,7 @@ static int make_recipe(vp_run *r, vp_error *err) {
                               .adapters = r->o.adapters,
                               .nadapters = r->o.nadapters,
                               .train = *vp_encoder_training(r->encoder),
+                              .latent = vp_encoder_latent(r->encoder),
                               .head = vp_encoder_head(r->encoder, &tied)};
     return vp_recipe_json(&recipe, &r->recipe, err);
 }
@@ -305,7 +331,9 @@ static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
     const vp_settings_place place = {
         .folder = r->o.folder, .transformer = "", .width = vp_encoder_width(r->encoder), .adapter = true};
     vp_params params = *vp_encoder_params(r->encoder);
-    if (t->head) params.n--; /* the head stands last */
+    const int64_t latent = vp_encoder_latent(r->encoder);
+    if (t->head) params.n--; /* the head stands last, the latent layer before it */
+    while (latent >= 0 && params.param[params.n - 1].first >= latent) params.n--;
     const vp_lora_output lora = {.params = &params,
                                  .base = vp_model_path(r->model),
                                  .alpha = t->alpha,
@@ -313,8 +341,20 @@ static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
                                  .dtype = r->o.dtype == VP_NDTYPES ? VP_F32 : r->o.dtype};
     VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
     if (!vp_model_is_gguf(r->model)) VP_TRY(vp_run_write_tokenizer(r->o.folder, lora.base, err));
+    if (latent >= 0) return VP_OK; /* nobody else has such a pooling */
     if (!strcmp(s->attention, "bi")) VP_TRY(vp_settings_write_llm2vec(s, r->o.folder, err));
     return vp_settings_write(s, &place, err);
+}
+
+/* The latent layer that was trained, and what NV-Embed's texts are like, into the result's folder. */
+static int write_latent(vp_run *r, const vp_settings *s, const char *folder, vp_error *err) {
+    const vp_train_options *t = vp_encoder_training(r->encoder);
+    const int64_t at = vp_encoder_latent(r->encoder), width = vp_encoder_width(r->encoder);
+    if (at < 0 && !r->nv_embed) return VP_OK;
+    if (at >= 0)
+        VP_TRY(vp_latent_file_write(folder, t->latent, width, vp_encoder_params(r->encoder)->value + at,
+                                    r->o.dtype == VP_NDTYPES ? VP_F32 : r->o.dtype, err));
+    return vp_settings_write_nv_embed(s, t->latent, width, folder, err);
 }
 
 /* Whole in a folder of its own, then its files into the run's, config.json last: without it there is no model. */
@@ -331,6 +371,7 @@ static int write_model(vp_run *r, const vp_settings *s, vp_error *err) {
     status = vp_encoder_save(r->encoder, s, result.temporary, dtype, &merged, err);
     if (!status && vp_model_is_gguf(r->model))
         status = vp_tokenizer_export(vp_model_path(r->model), result.temporary, &exported, err);
+    if (!status) status = write_latent(r, s, result.temporary, err);
     if (!status) status = vp_folder_move_files(result.temporary, r->o.folder, "config.json", err);
     vp_publish_folder_abort(&result);
     return status;
@@ -342,5 +383,8 @@ int vp_run_finish(vp_run *r, vp_error *err) {
     vp_settings s = *vp_model_settings(r->model);
     s.attention = r->attention;
     if (!vp_pooler_picks(r->pooler)) s.pooling = (char *)vp_pooler_kind(r->pooler);
-    return vp_encoder_training(r->encoder)->full ? write_model(r, &s, err) : write_adapter(r, &s, err);
+    s.nv_embed = r->nv_embed;
+    if (vp_encoder_training(r->encoder)->full) return write_model(r, &s, err);
+    VP_TRY(write_adapter(r, &s, err));
+    return write_latent(r, &s, r->o.folder, err);
 }

@@ -16,6 +16,7 @@ typedef struct vp_run_options {
     const char *objective; /* NULL: gradients come in the stream */
     vp_objective_options objective_options;
     vp_pool_options pool;       /* kind NULL: the stream's, else as objective and model have it */
+    vp_latent_sizes latent;     /* of the layer that is trained where pooling is "latent" (vp_train_options.latent) */
     vp_trainer_options trainer; /* but for its schedule */
     const char *schedule;       /* one of VP_SCHEDULES */
     double lr, warmup;
@@ -34,7 +35,7 @@ int64_t vp_run_vocab(const vp_run *r); /* of the model, for the reader's checks 
  */
 int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err);
 /* After the stream's end: the last checkpoint and the result: an adapter's files, without the head that was trained
- * with it, or the folder of a model. */
+ * with it, or the folder of a model; with the latent layer that was trained beside it. */
 int vp_run_finish(vp_run *r, vp_error *err);
 void vp_run_close(vp_run *r);
 

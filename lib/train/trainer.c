@@ -308,6 +308,7 @@ int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error 
     if (t->tied) memset(t->dhead, 0, head_numbers(t) * sizeof *t->dhead);
     int status = vp_micros_open(&all, s, t->p.pooler, t->width, micro_tokens(t), err);
     if (!status) status = gradient(t, s, &all, err);
+    if (!status) status = vp_pooler_finish(t->p.pooler, err);
     if (!status && t->tied) status = join_tied(t, err);
     if (!status) status = add_losses(s, &all, &done->loss, err);
     vp_micros_close(&all);

@@ -151,8 +151,8 @@ kill_and_resume() {
     expect 4 llm2vec simcse -o run absent.txt "${small[@]}"
     grep -q "^mix: cannot open 'absent.txt'" err
     echo '{"query":"a"}' >broken.jsonl
-    expect 3 llm2vec supervised -o run broken.jsonl "${small[@]}" --batch 1
-    expect 3 llm2vec simcse -o run "$corpus" "${small[@]}" --decay-steps 3epochs --batch 1000
+    expect 3 llm2vec supervised -o other broken.jsonl "${small[@]}" --batch 1
+    expect 3 llm2vec simcse -o other "$corpus" "${small[@]}" --decay-steps 3epochs --batch 1000
     [ "$(wc -l <err)" -eq 1 ]
     grep -q '^mix: ' err
 }

@@ -91,10 +91,16 @@ int config_run(const vp_buf *input, vp_error *err) {
     return open_model(".", NULL, err);
 }
 
-/* ---- sentence-transformers' and LLM2Vec's settings: one input, for every file that fits it ---- */
+/* ---- sentence-transformers', LLM2Vec's and NV-Embed's settings: one input, for every file that fits it ---- */
 
 void settings_seeds(fuzz_seeds *s) {
+    static const tiny_tensor latent[] = {
+        {"latent_attention_model.latents", "", 2, 8},    {"latent_attention_model.mlp.0.weight", "", 4, 8},
+        {"latent_attention_model.mlp.0.bias", "", 4, 0}, {"latent_attention_model.mlp.2.weight", "", 8, 4},
+        {"latent_attention_model.mlp.2.bias", "", 8, 0},
+    };
     write_tensors("model.safetensors", tiny, TINY);
+    write_tensors("latent_attention_model.safetensors", latent, sizeof latent / sizeof *latent);
     fuzz_write_text("config.json", plain);
     mkdir("1_Pooling", 0700);
     fuzz_write_text("1_Pooling/config.json", "{\"pooling_mode_mean_tokens\":true}");
@@ -106,11 +112,16 @@ void settings_seeds(fuzz_seeds *s) {
                    "{\"pooling_mode\":\"mean\",\"include_prompt\":true,\"max_seq_length\":32,\"do_lower_case\":false,"
                    "\"prompts\":{\"query\":\"q: \",\"document\":\"d: \"},\"default_prompt_name\":\"query\","
                    "\"max_length\":32,\"skip_instruction\":true}");
+    fuzz_seed_text(s, "{\"attention\":\"bi\",\"pooling\":\"latent\",\"is_mask_instruction\":true,\"add_eos\":true,"
+                      "\"max_length\":32,\"dims\":0,\"latent_attention_config\":{\"output_normalize\":true,"
+                      "\"form\":\"plain\",\"num_latents_value\":2,\"num_cross_heads\":2,\"cross_dim_head\":4,"
+                      "\"inner_dim\":4,\"latent_dim\":8,\"hidden_dim\":8}}");
 }
 
 int settings_run(const vp_buf *input, vp_error *err) {
     static const char *const others[] = {"1_Pooling/config.json", "sentence_bert_config.json",
-                                         "config_sentence_transformers.json", "llm2vec_config.json"};
+                                         "config_sentence_transformers.json", "llm2vec_config.json",
+                                         "nv_embed_config.json"};
     if (input->len && input->data[0] == '[')
         fuzz_write_file("modules.json", input);
     else

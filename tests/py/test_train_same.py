@@ -82,6 +82,7 @@ class Case:
             commands = [[*step, *self.fused()]]
         else:
             pool = ["pool", self.pool] + ([] if self.pool == "pick" else ["--no-normalize"])
+            if self.pool == "latent": pool += ["--follow", run]
             fwd = ["fwd", "-m", MODEL, "--follow", run, "--attention", "bi", *self.dropout]
             commands = [[*fwd, *piped], pool, ["loss", *self.objective], step]
         statuses, errors = pipe([program(*c) for c in commands], data)
@@ -106,7 +107,7 @@ class Case:
         want, losses, errors = self.train(options=["--threads", "1"])
         ok(want is not None and len(losses) == self.n and np.isfinite(losses).all(), f"{self.name}: losses {losses} {errors}")
         if want is None: return
-        ok(None not in want.values() and (self.n < 2 or len(set(losses)) > 1), f"{self.name}: it leaves adapter and checkpoint")
+        ok(None not in want.values() and len(want) == 4 + (self.pool == "latent") and (self.n < 2 or len(set(losses)) > 1), f"{self.name}: it leaves adapter and checkpoint")
         for after in (1, 2) if self.n > 2 else ():
             got, errors = self.stopped(after)
             ok(got == want, f"{self.name}: the same bytes when stopped after {after} {errors.strip()}")
@@ -136,6 +137,11 @@ def main():
         a, b = (views.train(options=["--threads", 1, "--seed", seed, "--continue", os.path.join(MODEL, "adapter")])[0] for seed in (1, 2))
         ok(a and b and a["adapter_model.safetensors"] != b["adapter_model.safetensors"], "other dropout, other bytes")
         Case(folder, "negatives", "infonce --scale 10 --same-tower q", pair_rows).same({**PIPED, **KEPT, "in 3 frames": {"parts": 3}})
+        for form in ("gated", "plain"):
+            sizes = ["--latent", f"latents=7,heads=2,inner=9,form={form}" + (",width=5" if form == "gated" else "")]
+            Case(folder, f"{form} latents", "infonce --candidates own", pair_rows, pool="latent", dropout="0.1", settings=sizes).same(
+                {**PIPED, **KEPT, "in 3 frames": {"parts": 3}, "in micro-batches of 64": {"options": ["--batch-tokens", 64]}})
+        Case(folder, "latents, accumulated", "infonce", view_rows, 4, pool="latent", settings=["--accumulate", "2"]).same(PIPED)
         Case(folder, "accumulated", "infonce", pair_rows, 4, settings=["--accumulate", "2", "--optimizer", "rmsprop"]).same(PIPED)
         Case(folder, "a step without tokens", "infonce", tokenless_rows).same({**PIPED, **KEPT})
         Case(folder, "one short row", "mntp", short_rows, pool="pick", settings=["--optimizer", "sgd"]).same(PIPED)

@@ -149,4 +149,5 @@ def adapter(run):
 def results(run):
     """The bytes by which two runs are compared."""
     names = "adapter_model.safetensors", "checkpoint/weights.safetensors", "checkpoint/optimizer.safetensors", "checkpoint/state.json"
+    names += tuple(n for n in ("latent_attention_model.safetensors",) if os.path.exists(os.path.join(run, n)))
     return {n: open(os.path.join(run, n), "rb").read() if os.path.exists(os.path.join(run, n)) else None for n in names}

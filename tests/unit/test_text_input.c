@@ -148,6 +148,20 @@ static const struct {
      "{\"side\":\"document\",\"instruction\":\"\",\"template\":\"\",\"specials\":\"auto\",\"max_len\":0,"
      "\"truncation\":\"right\",\"pack\":8}",
      "|"},
+    {"NV-Embed",
+     {LEFT_OPEN, .query = true, .instruction = "Find"},
+     {.arch = "mistral", .pooling = "latent", .max_len = 512, .eos = "</s>", .nv_embed = true},
+     NULL,
+     "{\"side\":\"query\",\"instruction\":\"Find\",\"template\":\"\",\"specials\":\"auto\",\"max_len\":512,"
+     "\"truncation\":\"right\",\"chat\":\"NV-Embed\"}",
+     "|</s>"},
+    {"its form alone, for a tokenizer that ends texts itself",
+     {.chat = "NV-Embed", .doc_max_len = -1},
+     {.max_len = 9, .eos = ""},
+     NULL,
+     "{\"side\":\"document\",\"instruction\":\"\",\"template\":\"\",\"specials\":\"auto\",\"max_len\":9,"
+     "\"truncation\":\"right\",\"chat\":\"NV-Embed\"}",
+     "|"},
     {"documents that were prepared without",
      {LEFT_OPEN},
      {MISTRAL("eos")},

@@ -90,6 +90,11 @@ static const struct {
     {"a chat around a layout that ends otherwise", {.before = "[", .after = "]", .layout = "q{text}x"}, "a ", "[qA~X}"},
     {"an end alone", {.after = "]", .text_only = true, .specials = true}, "ab ", "^AB}>"},
     {"a chat's end goes first", {.before = "[", .after = "]", .max_len = 3}, "abc", "![AB"},
+    {"a task's dress, and texts as they are",
+     {.specials = true, .task = {"x ", "] "}, .as_is = true, .instruction = "q", .after = "[SEP]"},
+     "ab ",
+     "^x_q]_AB~>>"},
+    {"no task, no dress", {.specials = true, .task = {"x ", "] "}, .as_is = true, .after = "[SEP]"}, "a", "<A>>"},
     /* words * limit / tokens: 4 * 8 / 11 = 2.9 */
     {"words go", {.doc_max_len = 8}, "ab cd ef gh", "!AB~CD"},
     {"few enough: white space stays", {.doc_max_len = 9}, "ab  cd ef", "AB~~CD~EF"},

@@ -84,10 +84,8 @@ static int read_scores(vp_example *e, const json_t *object, size_t positives, vp
     return set_score(&e->text[1], one, "score", err);
 }
 
-int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
+int vp_example_read_query(vp_example_store *s, const json_t *object, vp_error *err) {
     static const char *const queries[] = {"query", "sentence1", NULL};
-    static const char *const positives[] = {"positive", "pos", "sentence2", NULL};
-    static const char *const negatives[] = {"negative", "neg", NULL};
     const char *name;
     vp_example *e = &s->example;
     e->n = 0;
@@ -99,13 +97,26 @@ int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
         e->text[0].instruction = json_string_value(own);
         e->text[0].instruction_len = json_string_length(own);
     }
-    v = member(object, positives, &name);
+    return VP_OK;
+}
+
+int vp_example_read_texts(vp_example_store *s, const json_t *object, size_t *positives, vp_error *err) {
+    static const char *const positive[] = {"positive", "pos", "sentence2", NULL};
+    static const char *const negative[] = {"negative", "neg", NULL};
+    const char *name;
+    VP_TRY(vp_example_read_query(s, object, err));
+    const json_t *v = member(object, positive, &name);
     if (v) VP_TRY(add_texts(s, v, name, VP_ROLE_POSITIVE, err));
-    if (e->n < 2) return vp_fail(err, VP_DATA, "no '%s' for the query", name);
-    const size_t npositives = e->n - 1;
-    v = member(object, negatives, &name);
-    if (v) VP_TRY(add_texts(s, v, name, VP_ROLE_NEGATIVE, err));
-    return read_scores(e, object, npositives, err);
+    *positives = s->example.n - 1;
+    v = member(object, negative, &name);
+    return v ? add_texts(s, v, name, VP_ROLE_NEGATIVE, err) : VP_OK;
+}
+
+int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
+    size_t positives;
+    VP_TRY(vp_example_read_texts(s, object, &positives, err));
+    if (!positives) return vp_fail(err, VP_DATA, "no 'positive' for the query");
+    return read_scores(&s->example, object, positives, err);
 }
 
 void vp_example_free(vp_example_store *s) {

@@ -62,8 +62,10 @@
     X(ENTRY_DROP, "DELETE FROM entry WHERE n = ?1")                                                                    \
     X(ENTRY_MOVE, "UPDATE entry SET segment = ?2, slot = ?3 WHERE n = ?1")                                             \
     X(ENTRIES_OF, "SELECT n, slot FROM entry WHERE segment = ?1 AND slot >= ?2 ORDER BY slot")                         \
-    X(ENTRIES, "SELECT e.segment, e.slot, e.id, e.parent, e.hash, d.text, e.meta, e.n FROM entry e"                    \
+    X(ENTRIES, "SELECT e.segment, e.slot, e.id, e.parent, e.hash, d.text, e.meta FROM entry e"                         \
                " LEFT JOIN document d ON d.n = e.n ORDER BY e.n")                                                      \
+    X(ENTRIES_BY_ID, "SELECT e.n, e.segment, e.slot, e.id, e.parent, d.text, e.meta FROM entry e"                      \
+                     " LEFT JOIN document d ON d.n = e.n ORDER BY e.id")                                               \
     X(PLACES, "SELECT segment, slot FROM entry")                                                                       \
     X(HIT, "SELECT n, id, parent FROM entry WHERE segment = ?1 AND slot = ?2")                                         \
     X(HIT_BY_N, "SELECT n, id, parent FROM entry WHERE n = ?1")                                                        \

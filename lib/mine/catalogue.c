@@ -1,10 +1,11 @@
 /* The texts of an index, as mining asks for them: all rows of one snapshot in memory, without their texts, by number,
- * by name and by what they say; their scores against the queries at hand. */
+ * by name and by what they say; their scores against the queries at hand. They are in the order of their ids: in which
+ * order they came into the index cannot be seen. */
 #include "lib/mine/private.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEGMENT, SLOT, ID, PARENT, HASH, TEXT, META, NUMBER }; /* columns of ENTRIES */
+enum { NUMBER, SEGMENT, SLOT, ID, PARENT, TEXT, META }; /* columns of ENTRIES_BY_ID */
 
 /* ---- loading ---- */
 /* The number of a string in a set, given in order of appearance. */
@@ -72,13 +73,27 @@ static int take_entry(vp_catalogue *c, sqlite3_stmt *q, const char *label, vp_er
 static int load(vp_catalogue *c, const char *label, vp_error *err) {
     sqlite3_stmt *q;
     bool row;
-    VP_TRY(vp_store_statement(c->x, VP_SQL_ENTRIES, &q, err));
+    VP_TRY(vp_store_statement(c->x, VP_SQL_ENTRIES_BY_ID, &q, err));
     for (;;) {
         VP_TRY(vp_store_step(c->x, q, &row, err));
         if (!row) break;
         VP_TRY(take_entry(c, q, label, err));
     }
     sqlite3_reset(q);
+    return VP_OK;
+}
+
+static int by_number(const void *a, const void *b, void *text) {
+    const int64_t x = ((const vp_mine_text *)text)[*(const int32_t *)a].n;
+    const int64_t y = ((const vp_mine_text *)text)[*(const int32_t *)b].n;
+    return (x > y) - (x < y);
+}
+
+static int sort_numbers(vp_catalogue *c, vp_error *err) {
+    c->by_number = vp_calloc(c->n + 1, sizeof *c->by_number);
+    if (!c->by_number) return vp_fail_memory(err, "the texts of an index", c->n * sizeof *c->by_number);
+    for (size_t i = 0; i < c->n; i++) c->by_number[i] = (int32_t)i;
+    qsort_r(c->by_number, c->n, sizeof *c->by_number, by_number, c->text);
     return VP_OK;
 }
 
@@ -89,13 +104,15 @@ int vp_catalogue_open(vp_catalogue *c, const char *path, const vp_frame *header,
     VP_TRY(vp_snapshot_begin(&c->searcher->snapshot, c->x, err));
     if (o->mode != VP_SEARCH_BM25) VP_TRY(vp_store_match(c->x, header->keys, false, err));
     VP_TRY(load(c, label, err));
-    return c->n ? VP_OK : vp_fail(err, VP_DATA, "'%s': an index without texts: nothing to mine from", path);
+    if (!c->n) return vp_fail(err, VP_DATA, "'%s': an index without texts: nothing to mine from", path);
+    return sort_numbers(c, err);
 }
 
 void vp_catalogue_close(vp_catalogue *c) {
     vp_search_close(c->searcher);
     vp_index_close(c->x);
     free(c->text);
+    free(c->by_number);
     free(c->rows);
     vp_idset_free(&c->by_text);
     vp_idset_free(&c->by_name);
@@ -109,12 +126,12 @@ int32_t vp_catalogue_by_number(const vp_catalogue *c, int64_t n) {
     size_t low = 0, high = c->n;
     while (low < high) {
         const size_t middle = (low + high) / 2;
-        if (c->text[middle].n < n)
+        if (c->text[c->by_number[middle]].n < n)
             low = middle + 1;
         else
             high = middle;
     }
-    return low < c->n && c->text[low].n == n ? (int32_t)low : -1;
+    return low < c->n && c->text[c->by_number[low]].n == n ? c->by_number[low] : -1;
 }
 
 static int32_t find(const vp_idset *set, const char *s, size_t n) {

@@ -66,7 +66,8 @@ typedef struct vp_mine_text {
 typedef struct vp_catalogue {
     vp_index *x;
     vp_searcher *searcher; /* its snapshot is what the catalogue shows */
-    vp_mine_text *text;    /* [n], by number */
+    vp_mine_text *text;    /* [n], by id */
+    int32_t *by_number;    /* [n]: places in `text` by the index's number */
     size_t n, cap;
     vp_idset by_text, by_name, labels;
     vp_buf scratch;

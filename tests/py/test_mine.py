@@ -64,7 +64,7 @@ def draw(seed, query, candidate):
 
 class Corpus:
     def __init__(self, rows):
-        self.rows = rows
+        self.rows = rows = sorted(rows, key=lambda r: r[0].encode())  # in which order they came does not matter
         self.vectors = np.stack([r[1] for r in rows]).astype(f32)
         self.at = {r[0]: i for i, r in enumerate(rows)}
         self.by_text = {}
@@ -152,7 +152,7 @@ def make(folder):
         queries.append((str(i), vector() * (i != 7), query, meta))
     index = os.path.join(folder, "corpus.idx")
     ok(run("knn", "add", "-q", index, stdin=stream(rows)).returncode == 0, "an index")
-    return index, rows, queries
+    return index, sorted(rows, key=lambda r: r[0].encode()), queries
 
 
 def lines(p):

@@ -239,8 +239,7 @@ static int mine_rows(vp_mine *m, vp_error *err) {
     }
     vp_buf_free(&out);
     vp_progress_finish(progress);
-    const int reported = report(vp_mine_totals(m), err);
-    return status ? status : reported;
+    return status ? status : report(vp_mine_totals(m), err);
 }
 
 static int mine(char **operand, int n, vp_error *err) {

@@ -172,7 +172,8 @@ static int64_t *reason(vp_mine *m, vp_teacher *t, int32_t row) {
     const vp_mine_text *c = &t->c.text[row];
     if (c->key == m->row.key) return &m->counts.query;
     if (is_positive(t, c)) return &m->counts.positive;
-    if (m->known.n && vp_mine_known(&m->known, m->row.key, c->key)) return &m->counts.known;
+    if (m->known.n && (vp_mine_known(&m->known, m->row.key, c->key) || vp_mine_known(&m->known, m->row.key, c->name)))
+        return &m->counts.known;
     if (mark(t, c->same) || (m->o->unique && is_chosen(m, c->key))) return &m->counts.duplicate;
     if (t->label >= 0 && c->label == t->label) return &m->counts.label;
     return NULL;

@@ -26,6 +26,7 @@ static int join_record(vp_catalogue *c, sqlite3_stmt *q, vp_mine_text *t, int32_
     if (!id) return vp_store_damaged(c->x, err, "an entry has no id");
     VP_TRY(number_of(&c->by_name, parent ? parent : id, parent ? parent_len : id_len, row, &t->record, err));
     if (parent) VP_TRY(number_of(&c->by_name, id, id_len, t->record, &own, err));
+    t->name = parent ? vp_mine_name_key(parent, parent_len) : vp_mine_name_key(id, id_len);
     t->next = -1;
     if (t->record == row) return VP_OK;
     vp_mine_text *first = &c->text[t->record];
@@ -97,14 +98,13 @@ static int sort_numbers(vp_catalogue *c, vp_error *err) {
     return VP_OK;
 }
 
-int vp_catalogue_open(vp_catalogue *c, const char *path, const vp_frame *header, const vp_search_options *o,
-                      const char *label, vp_error *err) {
-    VP_TRY(vp_index_open(&c->x, path, VP_INDEX_READ, err));
+int vp_catalogue_load(vp_catalogue *c, const vp_frame *header, const vp_search_options *o, const char *label,
+                      vp_error *err) {
     VP_TRY(vp_search_open(&c->searcher, c->x, header, o, err));
     VP_TRY(vp_snapshot_begin(&c->searcher->snapshot, c->x, err));
     if (o->mode != VP_SEARCH_BM25) VP_TRY(vp_store_match(c->x, header->keys, false, err));
     VP_TRY(load(c, label, err));
-    if (!c->n) return vp_fail(err, VP_DATA, "'%s': an index without texts: nothing to mine from", path);
+    if (!c->n) return vp_fail(err, VP_DATA, "'%s': an empty index: nothing to mine from", c->x->path);
     return sort_numbers(c, err);
 }
 

@@ -1,19 +1,23 @@
-/* Pairs of a query and a text that are known to belong together, from a file of rows: positives of other rows with the
- * same query, sentence pairs that annotators scored. */
+/* Pairs of a query and a text, or its identifier, that are known to belong together, from a file of rows: positives of
+ * other rows with the same query, sentence pairs that annotators scored. */
 #include "lib/mine/private.h"
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
-static void join(uint64_t query, uint64_t text, char pair[16]) {
-    memcpy(pair, &query, sizeof query);
-    memcpy(pair + sizeof query, &text, sizeof text);
+uint64_t vp_mine_name_key(const char *id, size_t n) {
+    return ~vp_hash64(id, n);
 }
 
-bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text) {
+static void join(uint64_t a, uint64_t b, char pair[16]) {
+    memcpy(pair, &a, sizeof a);
+    memcpy(pair + sizeof a, &b, sizeof b);
+}
+
+bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text_or_name) {
     char pair[16];
     int64_t number;
-    join(query, text, pair);
+    join(query, text_or_name, pair);
     return vp_idset_find(pairs, pair, sizeof pair, &number);
 }
 
@@ -31,6 +35,8 @@ static int add_row(vp_idset *pairs, vp_mine_row *r, const vp_record *line, doubl
     VP_TRY(vp_mine_row_read(r, (vp_json_text){line->line, line->line_len}, (vp_mine_name){0}, (vp_mine_name){0}, err));
     const json_t *score = json_object_get(r->object, "score");
     if (json_is_number(score) && json_number_value(score) <= most) return VP_OK;
+    for (size_t i = 0; i < r->pos_ids; i++)
+        VP_TRY(add_pair(pairs, r->key, vp_mine_name_key(r->pos_id[i].s, r->pos_id[i].n), err));
     for (size_t i = 0; i < r->positives; i++) {
         const vp_example_text *t = vp_mine_row_positive(r, i);
         uint64_t key;

@@ -22,8 +22,9 @@ static int open_teacher(vp_mine *m, vp_teacher *t, const vp_mine_teacher *from, 
     const vp_mine_options *o = m->o;
     const vp_search_options search = {.mode = o->source == VP_MINE_BM25 ? VP_SEARCH_BM25 : VP_SEARCH_DENSE,
                                       .threads = o->threads};
+    VP_TRY(vp_index_open(&t->c.x, from->index, VP_INDEX_READ, err));
     VP_TRY(vp_mine_queries_open(&t->in, from, o->source != VP_MINE_BM25, output, err));
-    VP_TRY(vp_catalogue_open(&t->c, from->index, vp_reader_header(t->in.reader), &search, o->label, err));
+    VP_TRY(vp_catalogue_load(&t->c, vp_reader_header(t->in.reader), &search, o->label, err));
     t->mark = vp_calloc(t->c.n, sizeof *t->mark);
     t->query = vp_calloc(BATCH, sizeof *t->query);
     return t->mark && t->query ? VP_OK : vp_fail_memory(err, "a teacher", t->c.n * sizeof *t->mark);

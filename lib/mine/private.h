@@ -58,6 +58,7 @@ typedef struct vp_mine_text {
     int64_t n; /* the index's number of the row */
     vp_place place;
     uint64_t key;   /* of the normalised text */
+    uint64_t name;  /* vp_mine_name_key of its record */
     int32_t same;   /* the first row with the same normalised text */
     int32_t record; /* the first row of its record */
     int32_t next;   /* of the same record, -1: the last */
@@ -74,10 +75,10 @@ typedef struct vp_catalogue {
     float *rows; /* those that are scored */
     size_t rows_cap;
 } vp_catalogue;
-/* label: field of `meta` that says the class, or NULL. header: of the queries' stream, borrowed. VP_DATA: a row has no
- * text, or the stream is of another encoder. */
-int vp_catalogue_open(vp_catalogue *c, const char *path, const vp_frame *header, const vp_search_options *o,
-                      const char *label, vp_error *err);
+/* Of the open index c->x, which is closed with the catalogue. label: field of `meta` that says the class, or NULL.
+ * header: of the queries' stream, borrowed. VP_DATA: a row has no text, or the stream is of another encoder. */
+int vp_catalogue_load(vp_catalogue *c, const vp_frame *header, const vp_search_options *o, const char *label,
+                      vp_error *err);
 void vp_catalogue_close(vp_catalogue *c);
 int32_t vp_catalogue_by_number(const vp_catalogue *c, int64_t n);                /* -1: none, also of the next two */
 int32_t vp_catalogue_by_name(const vp_catalogue *c, const char *id, size_t len); /* first row of a record */
@@ -94,7 +95,9 @@ int vp_catalogue_content(vp_catalogue *c, int32_t row, vp_buf *out, size_t *at, 
 /* ---- known.c ---- */
 /* The pairs of a file of rows, 32 bytes each. `most`: of rows that have a `score` only those above it. */
 int vp_mine_known_read(vp_idset *pairs, const char *path, double most, vp_error *err);
-bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text);
+bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text_or_name);
+/* What stands for an identifier among the keys of texts. */
+uint64_t vp_mine_name_key(const char *id, size_t n);
 
 /* ---- queries.c: the rows of a stream in order ---- */
 typedef struct vp_mine_query {

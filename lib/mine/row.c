@@ -1,6 +1,7 @@
 /* Rows of queries with their positives: read from JSON, printed with what was mined. */
 #include "lib/mine/private.h"
 #include "lib/stream/json.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +27,8 @@ vp_mine_name vp_mine_row_field(const vp_mine_row *r, const char *field) {
     return (vp_mine_name){json_string_value(v), json_string_length(v)};
 }
 
-/* A string, or an integer in decimal; strings of `spelled` move while it grows, so their places are kept first. */
+/* A string, or an integer, which becomes one; strings of `spelled` move while it grows, so their places are kept first.
+ */
 static int add_id(vp_mine_row *r, const json_t *v, vp_error *err) {
     VP_TRY(vp_grow(&r->pos_id, &r->cap, r->pos_ids, sizeof *r->pos_id, "pos_ids", err));
     vp_mine_name *id = &r->pos_id[r->pos_ids++];
@@ -34,9 +36,11 @@ static int add_id(vp_mine_row *r, const json_t *v, vp_error *err) {
         *id = (vp_mine_name){json_string_value(v), json_string_length(v)};
         return VP_OK;
     }
-    if (!json_is_integer(v)) return vp_fail(err, VP_DATA, "'pos_ids' holds something other than identifiers");
+    const double x = json_is_number(v) ? json_number_value(v) : 0.5;
+    if (!(fabs(x) <= 0x1p53) || x != floor(x))
+        return vp_fail(err, VP_DATA, "'pos_ids' holds something other than identifiers");
     const size_t at = r->spelled.len;
-    VP_TRY(vp_buf_printf(&r->spelled, err, "%" JSON_INTEGER_FORMAT, json_integer_value(v)));
+    VP_TRY(vp_buf_printf(&r->spelled, err, "%.0f", x));
     *id = (vp_mine_name){NULL, r->spelled.len - at};
     return VP_OK;
 }
@@ -59,7 +63,7 @@ static int read_ids(vp_mine_row *r, vp_error *err) {
 int vp_mine_row_read(vp_mine_row *r, vp_json_text line, vp_mine_name text, vp_mine_name id, vp_error *err) {
     json_error_t why;
     json_decref(r->object);
-    r->object = json_loadb(line.s, line.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    r->object = json_loadb(line.s, line.n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, &why);
     if (!r->object) return vp_fail(err, VP_DATA, "not JSON: %s", why.text);
     if (!json_is_object(r->object)) return vp_fail(err, VP_DATA, "not a JSON object");
     r->id = (vp_mine_name){0};

@@ -236,6 +236,12 @@ def check_known(index, rows, queries, folder):
                     pairs.add((key(q[2]), corpus.keys[i]))
     got = lines(run("mine-negs", index, "--known", path, "--max-score", "2.5", "-n", "9", stdin=stream(queries)))
     ok(got == list(mine(corpus, queries, n=9, known=pairs)), "pairs that are known to be near, both ways, above a score")
+    with open(path, "w") as f:
+        for q, ranked in zip(queries, near):
+            f.write(json.dumps({"query": q[2], "pos_ids": [rows[i][0] for i in ranked[::3]]}) + "\n")
+    got = lines(run("mine-negs", index, "--known", path, "--rule", "naive", "-n", "2", stdin=stream(queries)))
+    mine_own = {q[3]["n"]: {rows[i][0] for i in ranked[::3]} for q, ranked in zip(queries, near)}
+    ok(len(got) == QUERIES and not any(mine_own[g["n"]] & set(g["neg_ids"]) for g in got), "or by their ids")
 
 
 def check_rows(index, rows, queries):

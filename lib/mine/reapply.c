@@ -107,6 +107,7 @@ static int apply(void *self, lines *l, vp_json_text line, vp_error *err) {
     const vp_mine_row *r = &l->row;
     const size_t wanted = (size_t)a->o->rule.n, positives = r->positives;
     const bool bm25 = a->o->scores && json_object_get(r->object, "neg_bm25");
+    if (!positives) return vp_fail(err, VP_DATA, "no positive");
     VP_TRY(list_given(a, r, err));
     VP_TRY(take_floats(r, "pos_scores", positives, &a->pos_score, err));
     if (bm25) VP_TRY(take_floats(r, "pos_bm25", positives, &a->pos_bm25, err));

@@ -38,7 +38,7 @@ bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
     echo '{"pos":["rain falls from a cloud"],"x":{"b":12345678901234567890,"a":1.50},"query":"what falls","neg":"old","score":3}' >rows.jsonl
     queries >q.vp
     expect 0 bm25 corpus.idx q.vp -n 1
-    grep -q '^{"pos":\["rain falls from a cloud"\],"query":"what falls","x":{"a":1.50,"b":12345678901234567890},"neg":\["snow falls and is cold rain"\],"neg_ids":\["snow"\],"neg_scores":\[0\.[0-9]*\],"pos_scores":\[0\.[0-9]*\]}$' out
+    grep -q '^{"pos":\["rain falls from a cloud"\],"query":"what falls","x":{"a":1.50,"b":12345678901234567890},"neg":\["snow falls and is cold rain"\],"neg_ids":\["snow"\],"neg_scores":\[[0-9.e-]*\],"pos_scores":\[[0-9.e-]*\]}$' out
     grep -q '^mine-negs: 1 queries, 1 negatives, 2 candidates, 1 known positives$' err
     expect 0 bm25 -q corpus.idx q.vp --log log
     [ ! -s err ]

@@ -37,7 +37,7 @@ static int take_list(vp_teacher *t, const vp_found_list *l, vp_error *err) {
     return VP_OK;
 }
 
-/* The scores of the candidates that only BM25 found. */
+/* The scores of the candidates whose places are in t->more. */
 static int score_rest(vp_teacher *t, int64_t query, vp_error *err) {
     const int32_t *place = (const int32_t *)(const void *)t->more.data;
     const size_t n = t->more.len / sizeof *place;
@@ -72,12 +72,39 @@ static int merge(vp_teacher *t, int64_t query, const vp_found_list *dense, const
     return score_rest(t, query, err);
 }
 
+static int by_score(const void *a, const void *b) {
+    const vp_candidate *x = a, *y = b;
+    if (x->score != y->score) return x->score > y->score ? -1 : 1;
+    return (x->row > y->row) - (x->row < y->row);
+}
+
+/* The row's own negatives, by score; one that the index does not have cannot be scored. */
+static int list_given(vp_mine *m, vp_teacher *t, int64_t query, vp_error *err) {
+    const vp_example *e = &m->row.example.example;
+    t->more.len = 0;
+    for (size_t i = 1 + m->row.positives; i < e->n; i++) {
+        const int32_t place = (int32_t)(t->list.len / sizeof(vp_candidate));
+        int32_t row;
+        VP_TRY(vp_catalogue_by_text(&t->c, e->text[i].text, e->text[i].text_len, &row, err));
+        if (row < 0) return vp_mine_bad(m, err, "negative %zu is not in '%s'", i - m->row.positives, t->c.x->path);
+        VP_TRY(vp_buf_add(&t->more, &place, sizeof place, err));
+        VP_TRY(add(t, row, 0, err));
+    }
+    VP_TRY(score_rest(t, query, err));
+    if (t->list.len) qsort(t->list.data, t->list.len / sizeof(vp_candidate), sizeof(vp_candidate), by_score);
+    return VP_OK;
+}
+
 static int list_candidates(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) {
     const vp_mine_options *o = m->o;
     vp_searcher *s = t->c.searcher;
     vp_mine_name words = o->words ? vp_mine_row_field(&m->row, o->words) : (vp_mine_name){0};
     if (!words.s) words = m->row.query;
     t->list.len = 0;
+    if (o->source == VP_MINE_GIVEN) {
+        VP_TRY(vp_bm25_expression(words.s, words.n, &s->expression, err));
+        return list_given(m, t, i, err);
+    }
     if (o->source != VP_MINE_BM25) VP_TRY(vp_candidates_dense(s, i, o->depth, &s->list[0], err));
     if (o->source != VP_MINE_DENSE) VP_TRY(vp_candidates_bm25(s, words.s, words.n, o->depth, &s->list[1], err));
     if (o->source == VP_MINE_BOTH) return merge(t, i, &s->list[0], &s->list[1], err);
@@ -145,7 +172,7 @@ static int score_positives(vp_mine *m, vp_teacher *t, int64_t query, vp_error *e
         if (row[i] < 0) return vp_mine_bad(m, err, "positive %zu is not in '%s'", i + 1, t->c.x->path);
         VP_TRY(score_record(m, t, query, &row[i], &score, err));
         VP_TRY(vp_buf_add(&t->scores, &score, sizeof score, err));
-        if (t != m->teacher || m->o->source != VP_MINE_BOTH) continue;
+        if (t != m->teacher || m->o->source < VP_MINE_BOTH) continue;
         VP_TRY(vp_catalogue_bm25(&t->c, row[i], &score, err));
         VP_TRY(vp_buf_add(&m->pos_bm25, &score, sizeof score, err));
     }

@@ -97,7 +97,7 @@ static int describe_chosen(vp_mine *m, int64_t query, vp_error *err) {
                 VP_TRY(vp_catalogue_score(first, query, &row, 1, &neg.score, err));
             c->row = row;
         }
-        if (m->o->source == VP_MINE_BOTH && m->o->scores) VP_TRY(vp_catalogue_bm25(first, c->row, &neg.bm25, err));
+        if (m->o->source >= VP_MINE_BOTH && m->o->scores) VP_TRY(vp_catalogue_bm25(first, c->row, &neg.bm25, err));
         VP_TRY(vp_buf_add(&m->negatives, &neg, sizeof neg, err));
     }
     vp_negative *neg = (vp_negative *)(void *)m->negatives.data;
@@ -143,7 +143,7 @@ static int print_triple(vp_mine *m, vp_json_text line, int64_t query, vp_buf *ou
                              .pos_bm25 =
                                  scores && m->pos_bm25.len ? (const float *)(const void *)m->pos_bm25.data : NULL,
                              .scores = scores,
-                             .bm25 = scores && m->o->source == VP_MINE_BOTH,
+                             .bm25 = scores && m->o->source >= VP_MINE_BOTH,
                              .positive = m->row.positives ? NULL : (const vp_mine_name *)(const void *)m->names.data};
         status = vp_mine_row_print(&m->row, line, &t, out, err);
     }

@@ -83,8 +83,8 @@ int vp_mine_normalise(const char *s, size_t n, vp_buf *out, vp_error *err);
 int vp_mine_key(const char *s, size_t n, vp_buf *scratch, uint64_t *key, vp_error *err);
 
 /* ---- mining ---- */
-typedef enum vp_mine_source { VP_MINE_DENSE, VP_MINE_BM25, VP_MINE_BOTH } vp_mine_source;
-#define VP_MINE_SOURCES "dense|bm25|both" /* spellings, in that order */
+typedef enum vp_mine_source { VP_MINE_DENSE, VP_MINE_BM25, VP_MINE_BOTH, VP_MINE_GIVEN } vp_mine_source;
+#define VP_MINE_SOURCES "dense|bm25|both|given" /* spellings, in that order */
 typedef enum vp_mine_positive { VP_POSITIVE_MIN, VP_POSITIVE_MAX, VP_POSITIVE_MEAN } vp_mine_positive;
 #define VP_MINE_POSITIVES "min|max|mean" /* spellings, in that order */
 typedef enum vp_mine_short { VP_SHORT_KEEP, VP_SHORT_DROP, VP_SHORT_FILL } vp_mine_short;
@@ -97,7 +97,8 @@ typedef struct vp_mine_options {
     bool scores;               /* write scores; without them positives may be unknown to the index */
     bool skip_bad;
     /* mining alone */
-    vp_mine_source source; /* both: the two rankings merged by rank, scores those of the vectors */
+    vp_mine_source source; /* both: the two rankings merged by rank, scores those of the vectors; given: the row's own
+                              negatives by their scores; these two write BM25's scores as well */
     int64_t depth;         /* candidates of each ranking */
     int64_t first;         /* passed over at the head of the ranking, whatever they are */
     const char *label;     /* field of rows and texts: equal ones are no negatives; NULL: none */

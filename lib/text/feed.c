@@ -233,7 +233,7 @@ static int take_example(vp_feed *f, const vp_record *r, vp_error *err) {
     if (f->o.chunks || f->o.block || !f->o.batch)
         return vp_fail(err, VP_DATA,
                        "%s:%lld: a query with its positives is for training steps of texts: --batch, or "
-                       "mix before it, and neither --chunk nor --pack",
+                       "mix before it, and neither --chunk nor --pack; --query takes the query alone",
                        vp_records_name(f->o.records), (long long)r->number);
     VP_TRY(add_example_row(f, r, 0, 0, err));
     const size_t parent_len = f->id.len;

@@ -291,6 +291,28 @@ def check_reapply(index, queries):
                                                                stdin=stream(queries)).stdout, "of merged rankings, too")
 
 
+def check_given(index, rows, queries):
+    corpus = Corpus(rows)
+    some = {g["n"]: [rows[(g["n"] * 7 + k * 13) % TEXTS][2] for k in range(12)] for g in (q[3] for q in queries)}
+    given = [(q[0], q[1], q[2], {**q[3], "negative": some[q[3]["n"]]}) for q in queries]
+    got = {g["n"]: g for g in lines(run("mine-negs", index, "--candidates", "given", "-n", "12", stdin=stream(given)))}
+    good = bool(got)
+    for q in queries:
+        scores = corpus.vectors @ q[1]
+        answers = q[3]["positive"] if isinstance(q[3]["positive"], list) else [q[3]["positive"]]
+        bound = min(scores[corpus.by_text[normal(p)]] for p in answers)
+        limit = f32(f32(0.95) * bound) if bound > 0 else f32(bound - f32(0.05))
+        left = {corpus.by_text[normal(t)] for t in some[q[3]["n"]] if normal(t) not in {normal(q[2]), *map(normal, answers)}}
+        want = sorted((i for i in left if scores[i] < limit), key=lambda i: (-scores[i], i))
+        g = got.get(q[3]["n"], {"neg_ids": []})
+        good &= g["neg_ids"] == [rows[i][0] for i in want]
+        good &= len(g.get("neg_bm25", [])) == len(want)
+    ok(good, "the negatives that rows have, by their scores, under the rule")
+    given[5][3]["negative"] = ["nobody has this"]
+    p = run("mine-negs", index, "--candidates", "given", stdin=stream(given))
+    ok(p.returncode == 3 and b"negative 1 is not in" in p.stderr, "one that the index lacks is named")
+
+
 def check_teachers(index, rows, queries, folder):
     other = [(r[0], np.roll(r[1], 1), r[2], r[3]) for r in rows[::-1]]
     second, path = os.path.join(folder, "second.idx"), os.path.join(folder, "second.vp")
@@ -339,6 +361,7 @@ def main():
         check_known(index, rows, queries, folder)
         check_rows(index, rows, queries)
         check_reapply(index, queries)
+        check_given(index, rows, queries)
         check_teachers(index, rows, queries, folder)
         check_chunks(folder)
     finally:

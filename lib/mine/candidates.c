@@ -251,8 +251,8 @@ static int fill(vp_mine *m, vp_teacher *t, int64_t query, size_t have, vp_error 
 int vp_teacher_mine(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) {
     const vp_mine_options *o = m->o;
     const vp_mine_kind kind = o->rule.kind;
-    const vp_mine_name label = o->label ? vp_mine_row_field(&m->row, o->label) : (vp_mine_name){0};
-    t->label = label.s ? vp_catalogue_label(&t->c, label.s, label.n) : -1;
+    t->label = -1;
+    if (o->label) VP_TRY(vp_catalogue_label(&t->c, m->row.object, o->label, &t->label, err));
     VP_TRY(list_candidates(m, t, i, err));
     VP_TRY(find_positives(&m->row, t, err));
     if (o->scores || kind == VP_MINE_MARGIN || kind == VP_MINE_PERCENT)

@@ -41,11 +41,10 @@ static int take_label(vp_catalogue *c, sqlite3_stmt *q, const char *field, vp_mi
     json_error_t why;
     int status = VP_OK;
     VP_TRY(vp_store_text(c->x, q, META, &meta, &n, err));
-    json_t *object = meta ? json_loadb(meta, n, JSON_ALLOW_NUL, &why) : NULL;
-    const json_t *v = json_object_get(object, field);
-    if (json_is_string(v))
-        status =
-            number_of(&c->labels, json_string_value(v), json_string_length(v), (int64_t)c->labels.n, &t->label, err);
+    json_t *object = meta ? json_loadb(meta, n, JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, &why) : NULL;
+    status = vp_mine_label(object, field, &c->scratch, err);
+    if (!status && c->scratch.len)
+        status = number_of(&c->labels, c->scratch.data, c->scratch.len, (int64_t)c->labels.n, &t->label, err);
     json_decref(object);
     return status;
 }
@@ -105,6 +104,8 @@ int vp_catalogue_load(vp_catalogue *c, const vp_frame *header, const vp_search_o
     if (o->mode != VP_SEARCH_BM25) VP_TRY(vp_store_match(c->x, header->keys, false, err));
     VP_TRY(load(c, label, err));
     if (!c->n) return vp_fail(err, VP_DATA, "'%s': an empty index: nothing to mine from", c->x->path);
+    if (label && !c->labels.n)
+        return vp_fail(err, VP_DATA, "'%s': no text has the field '%s', a string or a number", c->x->path, label);
     return sort_numbers(c, err);
 }
 
@@ -150,8 +151,10 @@ int vp_catalogue_by_text(vp_catalogue *c, const char *s, size_t len, int32_t *ro
     return VP_OK;
 }
 
-int32_t vp_catalogue_label(const vp_catalogue *c, const char *s, size_t len) {
-    return find(&c->labels, s, len);
+int vp_catalogue_label(vp_catalogue *c, const json_t *object, const char *field, int32_t *label, vp_error *err) {
+    VP_TRY(vp_mine_label(object, field, &c->scratch, err));
+    *label = c->scratch.len ? find(&c->labels, c->scratch.data, c->scratch.len) : -1;
+    return VP_OK;
 }
 
 int vp_catalogue_content(vp_catalogue *c, int32_t row, vp_buf *out, size_t *at, size_t *text_len, size_t *id_len,

@@ -34,6 +34,8 @@ typedef struct vp_mine_row {
 int vp_mine_row_read(vp_mine_row *r, vp_json_text line, vp_mine_name text, vp_mine_name id, vp_error *err);
 void vp_mine_row_free(vp_mine_row *r);
 const vp_example_text *vp_mine_row_positive(const vp_mine_row *r, size_t i);
+/* The class that a field names, a string or a number, as bytes to compare; empty: none. */
+int vp_mine_label(const json_t *object, const char *field, vp_buf *out, vp_error *err);
 /* A member that is a string, s NULL if there is none. */
 vp_mine_name vp_mine_row_field(const vp_mine_row *r, const char *field);
 
@@ -83,7 +85,8 @@ void vp_catalogue_close(vp_catalogue *c);
 int32_t vp_catalogue_by_number(const vp_catalogue *c, int64_t n);                /* -1: none, also of the next two */
 int32_t vp_catalogue_by_name(const vp_catalogue *c, const char *id, size_t len); /* first row of a record */
 int vp_catalogue_by_text(vp_catalogue *c, const char *s, size_t len, int32_t *row, vp_error *err);
-int32_t vp_catalogue_label(const vp_catalogue *c, const char *s, size_t len);
+/* Of the class that the field of a row names. */
+int vp_catalogue_label(vp_catalogue *c, const json_t *object, const char *field, int32_t *label, vp_error *err);
 /* Inner products of query i of the searcher's batch with rows[n], the same bytes that a search gives. */
 int vp_catalogue_score(vp_catalogue *c, int64_t query, const int32_t *rows, size_t n, float *score, vp_error *err);
 /* BM25 of one row for searcher->expression; 0: no word of it is there. */

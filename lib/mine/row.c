@@ -27,6 +27,15 @@ vp_mine_name vp_mine_row_field(const vp_mine_row *r, const char *field) {
     return (vp_mine_name){json_string_value(v), json_string_length(v)};
 }
 
+int vp_mine_label(const json_t *object, const char *field, vp_buf *out, vp_error *err) {
+    const json_t *v = json_object_get(object, field);
+    out->len = 0;
+    if (json_is_number(v)) return vp_buf_printf(out, err, "%.17g", json_number_value(v));
+    if (!json_is_string(v)) return VP_OK;
+    VP_TRY(vp_buf_add(out, "\"", 1, err)); /* no number looks like it */
+    return vp_buf_add(out, json_string_value(v), json_string_length(v), err);
+}
+
 /* A string, or an integer, which becomes one; strings of `spelled` move while it grows, so their places are kept first.
  */
 static int add_id(vp_mine_row *r, const json_t *v, vp_error *err) {

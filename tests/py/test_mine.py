@@ -143,12 +143,12 @@ def make(folder):
     texts = [" ".join(rng.choices(words, k=rng.randint(2, 5))) for _ in range(TEXTS)]
     for i in range(0, 40, 2):  # the same but for case, blanks and forms of characters
         texts[i] = texts[i + 1].upper().replace(" ", "  ") if i % 4 else unicodedata.normalize("NFD", texts[i + 1])
-    rows = [(f"t{i * 37 % 1000:03}", vector(), t, {"part": f"p{i % 9}"}) for i, t in enumerate(texts)]
+    rows = [(f"t{i * 37 % 1000:03}", vector(), t, {"part": f"p{i % 9}", "label": i % 4}) for i, t in enumerate(texts)]
     queries = []
     for i in range(QUERIES):
         answers = [texts[rng.randrange(TEXTS)] for _ in range(1 + i % 3)]
         query = texts[rng.randrange(TEXTS)] if i % 5 == 0 else f"question {i % 50}"
-        meta = {"query": query, "positive": answers if i % 3 else answers[0], "part": f"p{i % 9}", "n": i}
+        meta = {"query": query, "positive": answers if i % 3 else answers[0], "part": f"p{i % 9}", "label": i % 4, "n": i}
         queries.append((str(i), vector() * (i != 7), query, meta))
     index = os.path.join(folder, "corpus.idx")
     ok(run("knn", "add", "-q", index, stdin=stream(rows)).returncode == 0, "an index")
@@ -176,6 +176,7 @@ def check_rules(index, rows, queries):
         (["--depth", "5", "--short", "fill", "--seed", "2"], {"depth": 5, "short": "fill", "seed": 2}),
         (["--depth", "300", "-n", "300", "--rule", "naive"], {"depth": 300, "n": 300, "rule": "naive"}),
         (["--class", "part", "-n", "50"], {"label": "part", "n": 50}),
+        (["--class", "label", "-n", "50"], {"label": "label", "n": 50}),
     ]
     queried = stream(queries)
     for options, same in cases:
@@ -184,6 +185,8 @@ def check_rules(index, rows, queries):
         other = run("mine-negs", index, *options, "--threads", "2",
                     stdin=stream(queries, size=1, order=[i ^ 3 for i in range(QUERIES)]))
         ok(other.stdout == p.stdout, "in other frames, in another order, on two threads: the same bytes")
+    p = run("mine-negs", index, "--class", "nothing", stdin=queried)
+    ok(p.returncode == 3 and b"no text has the field 'nothing'" in p.stderr, "a class that no text has is refused")
     alone = run("mine-negs", index, "--pick", "sample", stdin=stream(queries[21:22]))
     ok(alone.stdout in run("mine-negs", index, "--pick", "sample", stdin=queried).stdout and alone.stdout,
        "a query alone gets the negatives that it gets among others")

@@ -9,7 +9,7 @@ setup() {
     printf '{"query":"%s","positive":"%s"}\n' 'what falls from a cloud' 'rain falls from a cloud' \
         'what drives a cloud' 'the wind drives a cloud' >rows.jsonl
 }
-queries() { tok -m tiny --query --text "$@" rows.jsonl; }
+queries() { tok -m tiny --query --text rows.jsonl; }
 bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
 
 # A Makefile for corpus.jsonl and rows.jsonl, and more of both; $1: what it says besides.

@@ -56,17 +56,35 @@ def embed(folder, work, model, rows, options, times):
     return "tokens/s", tokens / ours, (lambda s: tokens / s), peer(work, path, model), gflops / peak()
 
 
-def search(folder, queries):
-    """100,000 x 384 f32, k = 10."""
-    rows, dims = 100_000, 384
-    npy, index, stream = (os.path.join(folder, name) for name in ("rows.npy", "rows.idx", "queries.vp"))
+def vectors(folder):
+    """The index of 100,000 x 384 f32; None: nothing to make it with."""
+    index = os.path.join(folder, "rows.idx")
     if not os.path.exists(index):
         if not os.path.exists(PEERS):
             return None
-        subprocess.run([PEERS, os.path.join(ROOT, "bench", "vectors.py"), folder, str(rows), str(dims)], check=True)
+        subprocess.run([PEERS, os.path.join(ROOT, "bench", "vectors.py"), folder, "100000", "384"], check=True)
         subprocess.run(f"knn add -q {index} {folder}/rows.vp", shell=True, check=True)
+    return index
+
+
+def search(folder, queries):
+    """k = 10."""
+    index, npy = vectors(folder), os.path.join(folder, "rows.npy")
+    if not index:
+        return None
     one = best(f"knn search {index} --threads {THREADS} -k 10 {folder}/queries-{queries}.vp > /dev/null", 5)
     return "queries/s", queries / one, (lambda s: queries / s), peer(f"search-{queries}", npy, f"{folder}/queries.npy"), None
+
+
+def mine(folder, queries, options, search_options):
+    """Mining against the search that it rests on, at the same depth: the ratio is the part that the search takes."""
+    index, stream = vectors(folder), os.path.join(folder, f"mine-{queries}.vp")
+    if not index:
+        return None
+    search = f"knn search {index} --threads {THREADS} -k 100 {search_options} {stream} > /dev/null"
+    ours = best(f"mine-negs -q {index} --threads {THREADS} {options} {stream} > /dev/null", 2)
+    alone = {"seconds": best(search, 2), "peer": f"knn search {search_options} -k 100".replace("  ", " ")}
+    return "queries/s", queries / ours, (lambda s: queries / s), alone, None
 
 
 WORKS = {
@@ -75,6 +93,8 @@ WORKS = {
     "embed-smollm2": lambda d: embed(d, "embed-smollm2", SMOLLM2, 60, "--pool weighted_mean", 2),
     "search-1": lambda d: search(d, 1),
     "search-256": lambda d: search(d, 256),
+    "mine": lambda d: mine(d, 10000, "", ""),
+    "mine-bm25": lambda d: mine(d, 100, "--candidates bm25 --rule naive", "--bm25"),
 }
 
 

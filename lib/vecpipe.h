@@ -4,7 +4,7 @@
  *   stream  vecpipe/1 frames, columns, control maps         text    records, tokenizers, prompts, packing
  *   model   models, settings, encoding, pooling             index   vectors and texts on disk, search
  *   train   the order of the data, steps, what objectives hide, objectives, runs
- *   score   figures from vectors or hits and judgments
+ *   score   figures from vectors or hits and judgments       mine    hard negatives
  * tools/ includes this header and no other of the project; the library includes kernels/ops.h below it. */
 #ifndef VECPIPE_H
 #define VECPIPE_H
@@ -24,4 +24,5 @@
 #include "lib/train/run.h"
 #include "lib/train/following.h"
 #include "lib/score/score.h"
+#include "lib/mine/mine.h"
 #endif

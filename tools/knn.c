@@ -54,7 +54,7 @@ static bool is_readable(int fd) {
 }
 
 /* Batches until the end; what came is committed also when the stream breaks off. */
-static int add_batches(vp_index_adder *a, vp_reader *r, int fd, vp_progress *progress, vp_error *err) {
+static int add_batches(vp_index_adder *a, vp_reader *r, int fd, bool bm25, vp_progress *progress, vp_error *err) {
     int status = VP_OK;
     while (!status) {
         vp_frame *f;
@@ -62,7 +62,7 @@ static int add_batches(vp_index_adder *a, vp_reader *r, int fd, vp_progress *pro
         status = vp_reader_next(r, &f, err);
         if (status || !f) break;
         if (f->kind != VP_FRAME_BATCH) continue;
-        status = vp_index_add_frame(a, f, err);
+        status = bm25 ? vp_index_add_texts(a, f, err) : vp_index_add_frame(a, f, err);
         vp_progress_add(progress, f->B, f->T);
     }
     vp_error commit = {0};
@@ -70,7 +70,7 @@ static int add_batches(vp_index_adder *a, vp_reader *r, int fd, vp_progress *pro
     return status ? status : committed ? vp_fail(err, committed, "%s", commit.text) : VP_OK;
 }
 
-static int add_stream(const char *path, vp_reader *r, int fd, vp_error *err) {
+static int add_stream(const char *path, vp_reader *r, int fd, bool bm25, vp_error *err) {
     vp_index *x = NULL;
     vp_index_adder *a = NULL;
     vp_frame *header;
@@ -79,7 +79,7 @@ static int add_stream(const char *path, vp_reader *r, int fd, vp_error *err) {
     if (!status) status = vp_index_add_open(&a, x, vp_reader_header(r), err);
     if (!status) {
         vp_progress *progress = vp_progress_start("rows", -1);
-        status = add_batches(a, r, fd, progress, err);
+        status = add_batches(a, r, fd, bm25, progress, err);
         vp_progress_finish(progress);
         const vp_index_counts *n = vp_index_add_counts(a);
         if (vp_cli_verbose())
@@ -94,10 +94,14 @@ static int add_stream(const char *path, vp_reader *r, int fd, vp_error *err) {
 }
 
 static int add(command_line *c, vp_error *err) {
+    bool bm25 = false;
+    const vp_option options[] = {
+        {.name = "bm25", .kind = VP_OPT_FLAG, .target = &bm25, .help = "texts alone, without vectors"}, {0}};
     const vp_program program = {
         .name = "knn add",
         .summary = "put the vectors of a stream into an index",
-        .usage = "knn add INDEX [STREAM]",
+        .usage = "knn add [OPTION]... INDEX [STREAM]",
+        .options = options,
         .notes = "INDEX is made when it does not exist. A row replaces the one of the same id. What was "
                  "committed stays,\nwhatever happens: run the same pipeline again to finish."};
     VP_TRY(parse(c, &program, 0, 1, err));
@@ -107,7 +111,7 @@ static int add(command_line *c, vp_error *err) {
     vp_reader *r;
     VP_TRY(open_input(c, &fd, &name, err));
     VP_TRY(vp_reader_open(&r, fd, name, err));
-    int status = add_stream(c->index, r, fd, err);
+    int status = add_stream(c->index, r, fd, bm25, err);
     vp_reader_close(r);
     return status;
 }

@@ -334,9 +334,9 @@ static int open_feed(state *s, vp_error *err) {
                                .packer = s->packer,
                                .tokenizer = s->tokenizer,
                                .prompt = s->prompt,
-                               .instruction = settings->document_prefix,
+                               .instruction = opt.input.query ? s->input.texts.instruction : settings->document_prefix,
                                .query = s->input.queries,
-                               .query_layout = opt.input.query_layout != NULL,
+                               .query_layout = (opt.input.query ? opt.input.layout : opt.input.query_layout) != NULL,
                                .id_from = opt.id_from,
                                .chunks = s->input.texts.chunk > 0,
                                .batch = s->batch,
@@ -409,6 +409,7 @@ static int open_input(state *s, const char *file, vp_error *err) {
     if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
     const vp_record_format format = opt.lines         ? VP_RECORDS_LINES
                                     : opt.input.words ? VP_RECORDS_WORDS
+                                    : opt.input.query ? VP_RECORDS_QUERIES
                                                       : VP_RECORDS_EXAMPLES;
     VP_TRY(vp_records_open(&s->records, s->fd, standard ? "standard input" : file, format, opt.skip_bad, err));
     vp_records_watch(s->records, STDOUT_FILENO);

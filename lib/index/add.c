@@ -182,6 +182,19 @@ int vp_index_add_frame(vp_index_adder *a, const vp_frame *f, vp_error *err) {
     return is_due(a) ? vp_index_add_commit(a, err) : VP_OK;
 }
 
+int vp_index_add_texts(vp_index_adder *a, vp_frame *f, vp_error *err) {
+    const int64_t shape[] = {f->B, 1};
+    float *zeros = vp_calloc((size_t)f->B + 1, sizeof *zeros);
+    if (!zeros) return vp_fail_memory(err, "vectors", (size_t)f->B * sizeof *zeros);
+    int status = VP_OK;
+    if (vp_frame_find(f, "emb") || !vp_frame_find(f, "text"))
+        status = vp_frame_fail(f, VP_DATA, err, "an index without vectors takes what `tok --text` gives");
+    if (!status) status = vp_frame_put(f, "emb", VP_F32, 2, shape, zeros, err);
+    if (!status) status = vp_index_add_frame(a, f, err);
+    free(zeros);
+    return status;
+}
+
 /* ---- committing ---- */
 
 static const char *string_of(const vp_index_adder *a, piece p) {

@@ -67,6 +67,9 @@ int vp_index_add_open(vp_index_adder **a, vp_index *x, const vp_frame *header, v
  * wait for the next commit, which happens here once 64 MiB or 5 s have gathered. VP_DATA: no emb or id, an id twice in
  * one stream (named, with both rows), bytes that are not UTF-8; nothing of that frame is committed then. */
 int vp_index_add_frame(vp_index_adder *a, const vp_frame *f, vp_error *err);
+/* The same of texts alone, for BM25: each row gets a vector of one zero. VP_DATA: the stream has vectors, or no texts.
+ */
+int vp_index_add_texts(vp_index_adder *a, vp_frame *f, vp_error *err);
 /* Make durable what waits: one transaction, under the writer lock. Call it before waiting for input, and at the end
  * (also when the upstream died: what came counts). Compacts segments that are over 25 % dead. */
 int vp_index_add_commit(vp_index_adder *a, vp_error *err);

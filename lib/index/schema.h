@@ -64,6 +64,8 @@
     X(ENTRIES_OF, "SELECT n, slot FROM entry WHERE segment = ?1 AND slot >= ?2 ORDER BY slot")                         \
     X(ENTRIES, "SELECT e.segment, e.slot, e.id, e.parent, e.hash, d.text, e.meta FROM entry e"                         \
                " LEFT JOIN document d ON d.n = e.n ORDER BY e.n")                                                      \
+    X(ENTRIES_BY_ID, "SELECT e.n, e.segment, e.slot, e.id, e.parent, d.text, e.meta FROM entry e"                      \
+                     " LEFT JOIN document d ON d.n = e.n ORDER BY e.id")                                               \
     X(PLACES, "SELECT segment, slot FROM entry")                                                                       \
     X(HIT, "SELECT n, id, parent FROM entry WHERE segment = ?1 AND slot = ?2")                                         \
     X(HIT_BY_N, "SELECT n, id, parent FROM entry WHERE n = ?1")                                                        \
@@ -75,6 +77,7 @@
     X(BM25_NEW, "INSERT INTO bm25(rowid, text) VALUES(?1, ?2)")                                                        \
     X(BM25_DROP, "INSERT INTO bm25(bm25, rowid, text) VALUES('delete', ?1, ?2)")                                       \
     X(BM25_SEARCH, "SELECT rowid, -rank FROM bm25 WHERE bm25 MATCH ?1 ORDER BY rank LIMIT ?2")                         \
+    X(BM25_ONE, "SELECT -rank FROM bm25 WHERE bm25 MATCH ?1 AND rowid = ?2")                                           \
     X(COUNTS, "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM entry WHERE parent IS NULL) +"               \
               " (SELECT count(DISTINCT parent) FROM entry WHERE parent IS NOT NULL),"                                  \
               " (SELECT count(*) FROM document)")                                                                      \

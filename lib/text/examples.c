@@ -109,10 +109,8 @@ static int read_scores(vp_example *e, const json_t *object, size_t positives, vp
     return set_score(&e->text[1], one, "score", err);
 }
 
-int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
+int vp_example_read_query(vp_example_store *s, const json_t *object, vp_error *err) {
     static const char *const queries[] = {"query", "sentence1", NULL};
-    static const char *const positives[] = {"positive", "pos", "sentence2", "positive_passages", NULL};
-    static const char *const negatives[] = {"negative", "neg", "negative_passages", NULL};
     static const char *const instructions[] = {"instruction", "prompt", NULL};
     const char *name, *own_name;
     vp_example *e = &s->example;
@@ -126,13 +124,32 @@ int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
         e->text[0].instruction = json_string_value(own);
         e->text[0].instruction_len = json_string_length(own);
     }
-    v = member(object, positives, &name);
+    return VP_OK;
+}
+
+static const json_t *positive_of(const json_t *object, const char **name) {
+    static const char *const names[] = {"positive", "pos", "sentence2", "positive_passages", NULL};
+    return member(object, names, name);
+}
+
+int vp_example_read_texts(vp_example_store *s, const json_t *object, size_t *positives, vp_error *err) {
+    static const char *const negative[] = {"negative", "neg", "negative_passages", NULL};
+    const char *name;
+    VP_TRY(vp_example_read_query(s, object, err));
+    const json_t *v = positive_of(object, &name);
     if (v) VP_TRY(add_texts(s, v, name, VP_ROLE_POSITIVE, err));
-    if (e->n < 2) return vp_fail(err, VP_DATA, "no '%s' for the query", name);
-    const size_t npositives = e->n - 1;
-    v = member(object, negatives, &name);
-    if (v) VP_TRY(add_texts(s, v, name, VP_ROLE_NEGATIVE, err));
-    return read_scores(e, object, npositives, err);
+    *positives = s->example.n - 1;
+    v = member(object, negative, &name);
+    return v ? add_texts(s, v, name, VP_ROLE_NEGATIVE, err) : VP_OK;
+}
+
+int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
+    size_t positives;
+    const char *name;
+    VP_TRY(vp_example_read_texts(s, object, &positives, err));
+    positive_of(object, &name);
+    if (!positives) return vp_fail(err, VP_DATA, "no '%s' for the query", name);
+    return read_scores(&s->example, object, positives, err);
 }
 
 void vp_example_free(vp_example_store *s) {

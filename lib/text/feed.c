@@ -10,6 +10,7 @@ struct vp_feed {
     vp_prompt *query;                   /* opened by the first example */
     vp_blocks blocks;                   /* n = 0: texts are rows */
     vp_buf text, id, instruction, word; /* of the current record */
+    bool instructed;                    /* o.prompt has a record's own instruction */
     int64_t records;                    /* that became rows */
     int64_t step, in_step;              /* the step being filled; its rows of the stream, or blocks */
     int64_t skip;                       /* blocks to pass over */
@@ -155,11 +156,34 @@ static int add_text_row(vp_feed *f, const vp_record *r, const uint8_t hash[16], 
     return add_row(f, &row, &tokens, err);
 }
 
+/* The prompt with an instruction that a record brings: after a query's stands a space, unless a layout says what. */
+static int bring_instruction(vp_feed *f, vp_prompt *p, const char *s, size_t n, bool is_query, vp_error *err) {
+    f->instruction.len = 0;
+    VP_TRY(vp_buf_add(&f->instruction, s, n, err));
+    if (n && is_query && !f->o.query_layout && !vp_prompt_has_task(p)) VP_TRY(vp_buf_add(&f->instruction, " ", 1, err));
+    return vp_prompt_instruct(p, f->instruction.data, f->instruction.len, err);
+}
+
+static int own_instruction(vp_prompt *p, const char *own, vp_error *err) {
+    return vp_prompt_instruct(p, own ? own : "", own ? strlen(own) : 0, err);
+}
+
+/* Of queries that bring their instruction, or follow one that did. */
+static int instruct_text(vp_feed *f, const vp_record *r, vp_error *err) {
+    if (r->instruction)
+        VP_TRY(bring_instruction(f, f->o.prompt, r->instruction, r->instruction_len, true, err));
+    else if (f->instructed)
+        VP_TRY(own_instruction(f->o.prompt, f->o.instruction, err));
+    f->instructed = r->instruction != NULL;
+    return VP_OK;
+}
+
 static int take_text(vp_feed *f, const vp_record *r, vp_error *err) {
     uint8_t hash[16];
     size_t rows;
     VP_TRY(vp_record_hash(r, hash, err));
     VP_TRY(name_record(f, r, hash, err));
+    VP_TRY(instruct_text(f, r, err));
     f->text.len = 0;
     VP_TRY(vp_buf_reserve(&f->text, 1, err)); /* an empty text has an address, too */
     VP_TRY(vp_record_text(r, &f->text, err));
@@ -176,12 +200,8 @@ static int instruct(vp_feed *f, const vp_example_text *t, vp_prompt **prompt, vp
     const char *own = is_query ? f->o.query.instruction : f->o.instruction;
     if (is_query && !f->query) VP_TRY(vp_prompt_open(&f->query, f->o.tokenizer, &f->o.query, err));
     *prompt = is_query ? f->query : f->o.prompt;
-    if (!t->instruction) return vp_prompt_instruct(*prompt, own ? own : "", own ? strlen(own) : 0, err);
-    f->instruction.len = 0;
-    VP_TRY(vp_buf_add(&f->instruction, t->instruction, t->instruction_len, err));
-    if (t->instruction_len && is_query && !f->o.query_layout && !f->o.query.task[0])
-        VP_TRY(vp_buf_add(&f->instruction, " ", 1, err));
-    return vp_prompt_instruct(*prompt, f->instruction.data, f->instruction.len, err);
+    if (!t->instruction) return own_instruction(*prompt, own, err);
+    return bring_instruction(f, *prompt, t->instruction, t->instruction_len, is_query, err);
 }
 
 /* Text k of the example; the query has the record's identifier, the others ID#1, ID#2, ... */
@@ -213,7 +233,7 @@ static int take_example(vp_feed *f, const vp_record *r, vp_error *err) {
     if (f->o.chunks || f->o.block || !f->o.batch)
         return vp_fail(err, VP_DATA,
                        "%s:%lld: a query with its positives is for training steps of texts: --batch, or "
-                       "mix before it, and neither --chunk nor --pack",
+                       "mix before it, and neither --chunk nor --pack; --query takes the query alone",
                        vp_records_name(f->o.records), (long long)r->number);
     VP_TRY(add_example_row(f, r, 0, 0, err));
     const size_t parent_len = f->id.len;

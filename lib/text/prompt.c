@@ -41,6 +41,10 @@ static int expand(const char *s, size_t n, const char *instruction, char **out, 
     return VP_OK;
 }
 
+bool vp_prompt_has_task(const vp_prompt *p) {
+    return p->task[0] && p->task[1];
+}
+
 static int count_of(const char *s, const char *part) {
     int count = 0;
     for (; (s = strstr(s, part)); s += strlen(part)) count++;
@@ -49,7 +53,7 @@ static int count_of(const char *s, const char *part) {
 
 /* The instruction as it stands in the prompt: an empty one alone. */
 static int dress(const vp_prompt *p, const char *instruction, vp_buf *out, vp_error *err) {
-    const bool task = *instruction && p->task[0] && p->task[1];
+    const bool task = *instruction && vp_prompt_has_task(p);
     return vp_buf_printf(out, err, "%s%s%s", task ? p->task[0] : "", instruction, task ? p->task[1] : "");
 }
 

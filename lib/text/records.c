@@ -176,12 +176,39 @@ static int take_id(const vp_records *r, vp_json_text line, vp_record *record, vp
     return take_name(r, line, key, &record->id, &record->id_len, err);
 }
 
-static int take_example(vp_records *r, vp_record *record, vp_error *err) {
-    vp_error why = {0};
-    const int status = vp_example_read(&r->example, r->object, &why);
-    if (status) return vp_fail(err, status, "%s:%lld: %s", r->name, (long long)r->number, why.text);
-    record->example = &r->example.example;
+/* The line without the members `own` (NULL-ended), canonical. */
+static int take_meta(vp_records *r, vp_json_text line, const char *const *own, vp_record *record, vp_error *err) {
+    r->meta.len = 0;
+    VP_TRY(vp_json_text_compact(line, own, &r->meta, err));
+    if (r->meta.len) {
+        record->meta = r->meta.data;
+        record->meta_len = r->meta.len;
+    }
     return VP_OK;
+}
+
+static bool is_example(const vp_records *r) {
+    const json_t *text = json_object_get(r->object, "text");
+    return (r->format == VP_RECORDS_EXAMPLES || r->format == VP_RECORDS_QUERIES) && vp_example_is(r->object) &&
+           (!text || json_is_null(text));
+}
+
+static int take_example(vp_records *r, vp_json_text line, vp_record *record, vp_error *err) {
+    const bool whole = r->format == VP_RECORDS_EXAMPLES;
+    vp_error why = {0};
+    const int status =
+        whole ? vp_example_read(&r->example, r->object, &why) : vp_example_read_query(&r->example, r->object, &why);
+    if (status) return vp_fail(err, status, "%s:%lld: %s", r->name, (long long)r->number, why.text);
+    if (whole) {
+        record->example = &r->example.example;
+        return VP_OK;
+    }
+    const vp_example_text *query = &r->example.example.text[0];
+    record->text = query->text;
+    record->text_len = query->text_len;
+    record->instruction = query->instruction;
+    record->instruction_len = query->instruction_len;
+    return take_meta(r, line, NULL, record, err);
 }
 
 static int take_text(const vp_records *r, vp_record *record, vp_error *err) {
@@ -205,21 +232,14 @@ static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *
     const json_t *vp = json_object_get(r->object, "_vp");
     *control = vp != NULL;
     if (vp) return take_control(r, line, vp, err);
-    if (r->format == VP_RECORDS_EXAMPLES && vp_example_is(r->object) &&
-        (!json_object_get(r->object, "text") || json_is_null(json_object_get(r->object, "text")))) {
+    if (is_example(r)) {
         VP_TRY(take_id(r, line, record, err));
-        return take_example(r, record, err);
+        return take_example(r, line, record, err);
     }
     VP_TRY(r->format == VP_RECORDS_WORDS ? take_words(r, record, err) : take_text(r, record, err));
     VP_TRY(take_id(r, line, record, err));
-    r->meta.len = 0;
     const char *const own[] = {"id", "_id", r->format == VP_RECORDS_WORDS ? "words" : "text", NULL};
-    VP_TRY(vp_json_text_compact(line, own, &r->meta, err));
-    if (r->meta.len) {
-        record->meta = r->meta.data;
-        record->meta_len = r->meta.len;
-    }
-    return VP_OK;
+    return take_meta(r, line, own, record, err);
 }
 
 static int take_line(vp_records *r, const char *line, size_t n, vp_record *record, bool *control, vp_error *err) {

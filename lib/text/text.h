@@ -34,17 +34,21 @@ typedef struct vp_record {
     size_t line_len;
     int64_t number;            /* line number, from 1 */
     const vp_example *example; /* VP_RECORDS_EXAMPLES: the record is one, and has no text; else NULL */
-    const uint32_t *word_end;  /* VP_RECORDS_WORDS: where each word ends in the text */
+    const char *instruction;   /* VP_RECORDS_QUERIES: the query's own */
+    size_t instruction_len;
+    const uint32_t *word_end; /* VP_RECORDS_WORDS: where each word ends in the text */
     size_t words;
 } vp_record;
 
 /* EXAMPLES: JSONL in which records may be training examples instead of texts. WORDS: JSONL whose text is its `words`,
- * an array of strings, joined by one space; `text` and `title` do not count. */
+ * an array of strings, joined by one space; `text` and `title` do not count. QUERIES: as EXAMPLES, but the text of an
+ * example is its query, and `meta` the whole record. */
 typedef enum vp_record_format {
     VP_RECORDS_JSONL,
     VP_RECORDS_LINES,
     VP_RECORDS_EXAMPLES,
-    VP_RECORDS_WORDS
+    VP_RECORDS_WORDS,
+    VP_RECORDS_QUERIES
 } vp_record_format;
 typedef struct vp_records vp_records;
 /* `fd` is not closed. skip_bad: malformed JSON or UTF-8 is counted instead of failing with name:line. zstd input is
@@ -136,6 +140,7 @@ void vp_prompt_close(vp_prompt *p);
 /* Another instruction from now on. An empty one takes along what stands between {instruction} and {text}, so that
  * "{instruction}; {text}" becomes "{text}". VP_USAGE: the layout has no place for it. */
 int vp_prompt_instruct(vp_prompt *p, const char *instruction, size_t n, vp_error *err);
+bool vp_prompt_has_task(const vp_prompt *p); /* it says by itself what stands around an instruction */
 /* Whether `keep` can be other than 1 everywhere. */
 bool vp_prompt_masks(const vp_prompt *p);
 /* Tokenise one text within its prompt, once; *rows: 1, or the number of chunks. Too long with VP_TRUNCATE_ERROR:

@@ -71,6 +71,10 @@ only() {
     only 'lib/(base|stream|text|score)/.*|lib/train/permute\.h|kernels/ops\.h' lib/score/*.[ch]
 }
 
+@test "lib/mine knows records and indexes" {
+    only 'lib/(base|stream|text|index|mine)/.*|kernels/ops\.h' lib/mine/*.[ch]
+}
+
 @test "kernels include base and themselves" {
     only 'lib/base/.*|kernels/.*' kernels/*.h kernels/*/*.[ch]
 }

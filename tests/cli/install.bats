@@ -41,6 +41,14 @@ installed() {
     "$top/share/vecpipe/pipelines/rows" convert <<<'{"query":"a","pos":"b"}' | grep -q '"pos": \["b"\]'
 }
 
+@test "the installed mine.mk finds the installed programs" {
+    installed install
+    top=$PWD/root/opt/vecpipe
+    printf 'MINE_MODEL = m\nMINE_QUERIES = q\ninclude %s/share/vecpipe/pipelines/mine.mk\nshow:\n\t@echo $(mine_path)\n' \
+        "$top" >own.mk
+    [ "$(make -s -f own.mk show | cut -d : -f 1)" = "$top/libexec/vecpipe/" ]
+}
+
 @test "uninstall leaves nothing" {
     installed install
     installed uninstall

@@ -289,6 +289,18 @@ EOF
     [ "$(peek --jsonl --columns hash s | sort | uniq | wc -l)" -eq 2 ]
 }
 
+@test "--query takes the query of an example, and carries the whole of it" {
+    printf '{"query":"a","pos":"b","id":7}\n{"query":["hello","a"],"pos":"b","id":8}\n{"sentence1":"b","id":9,"instruction":""}\n' >r
+    tok --query --instruction 'world ' --text r >s
+    peek --jsonl --columns ids s | tr -d '\n' >got
+    [ "$(cat got)" = '{"ids":[101,2088,1037,102]}{"ids":[101,7592,1037,102]}{"ids":[101,1038,102]}' ]
+    [ "$(peek --jsonl --columns id s | tr -d '\n')" = '{"id":"7"}{"id":"8"}{"id":"9"}' ]
+    [ "$(peek --jsonl --columns text s | tr -d '\n')" = '{"text":"a"}{"text":"a"}{"text":"b"}' ]
+    [ "$(peek --jsonl --columns meta s | grep -c '"pos\\":\\"b\\",\\"query')" -eq 2 ]
+    echo '{"text":"a","query":"b"}' | tok --query >s
+    [ "$(peek --jsonl --columns ids s)" = '{"ids":[101,1037,102]}' ]
+}
+
 @test "examples that are none, or where none can be" {
     echo '{"query":"a","pos":"b"}' >r
     expect 3 tok r

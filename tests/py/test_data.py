@@ -3,7 +3,7 @@
 
 usage: test_data.py      environment: REPO (as tests/run sets it)
 """
-import array, gzip, json, os, subprocess, sys, tempfile
+import gzip, json, os, subprocess, sys, tempfile
 from tap import done, ok
 
 CODE = os.path.join(os.environ["REPO"], "pipelines", "data")
@@ -186,20 +186,20 @@ def test_sts():
 
 
 def test_negatives():
-    rows = [{"query": f"q{i}", "positive": f"p{i}", "part": part, "source": "s"} for i, part in enumerate("aabcefd")]
-    vectors = {str(i): array.array("f", v) for i, v in enumerate([(1, 0), (.5, 0), (.99, 0), (.6, 0), (.3, 0), (.1, 0), (.7, 0)])}
-    questions = {str(i): array.array("f", (1, 0)) for i in range(7)}
-    hits = {"0": {"0": 9.0, "1": 8.0, "2": 7.0, "6": 5.0, "3": 4.0, "4": 3.0}}
-    made = [r for _, r in negatives.scored_rows(rows, vectors, questions, hits, {"0": {"5": 2.0, "0": 1.0}})]
-    ok(made[0]["negative"] == ["p3", "p5", "p4"],
-       "negatives: in turn from both searches, none of the same part, too near the positive, or held out")
+    rows = [{"query": f"what is q{i}", "positive": f"p{i}", "part": part, "source": "s"} for i, part in enumerate("aabcefd")]
+    rows[2]["negative"] = ["n0", "n1"]
+    made = list(negatives.texts_and_rows(rows))
     ok([negatives.is_held_out(r) for r in rows] == [False] * 6 + [True], "held out: by the part, the same ones every time")
-    ok(made[0]["dense"] == [1.0, 0.6, 0.1, 0.3] and made[0]["bm25"] == [1.0, 0.0, 2.0, 0.0], "negatives: both teachers' scores")
-    ok(made[0]["scores"] == [0.875, 0.45, 0.325, 0.225], "scores: 0.75 dense + 0.25 bm25 of the row's most")
-    ok(all(r["positive"] != "p5" for r in made), "a pair that the teacher finds unlike is dropped")
-    full = {str(i): float(100 - i) for i in range(negatives.HITS)}
-    ok(negatives.bm25_of("x", full) == min(full.values()) and negatives.bm25_of("x", {"1": 3.0}) == 0.0,
-       "bm25 beyond the hits: at most the last, 0 where all that match are known")
+    ok([r["id"] for name, r in made if name == "train.texts"] == ["0", "1", "2", "2-0", "2-1", "3", "4", "5"]
+       and [r["text"] for name, r in made if name == "dev.texts"] == ["p6"], "negatives: passages, judged ones too")
+    ok([(name, r["pos_ids"], r["words"]) for name, r in made if "texts" not in name][1:3] ==
+       [("train.both", ["1"], "what q1"), ("train.given", ["2"], "what q2")], "negatives: rows to mine, and judged ones")
+    triple = {**made[0][1], "query": "q", "positive": "p", "source": "s", "negative": ["a", "b"], "pos_scores": [1.0],
+              "neg_scores": [0.6, 0.1], "pos_bm25": [1.0], "neg_bm25": [0.0, 2.0]}
+    ok(list(negatives.finished([triple, {**triple, "pos_scores": [0.1]}])) ==
+       [{"query": "q", "positive": "p", "negative": ["a", "b"], "scores": [0.875, 0.45, 0.325], "dense": [1.0, 0.6, 0.1],
+         "bm25": [1.0, 0.0, 2.0], "source": "s"}],
+       "negatives: both teachers' scores, 0.75 dense + 0.25 bm25 of the row's most; an unlike pair is dropped")
 
 
 if __name__ == "__main__":

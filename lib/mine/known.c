@@ -1,0 +1,74 @@
+/* Pairs of a query and a text, or its identifier, that are known to belong together, from a file of rows: positives of
+ * other rows with the same query, sentence pairs that annotators scored. */
+#include "lib/mine/private.h"
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+uint64_t vp_mine_name_key(const char *id, size_t n) {
+    return ~vp_hash64(id, n);
+}
+
+static void join(uint64_t a, uint64_t b, char pair[16]) {
+    memcpy(pair, &a, sizeof a);
+    memcpy(pair + sizeof a, &b, sizeof b);
+}
+
+bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text_or_name) {
+    char pair[16];
+    int64_t number;
+    join(query, text_or_name, pair);
+    return vp_idset_find(pairs, pair, sizeof pair, &number);
+}
+
+/* A pair holds both ways: sentence pairs have no side. */
+static int add_pair(vp_idset *pairs, uint64_t a, uint64_t b, vp_error *err) {
+    char pair[16];
+    int64_t earlier;
+    join(a, b, pair);
+    VP_TRY(vp_idset_add(pairs, pair, sizeof pair, 0, &earlier, err));
+    join(b, a, pair);
+    return vp_idset_add(pairs, pair, sizeof pair, 0, &earlier, err);
+}
+
+static int add_row(vp_idset *pairs, vp_mine_row *r, const vp_record *line, double most, vp_error *err) {
+    VP_TRY(vp_mine_row_read(r, (vp_json_text){line->line, line->line_len}, (vp_mine_name){0}, (vp_mine_name){0}, err));
+    const json_t *score = json_object_get(r->object, "score");
+    if (json_is_number(score) && json_number_value(score) <= most) return VP_OK;
+    for (size_t i = 0; i < r->pos_ids; i++)
+        VP_TRY(add_pair(pairs, r->key, vp_mine_name_key(r->pos_id[i].s, r->pos_id[i].n), err));
+    for (size_t i = 0; i < r->positives; i++) {
+        const vp_example_text *t = vp_mine_row_positive(r, i);
+        uint64_t key;
+        VP_TRY(vp_mine_key(t->text, t->text_len, &r->scratch, &key, err));
+        VP_TRY(add_pair(pairs, r->key, key, err));
+    }
+    return VP_OK;
+}
+
+static int add_rows(vp_idset *pairs, int fd, const char *path, double most, vp_error *err) {
+    vp_records *in;
+    vp_record line;
+    vp_mine_row row = {0};
+    bool got;
+    VP_TRY(vp_records_open(&in, fd, path, VP_RECORDS_LINES, false, err));
+    int status;
+    while (!(status = vp_records_next(in, &line, &got, err)) && got) {
+        vp_error why = {0};
+        if (!line.line_len) continue;
+        status = add_row(pairs, &row, &line, most, &why);
+        if (status) vp_fail(err, status, "%s:%lld: %s", path, (long long)line.number, why.text);
+        if (status) break;
+    }
+    vp_mine_row_free(&row);
+    vp_records_close(in);
+    return status;
+}
+
+int vp_mine_known_read(vp_idset *pairs, const char *path, double most, vp_error *err) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return vp_fail_errno(err, "cannot open '%s'", path);
+    const int status = add_rows(pairs, fd, path, most, err);
+    close(fd);
+    return status;
+}

@@ -1,0 +1,87 @@
+# Mines hard negatives: include this file in a Makefile and set, before that,
+#
+#   MINE_QUERIES  rows, JSONL with `query`, and `positive` or `pos_ids`                                      (needed)
+#   MINE_MODEL    the teacher: a model folder or a .gguf file                                                (needed)
+#   MINE_BM25     anything: the teacher is BM25 alone, of MINE_MODEL the tokenizer is read, and nothing more   (no)
+#   MINE_CORPUS   texts to mine from, JSONL with `text` and perhaps `id`       (all positives and negatives of the rows)
+#   MINE_OUT      where the triples go                                                           (mined/triples.jsonl)
+#   MINE_DIR      what is kept between runs: the index, the queries' vectors, the parts                        (mined)
+#   MINE_SHARDS   parts of the rows, mined side by side with make -j                                               (4)
+#   MINE_OPTIONS  of mine-negs: rule, negatives, sampling                                              (its defaults)
+#   MINE_KNOWN    rows whose positives are no negatives of an equal query; none: no file               (MINE_QUERIES)
+#   MINE_TOK, MINE_QUERY_TOK, MINE_FWD, MINE_POOL   options of tok for all texts, for queries alone; of fwd; of pool
+#
+# `make mine` makes MINE_OUT, `make mine-clean` removes MINE_DIR. What changed in content or settings is done again, and no
+# more: of a corpus the new texts are embedded, another rule embeds nothing. Interrupted, run it again: the triples are those
+# of a run that was left alone, whatever MINE_SHARDS and -j are.
+MINE_DIR    ?= mined
+MINE_OUT    ?= $(MINE_DIR)/triples.jsonl
+MINE_SHARDS ?= 4
+MINE_KNOWN  ?= $(MINE_QUERIES)
+
+# The programs beside this file, built or installed, else those on PATH.
+mine_here  := $(dir $(lastword $(MAKEFILE_LIST)))
+mine_bin   := $(firstword $(wildcard $(mine_here)../build/bin/mine-negs $(mine_here)../../../libexec/vecpipe/mine-negs))
+mine_path  := $(if $(mine_bin),$(dir $(realpath $(mine_bin))):)$(PATH)
+mine_texts  = $(or $(MINE_CORPUS),$(MINE_DIR)/corpus.jsonl)
+mine_parts  = $(shell seq -f %03g 1 $(MINE_SHARDS))
+mine_known  = $(filter-out none,$(MINE_KNOWN))
+mine_rule   = $(if $(MINE_BM25),--candidates bm25 )$(MINE_OPTIONS)
+mine_tok    = tok -q -m '$(MINE_MODEL)' --text $(MINE_TOK)
+mine_embed  = $(if $(MINE_BM25),,| fwd -q $(MINE_FWD) | pool -q $(MINE_POOL))
+# A file is there whole or not at all, also where an older run of make was killed and its programs go on; a stamp is
+# written only when what it says is new.
+mine_failed = || { status=$$?; rm -f '$@'.$$$$; exit $$status; }
+mine_whole  = >'$@'.$$$$ && mv '$@'.$$$$ '$@' $(mine_failed)
+mine_stamp  = >'$@'.$$$$ && if cmp -s '$@'.$$$$ '$@'; then rm '$@'.$$$$; else mv '$@'.$$$$ '$@'; fi $(mine_failed)
+
+mine: $(MINE_OUT)
+mine-clean:
+	rm -rf '$(MINE_DIR)'
+mine-force:
+.PHONY: mine mine-clean mine-force
+.PRECIOUS: $(MINE_DIR)/rows-%.jsonl $(MINE_DIR)/queries-%.vp $(MINE_DIR)/triples-%.jsonl
+
+$(MINE_DIR)/%: export PATH := $(mine_path)
+$(MINE_DIR):
+	@mkdir -p '$@'
+
+# What a file says, how texts and queries are embedded (the models' contents too), how negatives are chosen.
+$(MINE_DIR)/rows.sum: $(MINE_QUERIES) mine-force | $(MINE_DIR)
+	@sha256sum <'$<' $(mine_stamp)
+$(MINE_DIR)/texts.sum: $(mine_texts) mine-force | $(MINE_DIR)
+	@sha256sum <'$<' $(mine_stamp)
+$(MINE_DIR)/texts.how: mine-force | $(MINE_DIR)
+	@$(mine_tok) </dev/null $(mine_embed) | peek | grep '^  encoder' $(mine_stamp)
+$(MINE_DIR)/queries.how: mine-force | $(MINE_DIR)
+	@$(mine_tok) --query $(MINE_QUERY_TOK) </dev/null $(mine_embed) | peek | grep '^  encoder' $(mine_stamp)
+$(MINE_DIR)/rule.how: $(mine_known) mine-force | $(MINE_DIR)
+	@{ printf '%s\n' "$(mine_rule)"; cat $(mine_known) </dev/null | sha256sum; } $(mine_stamp)
+$(MINE_DIR)/parts.how: mine-force | $(MINE_DIR)
+	@echo '$(MINE_SHARDS)' $(mine_stamp)
+
+# The index: new and changed texts alone, unless texts are embedded in another way.
+$(MINE_DIR)/corpus.jsonl: $(MINE_DIR)/rows.sum
+	mine-negs --texts '$(MINE_QUERIES)' $(mine_whole)
+$(MINE_DIR)/corpus.ok: $(MINE_DIR)/texts.sum $(MINE_DIR)/texts.how
+	@cmp -s '$(MINE_DIR)/texts.how' '$(MINE_DIR)/corpus.how' || \
+	    { rm -rf '$(MINE_DIR)/corpus.idx' && cp '$(MINE_DIR)/texts.how' '$(MINE_DIR)/corpus.how'; }
+	knn missing -q --wait --id-from hash --prune --prune-max 100 '$(MINE_DIR)/corpus.idx' <'$(mine_texts)' | \
+	    $(mine_tok) $(mine_embed) | knn add -q $(if $(MINE_BM25),--bm25) '$(MINE_DIR)/corpus.idx'
+	@touch '$@'
+
+# Parts of the rows, each as it stood before unless its rows changed.
+$(MINE_DIR)/parts.ok: $(MINE_DIR)/rows.sum $(MINE_DIR)/parts.how
+	@awk -v parts=$(MINE_SHARDS) -v to='$(MINE_DIR)/rows-' -v new=$$$$ 'NR == FNR { rows++; next } \
+	    { printf "%s\n", $$0 >sprintf("%s%03d.%d", to, 1 + int((FNR - 1) * parts / rows), new) }' \
+	    '$(MINE_QUERIES)' '$(MINE_QUERIES)' && \
+	for part in $(mine_parts); do part='$(MINE_DIR)'/rows-$$part; new="$$part.$$$$"; [ -e "$$new" ] || : >"$$new"; \
+	    if cmp -s "$$new" "$$part.jsonl"; then rm "$$new"; else mv "$$new" "$$part.jsonl"; fi || exit 4; done
+	@touch '$@'
+$(MINE_DIR)/rows-%.jsonl: $(MINE_DIR)/parts.ok ;
+$(MINE_DIR)/queries-%.vp: $(MINE_DIR)/rows-%.jsonl $(MINE_DIR)/queries.how
+	$(mine_tok) --query $(MINE_QUERY_TOK) <'$<' $(mine_embed) $(mine_whole)
+$(MINE_DIR)/triples-%.jsonl: $(MINE_DIR)/queries-%.vp $(MINE_DIR)/corpus.ok $(MINE_DIR)/rule.how
+	mine-negs $(mine_rule) $(mine_known:%=--known '%') '$(MINE_DIR)/corpus.idx' '$<' $(mine_whole)
+$(MINE_OUT): $(mine_parts:%=$(MINE_DIR)/triples-%.jsonl)
+	cat $^ $(mine_whole)

@@ -1,0 +1,124 @@
+# mine-negs from outside. What is mined: tests/py/test_mine.py, tests/unit/test_mine.c.
+# also under sanitizers
+load common
+
+setup() {
+    mkdir tiny
+    cp "$REPO"/tests/golden/llama/{config.json,model.safetensors} "$REPO/tests/pipelines/tokenizer.json" tiny/
+    printf '{"id":"%s","text":"%s"}\n' rain 'rain falls from a cloud' wind 'the wind drives a cloud' \
+        sun 'the sun dries the wet street' snow 'snow falls and is cold rain' >corpus.jsonl
+    printf '{"query":"%s","positive":"%s"}\n' 'what falls from a cloud' 'rain falls from a cloud' \
+        'what drives a cloud' 'the wind drives a cloud' >rows.jsonl
+}
+queries() { tok -m tiny --query --text "$@" rows.jsonl; }
+index() { tok -m tiny --text corpus.jsonl | knn add --bm25 corpus.idx; }
+bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
+
+@test "wrong usage is 2 and names what is wrong" {
+    refused 2 mine-negs
+    refused 2 mine-negs --rule best x.idx
+    grep -q "'best'" err
+    refused 2 mine-negs --rule percent= x.idx
+    for range in 5 5-5 9-5 -3 1-2-3 x-y 1-2000000 ''; do
+        refused 2 mine-negs --range="$range" x.idx
+        grep -q -- '--range' err
+    done
+    refused 2 mine-negs -n 0 x.idx
+    refused 2 mine-negs x.idx - y.idx -
+    refused 2 mine-negs --reapply --texts
+    refused 2 mine-negs --reapply --class part
+    refused 2 mine-negs --texts a b
+    refused 4 mine-negs none.idx </dev/null
+    refused 4 mine-negs corpus.idx none.vp
+    refused 4 mine-negs --texts none.jsonl
+}
+
+@test "the row comes out as it came, with its negatives" {
+    index
+    echo '{"pos":["rain falls from a cloud"],"x":{"b":12345678901234567890,"a":1.50},"query":"what falls","neg":"old","score":3}' >rows.jsonl
+    queries >q.vp
+    expect 0 bm25 corpus.idx q.vp -n 1
+    grep -q '^{"pos":\["rain falls from a cloud"\],"query":"what falls","x":{"a":1.50,"b":12345678901234567890},"neg":\["snow falls and is cold rain"\],"neg_ids":\["snow"\],"neg_scores":\[[0-9.e-]*\],"pos_scores":\[[0-9.e-]*\]}$' out
+    grep -q '^mine-negs: 1 queries, 1 negatives, 2 candidates, 1 known positives$' err
+    expect 0 bm25 -q corpus.idx q.vp --log log
+    [ ! -s err ]
+    grep -q '"event":"negatives","rows":1,"negatives":1,"candidates":2,"query":0,"positive":1,' log
+}
+
+@test "what is mined is read by tok and mask as it is" {
+    index
+    queries | bm25 corpus.idx >triples.jsonl
+    tok -m tiny --batch 2 triples.jsonl | mask pairs --negatives 1 >masked.vp
+    [ "$(peek --jsonl --columns role masked.vp | grep -c '"role":2')" -eq 2 ]
+    sed 's/"positive"/"pos"/' rows.jsonl >again && mv again rows.jsonl
+    queries | bm25 corpus.idx | tok -m tiny --batch 2 | peek --jsonl --columns role | grep -q '"role":2'
+}
+
+@test "the texts of rows are a corpus" {
+    echo '{"query":"q","pos":["a",["instruction","b"]],"neg":["c","a"]}' >>rows.jsonl
+    expect 0 mine-negs --texts rows.jsonl
+    [ "$(sed 's/.*"text":"\(.*\)"}/\1/' out | paste -sd, -)" = "rain falls from a cloud,the wind drives a cloud,a,b,c" ]
+    tok -m tiny --text out | knn add --bm25 own.idx
+    echo '{"positive":"no query"}' >rows.jsonl
+    expect 3 mine-negs --texts rows.jsonl
+    grep -q '^mine-negs: rows.jsonl:1: ' err
+}
+
+@test "bad rows are 3 and named, or counted" {
+    index
+    echo '{"query":"cloud","positive":"not there"}' >>rows.jsonl
+    queries >q.vp
+    expect 3 bm25 corpus.idx q.vp
+    grep -q "^mine-negs: row '2': positive 1 is not in 'corpus.idx'" err
+    [ "$(wc -l <out)" -eq 2 ]
+    expect 0 bm25 --skip-bad corpus.idx q.vp
+    [ "$(wc -l <out)" -eq 2 ]
+    grep -q '1 bad rows skipped' err
+    expect 0 bm25 --no-scores corpus.idx q.vp
+    [ "$(grep -c '"neg_ids"' out)" -eq 3 ]
+    [ "$(grep -c scores out)" -eq 0 ]
+    for row in '{"query":1,"positive":"a"}' '{"query":"a"}' '{"query":"a","pos_ids":[[]]}' '{"query":"a","pos_ids":{"a":1}}'; do
+        echo "$row" | expect 3 mine-negs --reapply
+        echo "$row" | expect 0 mine-negs --reapply --skip-bad
+        grep -q '1 bad rows skipped' err
+    done
+    for row in '{"query":"a","positive":"b","neg":["c"]}' '{"query":"a","positive":"b","neg":["c"],"neg_scores":[1]}' \
+        '{"query":"a","positive":"b","neg":["c"],"neg_scores":[1,2],"pos_scores":[1]}' '[]' '{"query":'; do
+        echo "$row" | refused 3 mine-negs --reapply
+        grep -q '^mine-negs: standard input:1: ' err
+    done
+}
+
+@test "an index without texts, and one of BM25 alone, are refused where they cannot serve" {
+    index
+    queries >q.vp
+    refused 3 mine-negs corpus.idx q.vp
+    tok -m tiny corpus.jsonl >textless.vp
+    refused 3 knn add --bm25 x.idx textless.vp
+    refused 3 knn add y.idx textless.vp
+    knn missing empty.idx </dev/null >/dev/null
+    expect 3 bm25 empty.idx q.vp
+}
+
+@test "a damaged or broken stream is refused with what came before it mined" {
+    index
+    queries --batch-tokens 1 >q.vp
+    size=$(stat -c %s q.vp)
+    for cut in 0 1 100 $((size / 2)) $((size - 1)); do
+        head -c "$cut" q.vp >cut.vp
+        expect 6 bm25 corpus.idx cut.vp
+    done
+    for at in 20 $((size / 2)) $((size - 30)); do
+        cp q.vp bad.vp
+        printf '\x5a' | dd of=bad.vp bs=1 seek="$at" conv=notrunc status=none
+        cmp -s q.vp bad.vp || expect 3 bm25 corpus.idx bad.vp
+    done
+}
+
+@test "a closed pipe and a full disk" {
+    index
+    queries >q.vp
+    [ -w /dev/full ] || skip "no /dev/full"
+    run --separate-stderr bash -c 'mine-negs --candidates bm25 --rule naive corpus.idx q.vp >/dev/full'
+    [ "$status" -eq 4 ]
+}

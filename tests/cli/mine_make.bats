@@ -1,0 +1,107 @@
+# pipelines/mine.mk on a decoder of two layers: parts, what is done again, interruptions.
+load common
+
+setup() {
+    mkdir tiny
+    cp "$REPO"/tests/golden/llama/{config.json,model.safetensors} "$REPO/tests/pipelines/tokenizer.json" tiny/
+    printf '{"id":"%s","text":"%s"}\n' rain 'rain falls from a cloud' wind 'the wind drives a cloud' \
+        sun 'the sun dries the wet street' snow 'snow falls and is cold rain' >corpus.jsonl
+    printf '{"query":"%s","positive":"%s"}\n' 'what falls from a cloud' 'rain falls from a cloud' \
+        'what drives a cloud' 'the wind drives a cloud' >rows.jsonl
+}
+queries() { tok -m tiny --query --text rows.jsonl; }
+bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
+
+# A Makefile for corpus.jsonl and rows.jsonl, and more of both; $1: what it says besides.
+project() {
+    for i in $(seq 60); do
+        echo "{\"id\":\"t$i\",\"text\":\"the street of number $((i % 7)) has $i houses and $((i * i % 11)) trees\"}"
+    done >>corpus.jsonl
+    for i in $(seq 30); do
+        echo "{\"query\":\"where are $i houses\",\"pos_ids\":[\"t$i\"]}"
+    done >>rows.jsonl
+    cat >Makefile <<EOF
+MINE_MODEL = tiny
+$1
+MINE_QUERIES = rows.jsonl
+MINE_CORPUS = corpus.jsonl
+MINE_OPTIONS = --rule naive -n 3
+include $REPO/pipelines/mine.mk
+EOF
+}
+mine() { make -s -j2 mine "$@" 2>log; }
+
+@test "make: any number of parts gives the same triples, and a second run does nothing" {
+    project MINE_BM25=yes
+    mine MINE_SHARDS=1 MINE_DIR=one
+    mine MINE_SHARDS=7
+    cmp one/triples.jsonl mined/triples.jsonl
+    [ "$(wc -l <mined/triples.jsonl)" -eq 32 ]
+    queries | bm25 -q mined/corpus.idx -n 3 --known rows.jsonl | cmp - mined/triples.jsonl
+    before=$(stat -c '%n %y' mined/*)
+    touch rows.jsonl corpus.jsonl
+    mine MINE_SHARDS=7
+    [ "$(stat -c '%n %y' mined/*)" = "$before" ]
+}
+
+@test "make: what changed is done again, and no more" {
+    project
+    mine
+    sed -i 's/"query":"where are 30 houses"/"query":"are there 30 houses"/' rows.jsonl
+    make -j2 mine MINE_KNOWN=none 2>/dev/null >steps
+    make -j2 mine MINE_KNOWN=none >again
+    [ "$(grep -c '^tok.*--query' steps)" -eq 1 ]
+    [ "$(grep -c '^mine-negs' again)" -eq 0 ]
+    make mine MINE_KNOWN=none MINE_OPTIONS='--rule naive -n 2' 2>/dev/null >steps
+    [ "$(grep -c '^tok' steps)" -eq 0 ]
+    [ "$(grep -c '^mine-negs' steps)" -eq 4 ]
+    sed -i '/"t60"/d; s/60 houses/61 houses/' corpus.jsonl
+    make mine MINE_KNOWN=none 2>/dev/null >steps
+    [ "$(grep -c '^tok.*--query' steps)" -eq 0 ]
+    [ "$(grep -c '^mine-negs' steps)" -eq 4 ]
+    mine MINE_KNOWN=none MINE_DIR=fresh
+    cmp fresh/triples.jsonl mined/triples.jsonl
+    mine MINE_KNOWN=none MINE_TOK='--max-len 5'
+    [ "$(cmp fresh/triples.jsonl mined/triples.jsonl | wc -l)" -eq 1 ]
+    mine MINE_KNOWN=none
+    cmp fresh/triples.jsonl mined/triples.jsonl
+    make -s mine-clean
+    [ ! -e mined ]
+}
+
+@test "make: interrupted at random and run again, the triples are the same" {
+    project
+    mine MINE_DIR=whole
+    for _ in 1 2 3 4 5 6; do
+        for signal in INT KILL TERM; do
+            setsid make -s -j2 mine >/dev/null 2>&1 &
+            pid=$!
+            sleep "0.$((RANDOM % 4))$((RANDOM % 10))"
+            kill -$signal -- -$pid 2>/dev/null || true
+            wait $pid || true
+        done
+        mine
+        cmp whole/triples.jsonl mined/triples.jsonl
+        rm -rf mined
+    done
+}
+
+@test "make: a failing program stops it, and nothing half-made stays" {
+    project
+    sed -i '5s/.*/{"query":/' rows.jsonl
+    run mine
+    [ "$status" -ne 0 ]
+    grep -q '^tok: ' log
+    [ ! -e mined/triples.jsonl ]
+}
+
+@test "make: the example mines with vectors, and with the rows' own texts" {
+    need_models
+    export VP_MODEL=$MINILM
+    expect 0 make -s -j2 -f "$REPO/examples/mine.mk"
+    [ "$(wc -l <triples.jsonl)" -eq 6 ]
+    [ "$(grep -c '"pos_ids":\["tides"\].*"positive":\["Why there are tides .*"neg_ids":\["[a-z-]*","[a-z-]*","[a-z-]*"\]' triples.jsonl)" -eq 1 ]
+    printf 'MINE_MODEL = %s\nMINE_QUERIES = rows.jsonl\ninclude %s/pipelines/mine.mk\n' "$MINILM" "$REPO" >own.mk
+    expect 0 make -s -f own.mk
+    [ "$(wc -l <mined/triples.jsonl)" -ge 1 ]
+}

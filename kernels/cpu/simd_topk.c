@@ -1,23 +1,13 @@
 /* Inner products of queries with index rows. A pair is one chain of vector multiply-adds along D and one fixed tree
  * over its lanes: a score has the same bytes with one query or many, wherever the row lies. */
-#include "kernels/cpu/simd.h"
 #include "kernels/cpu/simd_tables.h"
+#include "kernels/cpu/simd_typed.h"
 
 #if defined(VP_ISA_avx512)
 enum { QT = 4, RT = 4 }; /* queries and rows of a register tile */
 #else
 enum { QT = 2, RT = 4 };
 #endif
-
-/* n >= VW: all; elements past n are 0 */
-static inline vec load_row(const uint8_t *p, int64_t i, int64_t n, vp_dtype dtype) {
-    if (dtype == VP_F32) return v_load_upto((const float *)(const void *)p + i, n);
-    size_t size = dtype == VP_BF16 ? 2 : 1;
-    uint8_t tail[2 * VW] = {0};
-    const uint8_t *at = p + (size_t)i * size;
-    if (n < VW) at = memcpy(tail, at, (size_t)n * size);
-    return dtype == VP_BF16 ? v_load_bf16(at) : v_load_i8(at);
-}
 
 /* nq queries (a constant) x up to RT rows; rows past nr read the last one again and are not written */
 static inline __attribute__((always_inline)) void tile(const float *q, int64_t ldq, int nq, const uint8_t *rows,
@@ -35,7 +25,7 @@ static inline __attribute__((always_inline)) void tile(const float *q, int64_t l
     for (; d + VW <= dim; d += VW) {
         vec b[RT];
 #pragma GCC unroll 4
-        for (int r = 0; r < RT; r++) b[r] = load_row(row[r], d, VW, dtype);
+        for (int r = 0; r < RT; r++) b[r] = v_load_typed(row[r], d, VW, dtype);
 #pragma GCC unroll 4
         for (int i = 0; i < nq; i++) {
             vec a = v_load(q + i * ldq + d);
@@ -46,7 +36,7 @@ static inline __attribute__((always_inline)) void tile(const float *q, int64_t l
     if (d < dim)
 #pragma GCC unroll 4
         for (int r = 0; r < RT; r++) {
-            vec b = load_row(row[r], d, dim - d, dtype);
+            vec b = v_load_typed(row[r], d, dim - d, dtype);
 #pragma GCC unroll 4
             for (int i = 0; i < nq; i++) acc[i][r] = v_fma(v_load_upto(q + i * ldq + d, dim - d), b, acc[i][r]);
         }

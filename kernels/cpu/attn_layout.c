@@ -12,7 +12,7 @@ static int check_batch(vp_queue *q, const vp_batch *b) {
         if (b->cu_q[s + 1] < b->cu_q[s])
             return vp_queue_fail(q, VP_BUG, "attn: sequence %lld has a negative length", (long long)s);
         if (b->cu_k[s] != b->cu_q[s] || b->cu_k[s + 1] != b->cu_q[s + 1] || (b->q_off && b->q_off[s] != 0))
-            return vp_queue_fail(q, VP_BUG, "attn: keys of their own, but no spans (sequence %lld)", (long long)s);
+            return vp_queue_fail(q, VP_BUG, "attn: cached keys without spans (sequence %lld)", (long long)s);
     }
     int64_t covered = 0;
     for (int64_t i = 0; i < b->ntiles; i++) {

@@ -3,7 +3,7 @@
 #include "lib/base/json.h"
 #include "lib/file/source.h"
 #include "lib/text/tokenizer.h"
-#include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 #define MARK        "\xe2\x96\x81" /* U+2581, SentencePiece's visible space */
@@ -113,19 +113,22 @@ static int add_end(ends *e, int64_t id, const char *path, vp_error *err) {
     return VP_OK;
 }
 
+/* Numbers of a JSON file are reals. */
+static int add_number(ends *e, const json_t *id, const char *path, vp_error *err) {
+    const double x = json_number_value(id);
+    if (!json_is_number(id) || !(fabs(x) < VP_MAX_VOCAB) || x != (double)(int64_t)x)
+        return vp_fail(err, VP_DATA, "%s: eos_token_id is not a whole number, or a list of them", path);
+    return add_end(e, (int64_t)x, path, err);
+}
+
 static int ends_of_json(ends *e, const char *folder, const char *name, vp_error *err) {
     vp_json j;
     VP_TRY(vp_json_open_optional(&j, folder, name, JSON_OBJECT, err));
     const json_t *id = json_object_get(j.root, "eos_token_id");
     int status = VP_OK;
-    if (id && !json_is_null(id) && !json_is_integer(id) && !json_is_array(id))
-        status = vp_fail(err, VP_DATA, "%s: eos_token_id is no number", j.path);
-    if (json_is_integer(id)) status = add_end(e, json_integer_value(id), j.path, err);
-    for (size_t i = 0; !status && i < json_array_size(id); i++) {
-        const json_t *one = json_array_get(id, i);
-        status = json_is_integer(one) ? add_end(e, json_integer_value(one), j.path, err)
-                                      : vp_fail(err, VP_DATA, "%s: eos_token_id is no number", j.path);
-    }
+    if (id && !json_is_null(id) && !json_is_array(id)) status = add_number(e, id, j.path, err);
+    for (size_t i = 0; !status && i < json_array_size(id); i++)
+        status = add_number(e, json_array_get(id, i), j.path, err);
     vp_json_close(&j);
     return status;
 }

@@ -84,9 +84,9 @@ int vp_detokenize(vp_detokenizer *d, int32_t id, vp_buf *text, vp_error *err) {
     if (t->model != VP_TOKENS_BPE) return vp_fail(err, VP_DATA, "tokens of WordPiece cannot be made text again");
     const char *s = vp_vocab_text(&t->vocab, id, &n);
     if (!s) return vp_fail(err, VP_DATA, "id %d is no token of the tokenizer", (int)id);
+    if (byte_of(t, id, s, n, &byte)) return add_bytes(d, &byte, 1, text, err);
     if (vp_tokenizer_is_special(t, id)) return VP_OK;
     if (t->byte_level) return add_bytes(d, s, n, text, err);
-    if (byte_of(t, id, s, n, &byte)) return add_bytes(d, &byte, 1, text, err);
     return add_piece(d, s, n, text, err);
 }
 

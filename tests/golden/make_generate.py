@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
-"""Writes generate.json: what transformers continues prompts with, greedily, on the tiny decoders of this folder (f32).
+"""Greedy continuations by transformers, in f32.
 
-Every token comes from a forward pass over all tokens before it, without a cache: {model: [{prompt, ids, logprob}]}.
-Prompts are drawn anew until no step's two likeliest tokens are closer than 1e-3, so that rounding cannot swap them.
+make_generate.py writes generate.json, of the tiny decoders of this folder: {model: [{prompt, ids, logprob}]}. Every token
+comes from a forward pass over all tokens before it, without a cache. Prompts are drawn anew until no step's two likeliest
+tokens are closer than 1e-3, so that rounding cannot swap them.
+
+make_generate.py FOLDER, what `merge` makes of SmolLM2-135M-Instruct.gguf, writes smollm2.generate.jsonl, of the prompts
+and conversations that it holds: 64 tokens at most.
+
 Needs torch and transformers.
 """
 import json
 import pathlib
+import sys
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = pathlib.Path(__file__).parent
 MODELS = ["llama", "llama-gqa-tied", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen3", "gemma", "gptj"]
@@ -48,5 +54,29 @@ def main():
     (HERE / "generate.json").write_text("{\n" + rows + "\n}\n")
 
 
+def continue_smollm2(folder):
+    path = HERE / "smollm2.generate.jsonl"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    lines = []
+    for line in path.read_text().splitlines():
+        row = {k: v for k, v in json.loads(line).items() if k in ("id", "prompt", "messages")}
+        text = row.get("prompt") or tokenizer.apply_chat_template(row["messages"], tokenize=False,
+                                                                  add_generation_prompt=True)
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False,
+                                 pad_token_id=0, output_scores=True, return_dict_in_generate=True)
+        new = out.sequences[0, ids.shape[1]:].tolist()
+        row["ids"] = new
+        row["logprob"] = [round(torch.log_softmax(z[0], -1)[t].item(), 5) for z, t in zip(out.scores, new)]
+        row["answer"] = tokenizer.decode(new, skip_special_tokens=True)
+        lines.append(json.dumps(row, ensure_ascii=False, separators=(",", ":")))
+    path.write_text("\n".join(lines) + "\n")
+
+
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        continue_smollm2(sys.argv[1])
+    else:
+        main()

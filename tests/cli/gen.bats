@@ -142,6 +142,19 @@ PY
     grep -q '^gen: 1 bad records were skipped$' err
 }
 
+@test "--adapter: as the merged model" {
+    merge -m tiny --adapter "$REPO/tests/golden/llama/adapter" --out merged
+    gen --adapter "$REPO/tests/golden/llama/adapter" --greedy --max-tokens 3 --logprobs prompts >adapted
+    gen -m merged --greedy --max-tokens 3 --logprobs prompts >merged.jsonl
+    gen --greedy --max-tokens 3 --logprobs prompts >base
+    python3 - <<'PY'
+import json
+first = lambda path: [json.loads(l)["logprobs"][0][1] for l in open(path)]
+a, m, b = first("adapted"), first("merged.jsonl"), first("base")
+assert max(abs(x - y) for x, y in zip(a, m)) < 1e-4 and max(abs(x - y) for x, y in zip(a, b)) > 1e-3, (a, m, b)
+PY
+}
+
 @test "damaged weights are refused" {
     head -c 100000 tiny/model.safetensors >part
     mv part tiny/model.safetensors

@@ -152,10 +152,6 @@ static int64_t room_of(const vp_gen *g, size_t n) {
     return all < g->positions ? all : g->positions;
 }
 
-size_t vp_gen_bytes(const vp_gen *g, size_t n) {
-    return vp_cache_bytes(g->encoder, room_of(g, n));
-}
-
 static int see(vp_gen *g, slot *s, const int32_t *ids, size_t n, vp_error *err) {
     for (size_t i = 0; s->seen && i < n; i++) {
         if (ids[i] < 0 || ids[i] >= g->vocab || s->seen[ids[i]]) continue;

@@ -40,12 +40,10 @@ typedef struct vp_answer {
 typedef struct vp_gen vp_gen;
 /* Tokenizer and encoder are borrowed; the encoder is open for generation with causal attention (model.h). VP_DATA: a
  * model without an output head, or a tokenizer without a way back to text. Memory: the encoder's, the head's, and
- * vp_gen_bytes for each prompt that runs. */
+ * a cache (lib/model/cache.h) for each prompt that runs, of its tokens and its answer's. */
 int vp_gen_open(vp_gen **g, const vp_model *m, vp_encoder *e, const vp_tokenizer *t, const vp_gen_options *o,
                 vp_error *err);
 void vp_gen_close(vp_gen *g);
-/* Keys and values of a prompt of n tokens. */
-size_t vp_gen_bytes(const vp_gen *g, size_t n);
 /* A prompt begins; ids are copied, row < 2^32 counts its random numbers. VP_DATA: it is empty, or leaves no room in the
  * model's positions. Not when vp_gen_full. */
 int vp_gen_add(vp_gen *g, const int32_t *ids, size_t n, int64_t row, vp_error *err);

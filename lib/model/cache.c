@@ -13,10 +13,6 @@ static size_t half_bytes(const vp_encoder *e, int64_t capacity) {
     return (size_t)c->layers * (size_t)capacity * (size_t)(c->groups * c->head_dim) * sizeof(float);
 }
 
-size_t vp_cache_bytes(const vp_encoder *e, int64_t capacity) {
-    return 2 * half_bytes(e, capacity);
-}
-
 int vp_cache_open(vp_cache **out, const vp_encoder *e, int64_t capacity, vp_error *err) {
     const vp_config *m = &e->model->config;
     *out = NULL;
@@ -31,7 +27,7 @@ int vp_cache_open(vp_cache **out, const vp_encoder *e, int64_t capacity, vp_erro
     c->v = malloc(half_bytes(e, capacity));
     if (!c->k || !c->v) {
         vp_cache_close(c);
-        return vp_fail_memory(err, "keys and values", vp_cache_bytes(e, capacity));
+        return vp_fail_memory(err, "keys and values", 2 * half_bytes(e, capacity));
     }
     *out = c;
     return VP_OK;

@@ -6,13 +6,11 @@
 
 /* One sequence: keys after RoPE and values of all layers, [L, capacity, G d] each, in f32. */
 typedef struct vp_cache vp_cache;
-/* Room for `capacity` tokens, at most the model's positions (VP_DATA). The system gives the memory as it is used. Close
- * with vp_cache_close (NULL is fine). */
+/* Room for `capacity` tokens, 8 L G d bytes each; at most the model's positions (VP_DATA). The system gives the memory
+ * as it is used. Close with vp_cache_close (NULL is fine). */
 int vp_cache_open(vp_cache **c, const vp_encoder *e, int64_t capacity, vp_error *err);
 void vp_cache_close(vp_cache *c);
 int64_t vp_cache_length(const vp_cache *c); /* tokens */
-/* Bytes that vp_cache_open takes: 2 L capacity G d 4. */
-size_t vp_cache_bytes(const vp_encoder *e, int64_t capacity);
 
 enum { VP_APPEND_TOKENS = 256 }; /* of a pass of vp_encoder_append; what bounds its memory */
 /* Append ids [cu[b], cu[b+1]) to cache[b], at least one token each, and give the hidden state of each one's last token:

@@ -148,8 +148,7 @@ static int ends_of_gguf(ends *e, const char *path, vp_error *err) {
 
 int vp_tokenizer_ends(const vp_tokenizer *t, const char *path, int32_t id[VP_MAX_ENDS], size_t *n, vp_error *err) {
     ends e = {.id = id, .vocab = t->vocab.n};
-    const size_t len = strlen(path);
-    const bool gguf = len > 5 && strcmp(path + len - 5, ".gguf") == 0;
+    const bool gguf = vp_tokenizer_is_gguf(path);
     *n = 0;
     if (gguf) VP_TRY(ends_of_gguf(&e, path, err));
     if (!gguf) VP_TRY(ends_of_json(&e, path, "generation_config.json", err));

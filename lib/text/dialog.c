@@ -3,6 +3,7 @@
 #include "lib/text/dialog.h"
 #include "lib/base/json.h"
 #include "lib/file/source.h"
+#include "lib/text/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -140,10 +141,8 @@ static int find_system(const char *template, char **system, vp_error *err) {
 }
 
 static int recognise(vp_dialog *d, const char *path, vp_error *err) {
-    const size_t n = strlen(path);
-    const bool gguf = n > 5 && strcmp(path + n - 5, ".gguf") == 0;
     char *text = NULL;
-    VP_TRY(gguf ? template_of_gguf(path, &text, err) : template_of_folder(path, &text, err));
+    VP_TRY(vp_tokenizer_is_gguf(path) ? template_of_gguf(path, &text, err) : template_of_folder(path, &text, err));
     if (!text) return vp_fail(err, VP_DATA, "%s: the model has no chat template: name a format, " VP_DIALOGS, path);
     for (int i = FORMATS - 1; i >= 0; i--)
         if (strstr(text, formats[i].mark)) d->format = &formats[i];

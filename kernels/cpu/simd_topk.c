@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void store_sums(const vec *acc, int
 }
 
 /* nq queries x up to rt rows (constants); rows past nr read the last one again and are not written. The rows behind
- * them are asked for meanwhile: their streams are too short for the machine to foresee. */
+ * them are asked for meanwhile, into the second-level cache: their streams are too short for the machine to foresee. */
 static inline __attribute__((always_inline)) void tile(const float *q, int64_t ldq, int nq, const uint8_t *rows,
                                                        int64_t stride, int rt, int64_t nr, vp_dtype dtype, int64_t dim,
                                                        float *out, int64_t ldo) {
@@ -59,7 +59,7 @@ static inline __attribute__((always_inline)) void tile(const float *q, int64_t l
         vec b[RT];
 #pragma GCC unroll 8
         for (int r = 0; r < rt; r++) {
-            __builtin_prefetch(row[r] + ahead + d * size);
+            __builtin_prefetch(row[r] + ahead + d * size, 0, 2);
             b[r] = v_load_typed(row[r], d, VW, dtype);
         }
 #pragma GCC unroll 8

@@ -21,7 +21,7 @@ void vp_answer_free(vp_answer *a) {
 static size_t find_stop(const vp_answer *a, const vp_stops *stops, size_t from) {
     const size_t back = stops->longest > 1 ? stops->longest - 1 : 0, begin = from > back ? from - back : 0;
     size_t first = a->text.len;
-    for (size_t i = 0; i < stops->n; i++) {
+    for (size_t i = 0; a->text.len && i < stops->n; i++) {
         const char *at = memmem(a->text.data + begin, a->text.len - begin, stops->text[i], strlen(stops->text[i]));
         if (at && (size_t)(at - a->text.data) < first) first = (size_t)(at - a->text.data);
     }

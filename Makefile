@@ -86,7 +86,7 @@ demo: deps ## embed Debian's package descriptions and ask questions
 	@$(MAKE) $(JOBS) -s --no-print-directory all
 	@scripts/models
 	@BUILD=$(BUILD) scripts/demo
-bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels ## measure against peers (BENCHMARKS.md); TRAIN=1: training
+bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels $(BUILD)/bench/decode ## measure against peers (BENCHMARKS.md); TRAIN=1: training
 	@scripts/models
 	@BUILD=$(BUILD) bench/$(if $(TRAIN),train,run).py
 peers: ## install what bench compares with (several GB) into $(BUILD)/peers

@@ -79,7 +79,11 @@ typedef struct vp_weight_desc {
     const float *bias; /* [N] or NULL; copied */
     /* VP_F32, VP_BF16 (inputs and weights of a product, forward and dX, are rounded to it, sums are f32), VP_I8 */
     vp_dtype compute;
-    bool backward;    /* also pack for dX */
+    bool backward; /* also pack for dX */
+    /* One copy, row by row as it is given, for generation: a product of few rows runs at the speed of memory, and a row
+     * of it does not see the others. Only the weights are of the type `compute`, here VP_I8 as well (a scale an output:
+     * its row's largest magnitude / 127); inputs and sums stay f32. Forward only. */
+    bool rows;
     const char *name; /* for messages and the certification cache */
 } vp_weight_desc;
 
@@ -182,14 +186,17 @@ typedef struct vp_rope_shift_op {
 } vp_rope_shift_op;
 
 typedef enum vp_attention { VP_ATTN_CAUSAL, VP_ATTN_BI } vp_attention; /* segments: batch.seg; prefix: batch.prefix */
-typedef struct vp_span {                                               /* a piece of a key/value cache */
+typedef struct vp_span { /* a piece of a key/value cache: [length, G*d], keys after RoPE */
     const void *k, *v;
-    vp_dtype dtype;
+    vp_dtype dtype; /* VP_F32 or VP_BF16 */
     int64_t ld;
-    int32_t length, position;
+    int32_t length;
 } vp_span;
 /* Query i of a sequence sees key j when (bi or j <= i or j < prefix) and (seg_j = 0 or seg_j = seg_i) and (no window or
- * |i - j| < window). Scores are scale q.k, soft-capped; softmax and sums in f32. */
+ * |i - j| < window). Scores are scale q.k, soft-capped; softmax and sums in f32.
+ * With spans a sequence's keys are those of its spans, in order, and then cu_k's of k and v (none, when they have been
+ * appended to the cache already); its query i stands at q_off + i among them. A query's result depends on the keys
+ * alone: not on how they are cut into spans, nor on the queries beside it. No segments, dropout or lse then. */
 typedef struct vp_attn_op {
     const vp_batch *batch;
     vp_attention mode;
@@ -204,10 +211,12 @@ typedef struct vp_attn_op {
     vp_drop drop;
     const vp_mat *dout, *dq, *dk, *dv;
 } vp_attn_op;
-typedef struct vp_kv_op {
+typedef struct vp_kv_op { /* the rows of k and v that are a sequence's to the end of its cache, rounded to `dtype` */
     const vp_batch *batch;
-    vp_mat k, v;
-    vp_span *out;
+    vp_mat k, v;                     /* [T, G*d] */
+    void *const *k_to, *const *v_to; /* [B] where a sequence's first row goes; rows are `ld` elements apart */
+    vp_dtype dtype;                  /* VP_F32 or VP_BF16 */
+    int64_t ld;
 } vp_kv_op;
 
 typedef struct vp_glu_op { /* out = act(gate) * up; gate and up may be columns of one matrix */
@@ -346,13 +355,22 @@ typedef struct vp_topk_op {
     vp_hit *best;   /* [Q, k]: best first; higher score first, then lower row */
     int32_t *found; /* [Q] filled entries of best; 0 to start */
 } vp_topk_op;
+/* One token a row. A token that was seen has its logit divided by `penalty` when positive, else multiplied. Then the
+ * largest, or, with a temperature, a draw from softmax(logits / temperature) over its top_k largest probabilities, of
+ * those the fewest largest whose sum reaches top_p. Ties: the lower id first. The random number's counter is (0, row,
+ * step, VP_SITE_SAMPLING << 14): it does not depend on the rows beside. Logits that are not finite: VP_DATA. */
 typedef struct vp_sample_op {
-    vp_mat logits;
-    float temperature, top_p;
-    int32_t top_k;
+    vp_mat logits;          /* [B, V], overwritten */
+    const int32_t *seen;    /* distinct ids below V; row b's are [seen_cu[b], seen_cu[b + 1]); NULL: no penalty */
+    const int64_t *seen_cu; /* [B + 1] */
+    float penalty;          /* > 0 */
+    float temperature;      /* 0: the largest logit */
+    float top_p;            /* in (0, 1]; 1: all */
+    int32_t top_k;          /* 0: all */
     uint64_t seed;
-    const int64_t *row;
-    int32_t *out;
+    const int64_t *row, *step; /* [B], below 2^32 */
+    int32_t *out;              /* [B] */
+    float *logprob;            /* [B] log softmax of the logits as they were given, at `out`; or NULL */
 } vp_sample_op;
 
 typedef struct vp_device_options {

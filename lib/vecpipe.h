@@ -5,6 +5,7 @@
  *   model   models, settings, encoding, pooling             index   vectors and texts on disk, search
  *   train   the order of the data, steps, what objectives hide, objectives, runs
  *   score   figures from vectors or hits and judgments       mine    hard negatives
+ *   gen     generation
  * tools/ includes this header and no other of the project; the library includes kernels/ops.h below it. */
 #ifndef VECPIPE_H
 #define VECPIPE_H
@@ -16,6 +17,7 @@
 #include "lib/text/feed.h"
 #include "lib/text/input.h"
 #include "lib/model/model.h"
+#include "lib/gen/gen.h"
 #include "lib/index/index.h"
 #include "lib/train/train.h"
 #include "lib/train/steps.h"

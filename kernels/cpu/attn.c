@@ -155,6 +155,7 @@ static int attn_run(vp_queue *q, attn_job *j) {
 }
 
 int vp_cpu_attn(vp_queue *q, const vp_attn_op *op) {
+    if (op->spans) return vp_attn_cached(q, op);
     VP_TRY(vp_attn_check(q, op));
     if (op->batch->T == 0) return VP_OK;
     attn_job j = {.op = op, .batch = op->batch, .simd = q->device->simd};

@@ -12,7 +12,7 @@ static int check_batch(vp_queue *q, const vp_batch *b) {
         if (b->cu_q[s + 1] < b->cu_q[s])
             return vp_queue_fail(q, VP_BUG, "attn: sequence %lld has a negative length", (long long)s);
         if (b->cu_k[s] != b->cu_q[s] || b->cu_k[s + 1] != b->cu_q[s + 1] || (b->q_off && b->q_off[s] != 0))
-            return vp_queue_fail(q, VP_BUG, "attn: the CPU has no cached keys (sequence %lld)", (long long)s);
+            return vp_queue_fail(q, VP_BUG, "attn: cached keys without spans (sequence %lld)", (long long)s);
     }
     int64_t covered = 0;
     for (int64_t i = 0; i < b->ntiles; i++) {
@@ -37,7 +37,6 @@ int vp_attn_check(vp_queue *q, const vp_attn_op *op) {
     VP_TRY(vp_check_mat(q, "attn.k", &op->k, VP_F32, T, keys));
     VP_TRY(vp_check_mat(q, "attn.v", &op->v, VP_F32, T, keys));
     VP_TRY(vp_check_mat(q, "attn.out", &op->out, VP_F32, T, queries));
-    if (op->spans) return vp_queue_fail(q, VP_BUG, "attn: the CPU has no cached keys");
     if (op->heads >> 14 > 0 && op->drop.p != 0.0f)
         return vp_queue_fail(q, VP_BUG, "attn: dropout of %d heads", (int)op->heads);
     return check_batch(q, op->batch);

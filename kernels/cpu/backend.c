@@ -35,6 +35,7 @@ static const vp_backend cpu = {
     .rope = vp_cpu_rope,
     .attn = vp_cpu_attn,
     .attn_bwd = vp_cpu_attn_bwd,
+    .kv_append = vp_cpu_kv_append,
     .glu = vp_cpu_glu,
     .glu_bwd = vp_cpu_glu_bwd,
     .act = vp_cpu_act,
@@ -58,6 +59,7 @@ static const vp_backend cpu = {
     .bag = vp_cpu_bag,
     .nce = vp_cpu_nce,
     .topk = vp_cpu_topk,
+    .sample = vp_cpu_sample,
 };
 
 const vp_backend *vp_backend_cpu(void) {

@@ -47,6 +47,10 @@ struct vp_weight {
     void *packed;        /* of all panels */
     size_t scratch;      /* of the library, per thread */
     vp_weight *backward; /* its transpose [in, out], or NULL */
+    /* linear_rows.c: no panels then */
+    char *row; /* [out, in] of row_type, or NULL */
+    vp_dtype row_type;
+    float *row_scale; /* [out] of VP_I8, else NULL */
 };
 
 /* Record why an operation failed and return `code`. */
@@ -97,6 +101,11 @@ typedef struct vp_tile_sum {
 /* vp_cpu_linear and vp_cpu_linear_bwd_x with it (NULL: nothing joins). */
 int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
 int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
+/* Row `row` of the stacked parts, as f32. */
+int vp_weight_read(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err);
+/* linear_rows.c: weights that are kept row by row */
+int vp_weight_rows_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err);
+int vp_linear_rows(vp_queue *q, const vp_linear_op *op);
 /* lora.c, bmm.c, linear_bwd.c, drop.c */
 int vp_cpu_lora(vp_queue *q, const vp_lora_op *op);
 int vp_cpu_bmm(vp_queue *q, const vp_bmm_op *op);
@@ -132,6 +141,10 @@ int vp_cpu_pool_bwd(vp_queue *q, const vp_pool_op *op);
 int vp_cpu_pick(vp_queue *q, const vp_pick_op *op);
 int vp_cpu_pick_bwd(vp_queue *q, const vp_pick_op *op);
 int vp_cpu_topk(vp_queue *q, const vp_topk_op *op);
+/* attn_cached.c, sample.c */
+int vp_attn_cached(vp_queue *q, const vp_attn_op *op);
+int vp_cpu_kv_append(vp_queue *q, const vp_kv_op *op);
+int vp_cpu_sample(vp_queue *q, const vp_sample_op *op);
 /* optim.c */
 int vp_cpu_sumsq(vp_queue *q, const vp_optim_op *op);
 int vp_cpu_clip(vp_queue *q, const vp_optim_op *op);

@@ -16,7 +16,7 @@ static bool has_scalar(void) {
 /* best first */
 #define X(isa)                                                                                                         \
     {{#isa, &vp_simd_rows_##isa, &vp_simd_acts_##isa, &vp_simd_gemm_##isa, &vp_simd_attn_##isa, &vp_simd_grads_##isa,  \
-      &vp_simd_drop_##isa, &vp_simd_loss_##isa, &vp_simd_topk_##isa, &vp_simd_optim_##isa},                            \
+      &vp_simd_drop_##isa, &vp_simd_loss_##isa, &vp_simd_topk_##isa, &vp_simd_mix_##isa, &vp_simd_optim_##isa},        \
      has_##isa},
 static const struct {
     vp_simd simd;

@@ -95,6 +95,7 @@ int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum) {
     VP_TRY(check_linear(q, op));
     linear_job j = {.op = op, .w = op->weight, .simd = q->device->simd, .sum = sum, .T = op->x.rows};
     if (j.T == 0) return VP_OK;
+    if (j.w->row) return vp_linear_rows(q, op);
     int64_t tail = j.T % VP_TILE, low = (tail + VP_TILE_SHORT - 1) / VP_TILE_SHORT;
     bool fills = low * VP_TILE_SHORT == VP_TILE; /* four short tiles are one tall one */
     j.tall = j.T / VP_TILE + fills;

@@ -106,6 +106,14 @@ typedef struct vp_simd_topk {
                    vp_dtype dtype, int64_t dim, float *out, int64_t ldo);
 } vp_simd_topk;
 
+/* ---- simd_mix.c: sums of rows, an order that nothing but their number decides ---- */
+typedef struct vp_simd_mix {
+    /* out[q, :] += sum over j of p[q, j] rows[j, :], j ascending, one chain an element; rows [nr, dim] of dtype F32 or
+     * BF16, stride in bytes, unaligned */
+    void (*mix)(const float *p, int64_t ldp, int64_t nq, const uint8_t *rows, int64_t stride, int64_t nr,
+                vp_dtype dtype, int64_t dim, float *out, int64_t ldo);
+} vp_simd_mix;
+
 /* ---- simd_optim.c: n numbers p of a parameter space, their gradients g and moments m, v ---- */
 typedef struct vp_simd_update { /* a step's numbers, made in double and rounded once */
     float keep;                 /* p *= keep before anything else: 1 - lr decay */
@@ -131,6 +139,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     const vp_simd_drop *drop;
     const vp_simd_loss *loss;
     const vp_simd_topk *topk;
+    const vp_simd_mix *mix;
     const vp_simd_optim *optim;
 } vp_simd;
 
@@ -143,6 +152,7 @@ typedef struct vp_simd { /* everything of one instruction set */
     extern const vp_simd_grads vp_simd_grads_##isa;                                                                    \
     extern const vp_simd_drop vp_simd_drop_##isa;                                                                      \
     extern const vp_simd_loss vp_simd_loss_##isa;                                                                      \
+    extern const vp_simd_mix vp_simd_mix_##isa;                                                                        \
     extern const vp_simd_topk vp_simd_topk_##isa;                                                                      \
     extern const vp_simd_optim vp_simd_optim_##isa;
 VP_ISAS(X)

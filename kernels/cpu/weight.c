@@ -15,7 +15,8 @@ static int64_t panel_columns(int64_t words) {
 static int check_desc(const vp_device *d, const vp_weight_desc *desc, vp_error *err) {
     const int64_t most = INT64_C(1) << 31;
     const char *name = desc->name ? desc->name : "weight";
-    if (desc->compute != VP_F32 && !(desc->compute == VP_BF16 && d->bf16))
+    const bool known = desc->compute == VP_BF16 || desc->compute == VP_I8;
+    if (desc->compute != VP_F32 && !(desc->rows ? known : desc->compute == VP_BF16 && d->bf16))
         return vp_fail(err, VP_BUG, "%s: this processor has no products of %s", name, vp_dtype_name(desc->compute));
     if (desc->in < 1 || desc->out < 1 || desc->in > most || desc->out > most)
         return vp_fail(err, VP_BUG, "%s: shape [%lld, %lld]", name, (long long)desc->out, (long long)desc->in);
@@ -43,7 +44,7 @@ typedef struct packing {
     vp_failure failure;
 } packing;
 
-static int read_row(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err) {
+int vp_weight_read(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err) {
     const vp_weight_part *part = desc->part;
     for (; row >= part->rows; part++) row -= part->rows;
     return part->read_row(part->ctx, row, out, err);
@@ -54,7 +55,7 @@ static int read_panel(const packing *pk, const vp_panel *p, int thread, float *r
     float *line = pk->rows + vp_threads_count(pk->device->threads) * w->widest * w->words + thread * w->in;
     for (int64_t i = 0; i < p->n; i++) {
         float *row = rows + i * w->words;
-        VP_TRY(read_row(pk->desc, p->first + i, w->compute == VP_BF16 ? line : row, err));
+        VP_TRY(vp_weight_read(pk->desc, p->first + i, w->compute == VP_BF16 ? line : row, err));
         if (w->compute == VP_BF16) vp_bf16_round(line, (uint16_t *)(void *)row, w->in);
     }
     return VP_OK;
@@ -125,6 +126,7 @@ static int prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp
         if (!(w->bias = vp_calloc(1, bytes))) return vp_fail_memory(err, "bias", bytes);
         memcpy(w->bias, desc->bias, bytes);
     }
+    if (desc->rows) return vp_weight_rows_prepare(d, desc, w, err);
     VP_TRY(cut_panels(d, w, err));
     return pack_all(d, desc, w, err);
 }
@@ -147,7 +149,7 @@ static int pack_backward(vp_device *d, const vp_weight_desc *desc, vp_weight *w,
     float *dense = vp_calloc((size_t)desc->out * (size_t)desc->in, sizeof *dense);
     if (!dense) return vp_fail_memory(err, "transposing a weight", (size_t)desc->out * (size_t)desc->in * 4);
     int status = VP_OK;
-    for (int64_t i = 0; i < desc->out && !status; i++) status = read_row(desc, i, dense + i * desc->in, err);
+    for (int64_t i = 0; i < desc->out && !status; i++) status = vp_weight_read(desc, i, dense + i * desc->in, err);
     transposed columns = {dense, desc->out, desc->in};
     vp_weight_part part = {desc->in, read_column, &columns};
     vp_weight_desc turned = {.part = &part, .nparts = 1, .in = desc->out, .out = desc->in, .compute = desc->compute};
@@ -179,7 +181,7 @@ int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc) 
     if (!status && (desc->in != w->in || desc->out != w->out || !desc->bias != !w->bias))
         status = vp_fail(&err, VP_BUG, "%s: an update of another shape, [%lld, %lld] instead of [%lld, %lld]", name,
                          (long long)desc->out, (long long)desc->in, (long long)w->out, (long long)w->in);
-    if (!status && (desc->compute != w->compute || (desc->backward && !w->backward)))
+    if (!status && (desc->compute != w->compute || (desc->backward && !w->backward) || w->row))
         status = vp_fail(&err, VP_BUG, "%s: the weight is packed for another type, or for forward only", name);
     if (!status && w->bias) memcpy(w->bias, desc->bias, (size_t)w->out * sizeof *w->bias);
     if (!status) status = pack_all(q->device, desc, w, &err);
@@ -193,5 +195,7 @@ void vp_cpu_weight_free(vp_device *d, vp_weight *w) {
     free(w->packed);
     free(w->panel);
     free(w->bias);
+    free(w->row);
+    free(w->row_scale);
     free(w);
 }

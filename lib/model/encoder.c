@@ -22,6 +22,8 @@ int vp_compute_choose(vp_compute *c, const char *name, vp_error *err) {
     vp_caps caps;
     c->type = VP_F32;
     if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
+    for (int i = 0; c->rows && i < 2; i++)
+        if (!strcmp(name, vp_compute_name(c->type = i ? VP_I8 : VP_BF16))) return VP_OK;
     c->ops->caps(c->device, &caps);
     c->type = VP_BF16;
     if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
@@ -31,7 +33,7 @@ int vp_compute_choose(vp_compute *c, const char *name, vp_error *err) {
 }
 
 const char *vp_compute_name(vp_dtype type) {
-    return type == VP_BF16 ? "bf16" : "f32";
+    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : "f32";
 }
 
 static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
@@ -81,7 +83,7 @@ static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map 
     VP_TRY(check_operations(e, err));
     vp_device_options device = {.threads = o->threads};
     VP_TRY(e->ops->open(&e->device, &device, err));
-    vp_compute compute = {.ops = e->ops, .device = e->device};
+    vp_compute compute = {.ops = e->ops, .device = e->device, .rows = e->rows = o->generate};
     VP_TRY(vp_compute_choose(&compute, o->compute, err));
     e->compute = compute.type;
     VP_TRY(e->ops->queue_open(&e->queue, e->device, err));

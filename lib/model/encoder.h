@@ -75,6 +75,7 @@ struct vp_encoder {
     bool segments;
     int64_t batch_tokens;
     vp_dtype compute;      /* of the linears' products */
+    bool rows;             /* weights row by row, for generation: `compute` is the weights' type */
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;
@@ -132,5 +133,9 @@ int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1,
 /* forward.c: hidden [T, C] f32 of one micro-batch into host memory; what backward needs into `tape` (NULL: nothing). */
 int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
                vp_error *err);
+/* The same over what the sequences' caches hold; the tokens' own keys and values are put behind it. */
+struct vp_cached;
+int vp_forward_cached(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const struct vp_cached *cached,
+                      float *hidden, vp_error *err);
 
 #endif

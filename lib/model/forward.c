@@ -5,6 +5,7 @@
  * reads x anyway. Pre-norm:  h = norm(x); y = attention(h); h = norm(x += y); y = mlp(h); ... hidden = norm(x += y).
  * Post-norm (BERT):  y = attention(x); x = norm(x + y); y = mlp(x); x = norm(x + y); hidden = x. */
 #include "lib/model/pass.h"
+#include "lib/model/cached.h"
 #include <math.h>
 
 vp_mat vp_columns(const vp_mat *m, int64_t first, int64_t n) {
@@ -164,6 +165,7 @@ int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *er
     const vp_attn_op op = vp_pass_attn_op(p, layer);
     VP_TRY(position_heads(p, &op.q, p->c->heads, &l->q_norm, err));
     VP_TRY(position_heads(p, &op.k, p->c->groups, &l->k_norm, err));
+    if (p->cached) return vp_cached_attend(p, &op, layer, err);
     return vp_pass_check(p, p->e->ops->attn(p->e->queue, &op), err);
 }
 
@@ -237,11 +239,12 @@ static int run_layers(vp_pass *p, vp_tape *tape, vp_error *err) {
     return tape ? vp_pass_copy(p, &tape->x, &p->x, err) : VP_OK;
 }
 
-int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
-               vp_error *err) {
+static int forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape,
+                   const vp_cached *cached, float *hidden, vp_error *err) {
     vp_pass p;
     size_t mark = e->ops->arena_mark(e->queue);
     int status = vp_pass_open(&p, e, batch, step, err);
+    p.cached = cached;
     if (!status) status = vp_pass_scratch(&p, err);
     if (!status) status = embed(&p, ids, err);
     if (!status) status = run_layers(&p, tape, err);
@@ -250,4 +253,14 @@ int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_
     if (!status) status = e->ops->queue_wait(e->queue, err);
     e->ops->arena_release(e->queue, mark);
     return status;
+}
+
+int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
+               vp_error *err) {
+    return forward(e, batch, ids, step, tape, NULL, hidden, err);
+}
+
+int vp_forward_cached(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_cached *cached, float *hidden,
+                      vp_error *err) {
+    return forward(e, batch, ids, 0, NULL, cached, hidden, err);
 }

@@ -33,7 +33,8 @@ static vp_weight_desc describe(const vp_head *h, const vp_weight_part *part) {
                             .out = h->vocab,
                             .bias = h->bias,
                             .compute = h->on.type,
-                            .backward = true,
+                            .backward = !h->on.rows,
+                            .rows = h->on.rows,
                             .name = "lm_head"};
 }
 
@@ -121,6 +122,11 @@ int64_t vp_head_vocab(const vp_head *h) {
 
 static int finish_op(vp_head *h, int status, vp_error *err) {
     return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : h->on.ops->queue_wait(h->on.queue, err);
+}
+
+int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logits, vp_error *err) {
+    const vp_linear_op op = {.weight = h->weight, .x = *x, .out = *logits};
+    return finish_op(h, h->on.ops->linear(h->on.queue, &op), err);
 }
 
 int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {

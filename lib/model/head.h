@@ -7,9 +7,11 @@
 struct vp_compute;
 struct vp_xent_op;
 struct vp_bag_op;
+struct vp_mat;
 
 typedef struct vp_head vp_head;
-/* Packs the head for products in both directions, which takes twice its size in memory. VP_DATA: the model has no
+/* Packs the head for products in both directions, which takes twice its size in memory; on an encoder that generates,
+ * row by row in its type. VP_DATA: the model has no
  * output head. The first on a device of its own, of which `o` tells device, threads and compute type (VP_USAGE as for
  * vp_encoder_open); the second on an encoder's (training.h), which stays open as long as the head (borrowed). The model
  * may be closed when they have returned. Close with vp_head_close (NULL is fine). */
@@ -20,6 +22,8 @@ void vp_head_close(vp_head *h);
 int vp_head_set(vp_head *h, const float *rows, vp_error *err);
 int64_t vp_head_width(const vp_head *h); /* C */
 int64_t vp_head_vocab(const vp_head *h); /* V */
+/* logits [M, V] = x [M, C] W^T + bias, in the device's memory. */
+int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logits, vp_error *err);
 /* The backend's operations with this head as op->head. One thread at a time. */
 int vp_head_xent(vp_head *h, struct vp_xent_op *op, vp_error *err);
 int vp_head_bag(vp_head *h, struct vp_bag_op *op, vp_error *err);

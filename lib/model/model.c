@@ -237,6 +237,9 @@ vp_dtype vp_model_dtype(const vp_model *m) {
     const vp_weight_entry *embed = vp_weights_find(&m->weights, VP_W_EMBED, -1);
     return embed && embed->tensor->storage == VP_STORE_PLAIN ? embed->tensor->dtype : VP_BF16;
 }
+int64_t vp_model_positions(const vp_model *m) {
+    return m->config.positions;
+}
 int64_t vp_model_vocab(const vp_model *m) {
     return m->config.vocab;
 }

@@ -54,6 +54,7 @@ const char *vp_model_latent(const vp_model *m);
 /* Of its weights: VP_F32, VP_F16 or VP_BF16, which quantised ones are best kept in. */
 vp_dtype vp_model_dtype(const vp_model *m);
 int64_t vp_model_vocab(const vp_model *m);
+int64_t vp_model_positions(const vp_model *m); /* the longest sequence */
 
 /* A LoRA adapter folder in PEFT's layout (both name depths), applied on the fly after those added before. A key that
  * matches nothing, DoRA and other unsupported kinds are VP_DATA. An llm2vec_config.json in it replaces the model's
@@ -96,6 +97,7 @@ typedef struct vp_encode_options {
     const char *attention; /* one of VP_ATTENTIONS; NULL: the header's, else the model's. "segments": causal, and column
                               seg is required */
     int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: the default */
+    bool generate;         /* for lib/model/cache.h: weights are kept row by row, once; `compute` is their type */
     const struct vp_train_options *train; /* lib/model/training.h; NULL: no training */
 } vp_encode_options;
 enum { VP_BATCH_TOKENS = 2048 };

@@ -28,9 +28,10 @@ typedef struct vp_pass {
     vp_encoder *e;
     const vp_config *c;
     const vp_batch *batch;
-    uint32_t step;  /* of dropout */
-    vp_saved *keep; /* the layer's, or NULL */
-    vp_mat x, h, y; /* [T, C]: residual stream, its norm, what a block adds to it */
+    uint32_t step;                  /* of dropout */
+    vp_saved *keep;                 /* the layer's, or NULL */
+    const struct vp_cached *cached; /* NULL: the sequences are whole */
+    vp_mat x, h, y;                 /* [T, C]: residual stream, its norm, what a block adds to it */
     vp_mat raw, qkv, mixed, lse, up;
     vp_mat mid; /* [T, F] */
 } vp_pass;

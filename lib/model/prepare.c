@@ -130,6 +130,7 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
                              .bias = *bias,
                              .compute = e->compute,
                              .backward = e->training && e->training->options.backward,
+                             .rows = e->rows,
                              .name = s->part[0]->module};
     return VP_OK;
 }

@@ -96,7 +96,7 @@ void vp_encoder_release_to(vp_encoder *e, size_t mark) {
 }
 
 vp_compute vp_encoder_compute(const vp_encoder *e) {
-    return (vp_compute){.ops = e->ops, .device = e->device, .queue = e->queue, .type = e->compute};
+    return (vp_compute){.ops = e->ops, .device = e->device, .queue = e->queue, .type = e->compute, .rows = e->rows};
 }
 
 int64_t vp_encoder_width(const vp_encoder *e) {

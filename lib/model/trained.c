@@ -111,7 +111,8 @@ static int layout_weights(vp_encoder *e, vp_training *t, size_t *cap, vp_error *
         if (entry->bias && entry->rows == 1) VP_TRY(add_weight(e, t, cap, entry, true, err));
     }
     for (size_t i = 0; i < w->n; i++)
-        if (w->entry[i].bias && w->entry[i].rows > 1) VP_TRY(add_weight(e, t, cap, &w->entry[i], true, err));
+        if (w->entry[i].bias && w->entry[i].rows > 1 && w->entry[i].role != VP_W_HEAD)
+            VP_TRY(add_weight(e, t, cap, &w->entry[i], true, err));
     return VP_OK;
 }
 

@@ -79,7 +79,8 @@ typedef struct vp_compute {
     const vp_backend *ops;
     vp_device *device;
     vp_queue *queue;
-    vp_dtype type; /* of its linears' products, VP_F32 or VP_BF16 */
+    vp_dtype type; /* of its linears' products, VP_F32 or VP_BF16; with `rows` of their weights, VP_I8 too */
+    bool rows;     /* weights are kept row by row, for generation */
 } vp_compute;
 vp_compute vp_encoder_compute(const vp_encoder *e);
 

@@ -104,7 +104,8 @@ static int fill(vp_weight_entry *e, vp_role role, int64_t layer, const spelling 
     if (role == VP_W_HEAD && !find(sp, name, false)) return VP_OK;
     if (role == VP_W_HEAD && c->tied) return VP_OK;
     VP_TRY(take(sp, name, false, e->rows, e->cols, &e->tensor, err));
-    return vp_config_has_bias(c, role) ? take(sp, name, true, 1, rows, &e->bias, err) : VP_OK;
+    const bool bias = role == VP_W_HEAD ? find(sp, name, true) != NULL : vp_config_has_bias(c, role); /* GPT-J's head */
+    return bias ? take(sp, name, true, 1, rows, &e->bias, err) : VP_OK;
 }
 
 static int fill_all(vp_weights *w, const spelling *sp, vp_error *err) {

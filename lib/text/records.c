@@ -3,6 +3,7 @@
 #include "lib/text/text.h"
 #include "lib/text/examples.h"
 #include "lib/text/json_text.h"
+#include "lib/text/turns.h"
 #include "lib/text/words.h"
 #include "lib/stream/input.h"
 #include <jansson.h>
@@ -26,6 +27,7 @@ struct vp_records {
     vp_buf meta;
     vp_example_store example;
     vp_joined words; /* of the current record */
+    vp_turn_store turns;
 };
 
 int vp_records_open(vp_records **out, int fd, const char *name, vp_record_format format, bool skip_bad, vp_error *err) {
@@ -52,6 +54,7 @@ void vp_records_close(vp_records *r) {
     vp_buf_free(&r->meta);
     vp_example_free(&r->example);
     vp_joined_free(&r->words);
+    vp_turns_free(&r->turns);
     free(r->name);
     free(r);
 }
@@ -226,6 +229,23 @@ static int take_words(vp_records *r, vp_record *record, vp_error *err) {
     return VP_OK;
 }
 
+static int take_prompt(vp_records *r, vp_record *record, vp_error *err) {
+    vp_error why = {0};
+    const int status = vp_turns_read(&r->turns, r->object, &why);
+    if (status) return vp_fail(err, status, "%s:%lld: %s", r->name, (long long)r->number, why.text);
+    record->turn = r->turns.n ? r->turns.turn : NULL;
+    record->turns = r->turns.n;
+    if (record->turn) return VP_OK;
+    VP_TRY(take_string(r, "prompt", &record->text, &record->text_len, err));
+    return record->text ? VP_OK : bad(r, err, "no 'prompt', and no 'messages'");
+}
+
+/* What the format says is the record's text. */
+static int take_content(vp_records *r, vp_record *record, vp_error *err) {
+    if (r->format == VP_RECORDS_PROMPTS) return take_prompt(r, record, err);
+    return r->format == VP_RECORDS_WORDS ? take_words(r, record, err) : take_text(r, record, err);
+}
+
 /* The members of a line of JSON. *control: it was a _vp line. */
 static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *control, vp_error *err) {
     r->line = line;
@@ -236,10 +256,11 @@ static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *
         VP_TRY(take_id(r, line, record, err));
         return take_example(r, line, record, err);
     }
-    VP_TRY(r->format == VP_RECORDS_WORDS ? take_words(r, record, err) : take_text(r, record, err));
+    VP_TRY(take_content(r, record, err));
     VP_TRY(take_id(r, line, record, err));
     const char *const own[] = {"id", "_id", r->format == VP_RECORDS_WORDS ? "words" : "text", NULL};
-    return take_meta(r, line, own, record, err);
+    static const char *const answer[] = {"id", "_id", VP_PROMPT_ANSWER, NULL};
+    return take_meta(r, line, r->format == VP_RECORDS_PROMPTS ? answer : own, record, err);
 }
 
 static int take_line(vp_records *r, const char *line, size_t n, vp_record *record, bool *control, vp_error *err) {

@@ -25,6 +25,14 @@ typedef struct vp_example {
     bool scored;
 } vp_example;
 
+/* One turn of a conversation; UTF-8, not terminated. */
+typedef enum vp_speaker { VP_SPEAKER_SYSTEM, VP_SPEAKER_USER, VP_SPEAKER_ASSISTANT } vp_speaker;
+typedef struct vp_turn {
+    vp_speaker speaker;
+    const char *text;
+    size_t n;
+} vp_turn;
+
 /* Strings are UTF-8, not terminated; NULL: absent. */
 typedef struct vp_record {
     const char *id, *title, *text;
@@ -38,17 +46,22 @@ typedef struct vp_record {
     size_t instruction_len;
     const uint32_t *word_end; /* VP_RECORDS_WORDS: where each word ends in the text */
     size_t words;
+    const vp_turn *turn; /* VP_RECORDS_PROMPTS: a conversation, which has no text; NULL: a text */
+    size_t turns;
 } vp_record;
 
 /* EXAMPLES: JSONL in which records may be training examples instead of texts. WORDS: JSONL whose text is its `words`,
  * an array of strings, joined by one space; `text` and `title` do not count. QUERIES: as EXAMPLES, but the text of an
- * example is its query, and `meta` the whole record. */
+ * example is its query, and `meta` the whole record. PROMPTS: JSONL whose text is its `prompt`, or a conversation,
+ * `messages` or a list as `prompt`; meta keeps them and leaves out VP_PROMPT_ANSWER. */
+#define VP_PROMPT_ANSWER "text", "tokens", "finish", "logprob", "logprobs" /* keys that an answer has */
 typedef enum vp_record_format {
     VP_RECORDS_JSONL,
     VP_RECORDS_LINES,
     VP_RECORDS_EXAMPLES,
     VP_RECORDS_WORDS,
-    VP_RECORDS_QUERIES
+    VP_RECORDS_QUERIES,
+    VP_RECORDS_PROMPTS
 } vp_record_format;
 typedef struct vp_records vp_records;
 /* `fd` is not closed. skip_bad: malformed JSON or UTF-8 is counted instead of failing with name:line. zstd input is

@@ -182,7 +182,7 @@ int vp_tokenizer_encode(const vp_tokenizer *t, const char *text, size_t n, bool 
 }
 
 /* ---- opening and facts ---- */
-static bool is_gguf(const char *path) {
+bool vp_tokenizer_is_gguf(const char *path) {
     size_t n = strlen(path);
     return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
 }
@@ -191,7 +191,7 @@ static int load(vp_tokenizer *t, const char *path, vp_error *err) {
     struct stat st;
     if (stat(path, &st) != 0) return vp_fail_errno(err, "cannot open '%s'", path);
     if (S_ISDIR(st.st_mode)) return vp_tokenizer_load_json(t, path, "tokenizer.json", err);
-    if (is_gguf(path)) return vp_tokenizer_load_gguf(t, path, err);
+    if (vp_tokenizer_is_gguf(path)) return vp_tokenizer_load_gguf(t, path, err);
     const char *slash = strrchr(path, '/');
     char *folder = slash ? vp_strndup(path, (size_t)(slash - path)) : vp_strndup(".", 1);
     if (!folder) return vp_fail_memory(err, "a path", strlen(path));

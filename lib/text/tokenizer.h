@@ -82,6 +82,7 @@ void vp_added_next(const vp_added *a, const char *s, size_t n, size_t from, size
 void vp_added_free(vp_added *a);
 
 /* ---- loading ---- */
+bool vp_tokenizer_is_gguf(const char *path); /* by its name */
 int vp_tokenizer_load_json(vp_tokenizer *t, const char *folder, const char *name, vp_error *err);
 int vp_tokenizer_load_gguf(vp_tokenizer *t, const char *path, vp_error *err);
 

@@ -67,6 +67,10 @@ only() {
     only 'lib/(base|stream|text|file|model|train)/.*|kernels/ops\.h' lib/train/*.[ch]
 }
 
+@test "lib/gen includes base, stream, text and model, and reaches arithmetic through kernels/ops.h" {
+    only 'lib/(base|stream|text|model|gen)/.*|kernels/ops\.h' lib/gen/*.[ch]
+}
+
 @test "lib/score does not know models nor indexes" {
     only 'lib/(base|stream|text|score)/.*|lib/train/permute\.h|kernels/ops\.h' lib/score/*.[ch]
 }

@@ -1,0 +1,126 @@
+/* linear for weights that are kept row by row, [N, K] in F32, BF16 or I8 with a scale a row: what generation uses, one
+ * copy for prompts and for single tokens. An output is one chain over K, the same however many rows x has. With few
+ * rows the product reads every weight once, as fast as memory gives them; with many, a panel of weights that is not f32
+ * is turned into f32 once for all of them, which changes no bit. Legend: x [T, K], out [T, N]. */
+#include "kernels/cpu/cpu.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PANEL = 32, BLOCK = 256, FEW = 8 }; /* weights of an item; rows of x of one pass; rows that do not pay a copy */
+
+/* ---- preparing ---- */
+typedef struct rows_job {
+    const vp_device *device;
+    const vp_weight_desc *desc;
+    vp_weight *w;
+    float *line; /* [threads, K] */
+    vp_failure failure;
+} rows_job;
+
+/* scale = max |x| / 127, out = x / scale, to the nearest; a row of zeros gets scale 0 */
+static int quantise(const float *x, int64_t n, int8_t *out, float *scale) {
+    float most = 0.0f;
+    for (int64_t i = 0; i < n; i++) most = fabsf(x[i]) > most || x[i] != x[i] ? fabsf(x[i]) : most;
+    if (!isfinite(most)) return VP_DATA;
+    const float by = most > 0.0f ? 127.0f / most : 0.0f;
+    for (int64_t i = 0; i < n; i++) out[i] = (int8_t)lrintf(x[i] * by);
+    *scale = most / 127.0f;
+    return VP_OK;
+}
+
+static int store_row(const rows_job *j, int64_t row, float *line, vp_error *err) {
+    vp_weight *w = j->w;
+    char *to = w->row + row * w->in * (int64_t)vp_dtype_size(w->row_type);
+    VP_TRY(vp_weight_read(j->desc, row, w->row_type == VP_F32 ? (float *)(void *)to : line, err));
+    if (w->row_type == VP_BF16) j->device->simd->rows->to_bf16(line, (uint16_t *)(void *)to, w->in);
+    if (w->row_type == VP_I8 && quantise(line, w->in, (int8_t *)to, &w->row_scale[row]))
+        return vp_fail(err, VP_DATA, "%s: row %lld has a weight that is not finite",
+                       j->desc->name ? j->desc->name : "weight", (long long)row);
+    return VP_OK;
+}
+
+static void store_panel(void *ctx, int64_t item, int thread) {
+    rows_job *j = ctx;
+    vp_error err = {0};
+    int status = VP_OK;
+    if (vp_failure_before(&j->failure, item)) return;
+    for (int64_t r = item * PANEL; r < (item + 1) * PANEL && r < j->w->out && !status; r++)
+        status = store_row(j, r, j->line + thread * j->w->in, &err);
+    if (status) vp_failure_set(&j->failure, item, &err);
+}
+
+int vp_weight_rows_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
+    if (desc->backward) return vp_fail(err, VP_BUG, "weights row by row have no backward pass");
+    const size_t bytes = (size_t)w->out * (size_t)w->in * vp_dtype_size(desc->compute);
+    const size_t lines = (size_t)vp_threads_count(d->threads) * (size_t)w->in;
+    w->row_type = desc->compute;
+    if (!(w->row = vp_pages_alloc(bytes))) return vp_fail_memory(err, "weight", bytes);
+    if (desc->compute == VP_I8 && !(w->row_scale = vp_calloc((size_t)w->out, sizeof(float))))
+        return vp_fail_memory(err, "weight", (size_t)w->out * sizeof(float));
+    rows_job j = {.device = d, .desc = desc, .w = w};
+    if (!(j.line = vp_calloc(lines, sizeof(float)))) return vp_fail_memory(err, "weight", lines * sizeof(float));
+    vp_failure_begin(&j.failure);
+    vp_threads_run(d->threads, (w->out + PANEL - 1) / PANEL, store_panel, &j);
+    free(j.line);
+    return vp_failure_end(&j.failure, err);
+}
+
+/* ---- the product ---- */
+typedef struct product_job {
+    const vp_linear_op *op;
+    const vp_weight *w;
+    const vp_simd *simd;
+    int64_t first, rows; /* of x */
+    float *scratch;      /* [threads]: tile [BLOCK, PANEL], then a panel in f32 [PANEL, K] */
+    int64_t scratch_each;
+} product_job;
+
+static void to_f32(const product_job *j, const char *from, int64_t n, float *out) {
+    if (j->w->row_type == VP_BF16) {
+        j->simd->rows->from_bf16((const uint16_t *)(const void *)from, out, n);
+        return;
+    }
+    const int8_t *x = (const int8_t *)from;
+    for (int64_t i = 0; i < n; i++) out[i] = (float)x[i];
+}
+
+static void multiply_panel(void *ctx, int64_t item, int thread) {
+    const product_job *j = ctx;
+    const vp_linear_op *op = j->op;
+    const vp_weight *w = j->w;
+    const int64_t first = item * PANEL, n = w->out - first < PANEL ? w->out - first : PANEL;
+    float *tile = j->scratch + thread * j->scratch_each;
+    vp_dtype type = w->row_type;
+    const char *rows = w->row + first * w->in * (int64_t)vp_dtype_size(type);
+    if (type != VP_F32 && j->rows > FEW) {
+        float *panel = tile + BLOCK * PANEL;
+        to_f32(j, rows, n * w->in, panel);
+        rows = (const char *)panel;
+        type = VP_F32;
+    }
+    j->simd->topk->scores(vp_row(&op->x, j->first), op->x.ld, j->rows, (const uint8_t *)rows,
+                          w->in * (int64_t)vp_dtype_size(type), n, type, w->in, tile, PANEL);
+    for (int64_t r = 0; r < j->rows; r++) {
+        float *sums = tile + r * PANEL;
+        for (int64_t c = 0; w->row_scale && c < n; c++) sums[c] *= w->row_scale[first + c];
+        const float *residual = op->residual.ptr ? vp_row(&op->residual, j->first + r) + first : NULL;
+        j->simd->acts->epilogue(op->act, sums, w->bias ? w->bias + first : NULL, residual,
+                                vp_row(&op->out, j->first + r) + first, n);
+    }
+}
+
+int vp_linear_rows(vp_queue *q, const vp_linear_op *op) {
+    const vp_weight *w = op->weight;
+    product_job j = {.op = op, .w = w, .simd = q->device->simd};
+    const int64_t T = op->x.rows, copy = w->row_type != VP_F32 && T > FEW ? PANEL * w->in : 0;
+    const size_t mark = vp_arena_mark(q);
+    j.scratch_each = BLOCK * PANEL + copy;
+    j.scratch = vp_queue_floats(q, "linear", j.scratch_each * vp_threads_count(q->device->threads));
+    for (; j.scratch && j.first < T; j.first += BLOCK) {
+        j.rows = T - j.first < BLOCK ? T - j.first : BLOCK;
+        vp_threads_run(q->device->threads, (w->out + PANEL - 1) / PANEL, multiply_panel, &j);
+    }
+    vp_arena_release(q, mark);
+    return j.scratch ? VP_OK : VP_MEMORY;
+}

@@ -1,0 +1,22 @@
+/* Conversations as one text, in the format that a chat model was trained on. */
+#ifndef VP_TEXT_DIALOG_H
+#define VP_TEXT_DIALOG_H
+#include "lib/text/text.h"
+
+/* Formats by name; "auto" is what the model's chat template is found to be. */
+#define VP_DIALOGS "chatml|llama3|llama2|mistral|gemma|zephyr|grit"
+
+typedef struct vp_dialog vp_dialog;
+/* `name`: one of VP_DIALOGS, or "auto": by the marks in the template of tokenizer_config.json, chat_template.jinja or
+ * GGUF's tokenizer.chat_template, which is recognised, not run: of its text only ChatML's default system turn is taken.
+ * `path` as for vp_tokenizer_open. VP_USAGE: no such name; VP_DATA: no template, or none of these. */
+int vp_dialog_open(vp_dialog **d, const char *path, const char *name, vp_error *err);
+void vp_dialog_close(vp_dialog *d);
+/* Append the text of a conversation up to where the answer begins: system (at most one, first), user, assistant, user,
+ * ... An assistant's turn at the end is not closed: the answer goes on with it. BOS is the tokenizer's business.
+ * VP_DATA: another order, or a system turn where the format has none. */
+int vp_dialog_render(const vp_dialog *d, const vp_turn *turn, size_t n, vp_buf *out, vp_error *err);
+/* The token that ends a turn, as text. */
+const char *vp_dialog_end(const vp_dialog *d);
+
+#endif

@@ -1,0 +1,318 @@
+/* gen: prompts to texts. */
+#include "lib/vecpipe.h"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { FORMAT_AUTO, FORMAT_TEXT, FORMAT_JSONL };
+
+typedef struct options {
+    const char *model, *chat;
+    vp_list adapters, stop;
+    double temperature, top_p, penalty;
+    int64_t max_tokens, top_k, seed, batch, threads;
+    int compute, format;
+    bool greedy, logprobs, lines, skip_bad;
+} options;
+static options opt = {.chat = "none", .temperature = 0.7, .top_p = 0.95, .penalty = 1, .max_tokens = 256, .batch = 1};
+
+static const vp_option table[] = {
+    {.kind = VP_OPT_GROUP, .help = "Model"},
+    {.name = "model",
+     .letter = 'm',
+     .kind = VP_OPT_STRING,
+     .target = &opt.model,
+     .value = "PATH",
+     .help = "folder or .gguf file; else $VP_MODEL"},
+    {.name = "adapter",
+     .kind = VP_OPT_LIST,
+     .target = &opt.adapters,
+     .value = "DIR",
+     .help = "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"},
+    {.name = "compute",
+     .kind = VP_OPT_CHOICE,
+     .target = &opt.compute,
+     .choices = VP_COMPUTES,
+     .help = "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"},
+    {.name = "threads",
+     .kind = VP_OPT_INT,
+     .target = &opt.threads,
+     .value = "N",
+     .max = 4096,
+     .help = "threads to use; 0: all"},
+    {.kind = VP_OPT_GROUP, .help = "Prompts"},
+    {.name = "lines", .kind = VP_OPT_FLAG, .target = &opt.lines, .help = "every line is a prompt; else JSONL"},
+    {.name = "chat",
+     .kind = VP_OPT_STRING,
+     .target = &opt.chat,
+     .value = "FORMAT",
+     .help = "auto (the model's), none (the prompt is continued), or " VP_DIALOGS},
+    {.name = "batch",
+     .kind = VP_OPT_INT,
+     .target = &opt.batch,
+     .value = "N",
+     .min = 1,
+     .max = 1024,
+     .help = "prompts that run together"},
+    {.name = "skip-bad", .kind = VP_OPT_FLAG, .target = &opt.skip_bad, .help = "count malformed records, and go on"},
+    {.kind = VP_OPT_GROUP, .help = "Answers"},
+    {.name = "max-tokens",
+     .kind = VP_OPT_INT,
+     .target = &opt.max_tokens,
+     .value = "N",
+     .min = 1,
+     .max = 1 << 24,
+     .help = "of an answer, at most"},
+    {.name = "stop",
+     .kind = VP_OPT_LIST,
+     .target = &opt.stop,
+     .value = "TEXT",
+     .help = "end an answer before this text; may be repeated"},
+    {.name = "greedy", .kind = VP_OPT_FLAG, .target = &opt.greedy, .help = "always the likeliest token"},
+    {.name = "temperature",
+     .kind = VP_OPT_REAL,
+     .target = &opt.temperature,
+     .value = "X",
+     .max = 100,
+     .help = "divides the logits; 0: as --greedy"},
+    {.name = "top-k",
+     .kind = VP_OPT_INT,
+     .target = &opt.top_k,
+     .value = "N",
+     .max = 1 << 24,
+     .help = "draw from the N likeliest tokens; 0: all"},
+    {.name = "top-p",
+     .kind = VP_OPT_REAL,
+     .target = &opt.top_p,
+     .value = "P",
+     .min = 1e-6,
+     .max = 1,
+     .help = "draw from the likeliest tokens that have P of the probability together"},
+    {.name = "repetition-penalty",
+     .kind = VP_OPT_REAL,
+     .target = &opt.penalty,
+     .value = "X",
+     .min = 0.01,
+     .max = 100,
+     .help = "divides the logits of tokens that were there; 1: none"},
+    {.name = "seed",
+     .kind = VP_OPT_INT,
+     .target = &opt.seed,
+     .value = "N",
+     .max = 9223372036854775807.0,
+     .help = "another number, another draw"},
+    {.kind = VP_OPT_GROUP, .help = "Output"},
+    {.name = "format",
+     .kind = VP_OPT_CHOICE,
+     .target = &opt.format,
+     .choices = "auto|text|jsonl",
+     .help = "auto: text, as it grows, on a terminal; else JSONL"},
+    {.name = "logprobs",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.logprobs,
+     .help = "JSONL: every token's id and log-probability"},
+    {0},
+};
+static const vp_program program = {
+    .name = "gen",
+    .summary = "prompts to texts: completion and chat",
+    .usage = "gen [FILE] [OPTION]... <PROMPTS >ANSWERS",
+    .options = table,
+    .notes = "JSONL has `prompt`, a text or a list of a user's and the assistant's turns, or `messages`.\n"
+             "The same prompt at the same place of the input gives the same answer, whatever the batch.\n",
+};
+
+typedef struct line { /* what an answer is written with */
+    char *id, *meta, *prompt;
+    vp_gen_line view;
+} line;
+
+typedef struct state {
+    int fd;
+    vp_records *records;
+    vp_model *model;
+    vp_tokenizer *tokenizer;
+    vp_dialog *dialog;
+    vp_encoder *encoder;
+    vp_gen *gen;
+    vp_tokens ids;
+    line *lines; /* a ring of prompts whose answers are not written: number i at i % capacity */
+    int64_t capacity, rows, written, counted;
+    size_t printed; /* bytes of the first answer */
+    bool text, more;
+    vp_buf out;
+    vp_progress *progress;
+} state;
+
+/* ---- opening ---- */
+static int open_model(state *s, vp_error *err) {
+    static const char *const types[] = {"auto", "f32", "bf16", "i8"};
+    VP_TRY(vp_model_resolve(&s->model, opt.model, NULL, err));
+    for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
+    const char *files = vp_model_transformer(s->model);
+    VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
+    if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
+    const vp_encode_options encode = {
+        .threads = (int)opt.threads, .compute = types[opt.compute], .attention = "causal", .generate = true};
+    VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));
+    const vp_gen_options o = {.max_tokens = opt.max_tokens,
+                              .temperature = opt.greedy ? 0 : opt.temperature,
+                              .top_k = opt.top_k,
+                              .top_p = opt.top_p,
+                              .penalty = opt.penalty,
+                              .seed = (uint64_t)opt.seed,
+                              .stop = opt.stop.item,
+                              .nstops = opt.stop.n,
+                              .end = s->dialog ? vp_dialog_end(s->dialog) : NULL,
+                              .batch = opt.batch,
+                              .logprobs = opt.logprobs};
+    return vp_gen_open(&s->gen, s->model, s->encoder, s->tokenizer, &o, err);
+}
+
+static int open_input(state *s, const char *file, vp_error *err) {
+    const bool standard = !file || strcmp(file, "-") == 0;
+    s->fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
+    if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
+    VP_TRY(vp_records_open(&s->records, s->fd, standard ? "standard input" : file,
+                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_PROMPTS, opt.skip_bad, err));
+    vp_records_watch(s->records, STDOUT_FILENO);
+    return VP_OK;
+}
+
+/* ---- prompts ---- */
+static int copy(const char *s, size_t n, char **out, vp_error *err) {
+    *out = s ? vp_strndup(s, n) : NULL;
+    return s && !*out ? vp_fail_memory(err, "a prompt", n) : VP_OK;
+}
+
+static void free_line(line *l) {
+    free(l->id);
+    free(l->meta);
+    free(l->prompt);
+    *l = (line){0};
+}
+
+static int keep_line(line *l, const vp_record *r, vp_error *err) {
+    const char *prompt = opt.lines ? r->text : NULL; /* in JSONL it is among the members */
+    VP_TRY(copy(r->id, r->id_len, &l->id, err));
+    VP_TRY(copy(r->meta, r->meta_len, &l->meta, err));
+    VP_TRY(copy(prompt, r->text_len, &l->prompt, err));
+    l->view = (vp_gen_line){.id = l->id,
+                            .meta = l->meta,
+                            .prompt = l->prompt,
+                            .id_len = r->id_len,
+                            .meta_len = r->meta_len,
+                            .prompt_len = r->text_len};
+    return VP_OK;
+}
+
+static int add_record(state *s, const vp_record *r, vp_error *err) {
+    vp_error why = {0};
+    s->ids.n = 0;
+    int status = vp_gen_prompt(s->tokenizer, s->dialog, r, &s->ids, &why);
+    if (!status) status = vp_gen_add(s->gen, s->ids.id, s->ids.n, s->rows, &why);
+    if (status) return vp_fail(err, status, "%s:%lld: %s", vp_records_name(s->records), (long long)r->number, why.text);
+    return keep_line(&s->lines[s->rows++ % s->capacity], r, err);
+}
+
+/* Prompts as there is room for them: while others run, only those that are there already. */
+static int add_prompts(state *s, vp_error *err) {
+    vp_record r;
+    while (s->more && !vp_gen_full(s->gen)) {
+        if (!vp_gen_idle(s->gen) && !vp_records_ready(s->records, 0)) return VP_OK;
+        VP_TRY(vp_records_next(s->records, &r, &s->more, err));
+        if (s->more) VP_TRY(add_record(s, &r, err));
+    }
+    return VP_OK;
+}
+
+/* ---- answers ---- */
+/* On a terminal control characters of the model's could do anything: only the newline and the tab go through. */
+static int put_text(state *s, const char *text, size_t n, vp_error *err) {
+    const bool terminal = isatty(STDOUT_FILENO) == 1;
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i], next = (unsigned char)(i + 1 < n ? text[i + 1] : 0);
+        const bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || (c == 0xc2 && next < 0xa0);
+        if (terminal && control) i += c == 0xc2;
+        VP_TRY(vp_buf_add(&s->out, terminal && control ? "?" : &text[i], 1, err));
+    }
+    return VP_OK;
+}
+
+static int put_answer(state *s, const vp_answer *a, vp_error *err) {
+    if (!s->text) return a->finish ? vp_gen_write(a, &s->lines[a->number % s->capacity].view, &s->out, err) : VP_OK;
+    if (a->certain > s->printed) VP_TRY(put_text(s, a->text.data + s->printed, a->certain - s->printed, err));
+    s->printed = a->certain;
+    return a->finish ? vp_buf_add(&s->out, "\n", 1, err) : VP_OK;
+}
+
+static int write_answers(state *s, vp_error *err) {
+    const vp_answer *a;
+    while ((a = vp_gen_first(s->gen))) {
+        const bool finished = a->finish != VP_FINISH_NONE;
+        VP_TRY(put_answer(s, a, err));
+        if (!finished) break;
+        free_line(&s->lines[a->number % s->capacity]);
+        vp_gen_drop(s->gen);
+        s->printed = 0;
+        s->written++;
+        vp_progress_add(s->progress, 1, 0);
+    }
+    const int status = vp_write_all(STDOUT_FILENO, s->out.data, s->out.len, "standard output", err);
+    s->out.len = 0;
+    vp_progress_add(s->progress, 0, vp_gen_tokens(s->gen) - s->counted);
+    s->counted = vp_gen_tokens(s->gen);
+    return status;
+}
+
+static int run(state *s, const char *file, vp_error *err) {
+    s->text = opt.format == FORMAT_TEXT || (opt.format == FORMAT_AUTO && isatty(STDOUT_FILENO) == 1);
+    if (s->text && opt.logprobs) return vp_fail(err, VP_USAGE, "--logprobs needs --format jsonl");
+    VP_TRY(open_input(s, file, err));
+    VP_TRY(open_model(s, err));
+    s->capacity = vp_gen_waiting(s->gen);
+    if (!(s->lines = vp_calloc((size_t)s->capacity, sizeof *s->lines)))
+        return vp_fail_memory(err, "prompts", (size_t)s->capacity * sizeof *s->lines);
+    s->progress = vp_progress_start("prompts", -1);
+    for (s->more = true;;) {
+        VP_TRY(add_prompts(s, err));
+        if (vp_gen_idle(s->gen)) break;
+        VP_TRY(vp_gen_step(s->gen, err));
+        VP_TRY(write_answers(s, err));
+    }
+    if (vp_records_skipped(s->records))
+        vp_cli_note("%lld bad records were skipped", (long long)vp_records_skipped(s->records));
+    return VP_OK;
+}
+
+static void close_all(state *s) {
+    vp_progress_finish(s->progress);
+    vp_gen_close(s->gen);
+    vp_encoder_close(s->encoder);
+    vp_dialog_close(s->dialog);
+    vp_tokenizer_close(s->tokenizer);
+    vp_model_close(s->model);
+    vp_records_close(s->records);
+    vp_tokens_free(&s->ids);
+    for (int64_t i = 0; s->lines && i < s->capacity; i++) free_line(&s->lines[i]);
+    free(s->lines);
+    vp_buf_free(&s->out);
+    if (s->fd > STDIN_FILENO) close(s->fd);
+}
+
+int main(int argc, char **argv) {
+    vp_error err = {0};
+    vp_cli_action action = VP_CLI_RUN;
+    state s = {.fd = -1};
+    int first = argc;
+    vp_cli_start(program.name);
+    int status = vp_cli_parse(&program, argc, argv, &first, &action, &err);
+    if (!status && action == VP_CLI_RUN && argc - first > 1)
+        status = vp_fail(&err, VP_USAGE, "'%s': one file at most", argv[first + 1]);
+    if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, &err);
+    close_all(&s);
+    free(opt.adapters.item);
+    free(opt.stop.item);
+    return vp_cli_finish(status, &err);
+}

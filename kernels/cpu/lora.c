@@ -212,11 +212,16 @@ static void pack_piece(void *ctx, int64_t item, int thread) {
     j->simd->gemm->pack(p->b + (to->first - p->first) * p->rank, p->rank, true, p->rank, to->n, to->b_t);
 }
 
+/* Weights that are kept row by row have no tiles to join: what the adapter adds comes after them. */
+static bool joins(const vp_lora_op *op) {
+    return op->linear && !op->linear->weight->row;
+}
+
 static int cut_pieces(vp_queue *q, lora_job *j) {
     const vp_lora_op *op = j->op;
     const vp_panel all = {.n = op->out.cols};
-    const vp_panel *panel = op->linear ? op->linear->weight->panel : &all;
-    const int64_t panels = op->linear ? op->linear->weight->panels : 1;
+    const vp_panel *panel = joins(op) ? op->linear->weight->panel : &all;
+    const int64_t panels = joins(op) ? op->linear->weight->panels : 1;
     size_t bytes = (size_t)(op->nparts * panels) * sizeof *j->piece;
     if (!(j->piece = vp_arena_alloc(q, bytes)))
         return vp_queue_fail(q, VP_MEMORY, "out of memory: lora needs %zu bytes", bytes);
@@ -240,7 +245,9 @@ static int lora_run(vp_queue *q, lora_job *j) {
     VP_TRY(cut_pieces(q, j));
     vp_rows(q, op->x.rows, ROWS, project_rows, j);
     const vp_tile_sum sum = {add_out, j};
-    if (op->linear) return vp_linear_run(q, op->linear, &sum);
+    if (joins(op)) return vp_linear_run(q, op->linear, &sum);
+    if (op->linear && op->linear->act) return vp_queue_fail(q, VP_BUG, "lora: an activation before what is added");
+    if (op->linear) VP_TRY(vp_cpu_linear(q, op->linear));
     vp_rows(q, op->x.rows, ROWS, add_out_rows, j);
     return VP_OK;
 }

@@ -39,6 +39,7 @@ typedef struct vp_training {
     size_t npairs;
     struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
     int64_t head;                 /* offset of the output head; -1: it is not trained */
+    int64_t tokens;               /* offset of the rows of single tokens; -1: none are */
 } vp_training;
 int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err);
 void vp_training_close(vp_training *t);
@@ -71,8 +72,9 @@ struct vp_encoder {
     bool prepared;
     vp_layer *layer;
     vp_norm_weight embed_norm, final_norm;
-    vp_weight_part table;           /* the embedding's rows */
-    float *dtable;                  /* [V, C] its gradient when it is trained, else NULL */
+    struct vp_token_rows *table;    /* the embedding's rows */
+    float *dtable;                  /* [V - dfirst, C] gradient of those from dfirst on that are trained, else NULL */
+    int64_t dfirst;
     const float *positions, *types; /* [P, C], [C]; NULL: none */
     float *inverse;                 /* [rotary/2] on the host */
     const float *cosines, *sines;   /* [rope_positions, rotary/2] */

@@ -1,6 +1,6 @@
 /* A model with its adapters as one set of weights: which tensors the folder gets, and their rows, read, adapted and
  * handed on one by one. */
-#include "lib/model/encoder.h"
+#include "lib/model/token_rows.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,7 @@ typedef struct merger {
     const vp_model *model;
     const vp_encoder *trained; /* or NULL */
     vp_export *out;
+    vp_token_rows table; /* the embedding's rows */
     item *item;
     size_t n;
     float *row, *delta;        /* the widest row */
@@ -116,7 +117,8 @@ static int adapt_row(merger *g, size_t adapter, int64_t r, int64_t cols, vp_erro
 
 static int write_weight(merger *g, const vp_weight_entry *e, vp_error *err) {
     const vp_model *m = g->model;
-    const vp_weight_part rows = vp_training_part(g->trained, e);
+    const bool embed = e->role == VP_W_EMBED;
+    const vp_weight_part rows = embed ? vp_token_rows_part(&g->table) : vp_training_part(g->trained, e);
     for (size_t k = 0; k < m->nadapters; k++) {
         free(g->a[k]);
         g->a[k] = NULL;
@@ -184,6 +186,7 @@ static const char *sub_folder(const vp_model *m) {
 int vp_merge(const vp_model *m, const vp_merge_options *o, const char *folder, vp_merged *merged, vp_error *err) {
     if (!vp_model_has_weights(m)) return vp_fail(err, VP_DATA, "%s: a vocabulary without weights", m->path);
     merger g = {.model = m, .trained = o->trained};
+    vp_token_rows_set(&g.table, m, o->trained);
     const char *sub = sub_folder(m);
     char *inner = NULL;
     VP_TRY(vp_path_join(&inner, folder, sub, err));

@@ -19,6 +19,8 @@ typedef struct vp_adapter {
     vp_source *source;
     vp_adapter_target *target; /* in the adapter file's order */
     size_t n;
+    const vp_tensor_info *tokens; /* [tokens, C] embedding rows from first_token on; NULL: none */
+    int64_t first_token;
 } vp_adapter;
 
 enum { VP_MAX_ADAPTERS = 16 };

@@ -19,8 +19,9 @@ typedef struct vp_train_options {
     bool head;                /* the output head is trained, too; where it is tied, `full` trains it anyway */
     int64_t rank;             /* of the adapter, r */
     double alpha;             /* its scale is alpha / r */
+    int64_t tokens;           /* beside an adapter: embedding rows of the last so many tokens, as a tied head's; 0: none */
     const char *targets;      /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
-    const char *start;        /* folder of an adapter: continue it (its rank, alpha and targets); or NULL */
+    const char *start;        /* folder of an adapter: continue it (its rank, alpha, targets, tokens); or NULL */
     double lora_dropout;      /* of the adapter's inputs */
     double attention_dropout; /* of attention probabilities */
     double hidden_dropout;    /* of what attention and MLP add to the residual stream */
@@ -39,6 +40,8 @@ int vp_encoder_save(const vp_encoder *e, const vp_settings *settings, const char
 /* Where the output head's rows [V, C] begin among them; -1: they are not trained. *tied: they are the embedding's, with
  * which they have one gradient and one state. */
 int64_t vp_encoder_head(const vp_encoder *e, bool *tied);
+/* Where the rows [train.tokens, C] of single tokens begin; -1: none are trained. */
+int64_t vp_encoder_tokens(const vp_encoder *e);
 /* To be called after the numbers changed: full training packs the weights anew. */
 int vp_encoder_changed(vp_encoder *e, vp_error *err);
 /* What the adapter is, as options that would make its like (strings owned by the encoder). */

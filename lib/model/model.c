@@ -169,7 +169,8 @@ int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {
     vp_adapter *a;
     VP_TRY(vp_adapter_open(&a, m, folder, err));
     m->adapter[m->nadapters++] = a;
-    return vp_settings_llm2vec(&m->settings, folder, &m->config, err);
+    VP_TRY(vp_settings_llm2vec(&m->settings, folder, &m->config, err));
+    return vp_settings_own(&m->settings, folder, &m->config, err);
 }
 
 void vp_model_close(vp_model *m) {

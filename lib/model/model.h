@@ -21,6 +21,7 @@ typedef struct vp_settings {
     int prompt_pooled;                    /* 1: prompt tokens are pooled too (sentence-transformers' include_prompt) */
     int llm2vec;                          /* 1: LLM2Vec's instruction format, chat and end apply */
     int64_t doc_max_len;                  /* LLM2Vec: tokens of the text alone, to which it is cut; 0: no limit */
+    char *chat;           /* the prompt that it was trained with, by its name; NULL: none */
     char *base_name[2];                   /* what config.json and the last adapter call the base model, NULL: nothing */
 } vp_settings;
 enum { VP_DOC_MAX_LEN = 400 }; /* LLM2Vec's default */
@@ -70,6 +71,15 @@ typedef struct vp_merged { /* what was written */
 } vp_merged;
 int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_t max_shard, vp_merged *merged,
                    vp_error *err);
+
+/* The same with another vocabulary: the first `keep` rows of the embedding and of an output head of its own, then `extra`
+ * new ones, uniform with the mean and the deviation of the kept ones' columns. VP_DATA: fewer than `keep` rows, an output
+ * head with a bias. */
+typedef struct vp_growth {
+    int64_t keep, extra;
+} vp_growth;
+int vp_model_grow(const vp_model *m, const vp_growth *growth, const char *folder, vp_dtype dtype, int64_t max_shard,
+                  vp_merged *merged, vp_error *err);
 
 /* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, attention, pooling,
  * normalize, dims, max_len, doc_max_len}; other members (`tokenizer`, the fingerprint that tok puts there) stay. */

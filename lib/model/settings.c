@@ -27,6 +27,7 @@ void vp_settings_free(vp_settings *s) {
     free(s->pooling);
     free(s->query_prefix);
     free(s->document_prefix);
+    free(s->chat);
     for (int i = 0; i < 2; i++) free(s->base_name[i]);
     *s = (vp_settings){0};
 }
@@ -205,7 +206,8 @@ int vp_settings_read(vp_settings *s, const char *folder, const vp_config *c, vp_
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
     status = read_base(&s->base_name[0], transformer, "config.json", "_name_or_path", err);
     free(transformer);
-    return status ? status : vp_settings_llm2vec(s, folder, c, err);
+    if (!status) status = vp_settings_llm2vec(s, folder, c, err);
+    return status ? status : vp_settings_own(s, folder, c, err);
 }
 
 /* ---- LLM2Vec, GGUF, headers ---- */
@@ -257,11 +259,21 @@ int vp_settings_gguf(vp_settings *s, const vp_gguf *g, const vp_config *c, vp_er
     return kinds[type] ? set(&s->pooling, kinds[type], err) : VP_OK;
 }
 
-static int set_known(char **field, const char *what, const char *value, const char *known, vp_error *err) {
-    if (!value) return VP_OK;
+/* Whether it is one of A|B|C. */
+static bool is_one_of(const char *value, const char *known) {
     size_t n = strlen(value);
     for (const char *at = known; n && (at = strstr(at, value)); at += n)
-        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return set(field, value, err);
+        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return true;
+    return false;
+}
+
+bool vp_settings_is_pooling(const char *name) {
+    return is_one_of(name, VP_POOLINGS);
+}
+
+static int set_known(char **field, const char *what, const char *value, const char *known, vp_error *err) {
+    if (!value) return VP_OK;
+    if (is_one_of(value, known)) return set(field, value, err);
     return vp_fail(err, VP_DATA, "the header's %s is \"%s\", not one of %s", what, value, known);
 }
 

@@ -19,6 +19,9 @@ int vp_settings_read(vp_settings *s, const char *folder, const vp_config *c, vp_
 /* llm2vec_config.json of a model or adapter folder, if there is one: bidirectional, its pooling and lengths;
  * normalised, because LLM2Vec compares by cosine; and what an adapter_config.json beside it calls the base. */
 int vp_settings_llm2vec(vp_settings *s, const char *folder, const vp_config *c, vp_error *err);
+/* vecpipe_config.json of a model or adapter folder, if there is one: prompt, pooling, normalisation, length. */
+int vp_settings_own(vp_settings *s, const char *folder, const vp_config *c, vp_error *err);
+bool vp_settings_is_pooling(const char *name); /* one of VP_POOLINGS */
 int vp_settings_gguf(vp_settings *s, const vp_gguf *g, const vp_config *c, vp_error *err);
 /* Replace what a header's `model` map (and its `encoder` map, NULL: none) says. Unknown spellings are VP_DATA. */
 int vp_settings_from_maps(vp_settings *s, const vp_map *model, const vp_map *encoder, vp_error *err);

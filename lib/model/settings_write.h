@@ -16,4 +16,7 @@ int vp_settings_write(const vp_settings *s, const vp_settings_place *place, vp_e
 /* llm2vec_config.json, which says "bi": without it our --adapter, like LLM2Vec, takes the base's settings. */
 int vp_settings_write_llm2vec(const vp_settings *s, const char *folder, vp_error *err);
 
+/* vecpipe_config.json, of settings with a `chat`: what no file of others can say. */
+int vp_settings_write_own(const vp_settings *s, const char *folder, vp_error *err);
+
 #endif

@@ -102,6 +102,10 @@ void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after)
  */
 int vp_tokenizer_export(const char *gguf, const char *folder, bool *written, vp_error *err);
 
+/* Put n special tokens <s1>, <s2>, ... behind the vocabulary of the tokenizer.json in `folder`. VP_DATA: one is there
+ * already. */
+int vp_tokenizer_extend(const char *folder, int64_t n, vp_error *err);
+
 /* ---- prompts: what is put around a text, what is pooled, what is cut ---- */
 typedef enum vp_truncation { VP_TRUNCATE_RIGHT, VP_TRUNCATE_LEFT, VP_TRUNCATE_ERROR } vp_truncation;
 #define VP_TRUNCATIONS "right|left|error" /* spellings, in that order */
@@ -120,6 +124,8 @@ typedef struct vp_prompt_options {
     vp_truncation truncation;
     int64_t doc_max_len;    /* tokens of the text alone, to which it is cut at words first; 0: no limit */
     int64_t chunk, overlap; /* 0: one row a text; else rows of at most `chunk` tokens of the text */
+    const struct vp_slot_prompt *slots; /* what else stands around, cut from no row; its slots alone are pooled */
+    int slot_side;                      /* vp_slot_side */
 } vp_prompt_options;
 
 typedef struct vp_prompt vp_prompt;

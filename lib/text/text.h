@@ -11,7 +11,8 @@ typedef enum vp_role { VP_ROLE_QUERY, VP_ROLE_POSITIVE, VP_ROLE_NEGATIVE, VP_ROL
 /* A training example: a query, then its positives, then its negatives. `query` or `sentence1`; `positive`, `pos` or
  * `sentence2`; `negative` or `neg`: each a string or [instruction, text], the last two also lists of those.
  * `instruction` is the query's. Scores, one for each positive and negative: `scores`; `pos_scores` and `neg_scores`;
- * `score` where there is one text. */
+ * `score` where there is one text.
+ * Or `input` with `output_summarize` (else the input again) and `output_predict`, which come as its positives. */
 typedef struct vp_example_text {
     const char *text, *instruction; /* instruction NULL: none of its own */
     size_t text_len, instruction_len;

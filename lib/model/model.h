@@ -140,7 +140,7 @@ void vp_pooler_close(vp_pooler *p);
  * known, in a stream without batches. VP_USAGE: more dims than there are. */
 int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err);
 /* Pool one batch frame in place: from `hidden` [T, width] f32 (NULL: the frame's column) to `emb` F32 [B, D], or for
- * "pick" `picked` F32 [M, width], the positions with target >= 0 (keep = 1 when there is no target). hidden leaves the
+ * "pick" `picked` F32 [M, width], the positions with a target other than -1 (keep = 1 when there is no target). hidden leaves the
  * frame, the rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives until the next
  * call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the
  * first; weighted_mean weighs kept tokens 1, 2, 3, ... "words" makes a row of every word that has a token (column

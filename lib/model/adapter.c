@@ -17,13 +17,9 @@ typedef struct lora_config {
 
 static int refuse_unsupported(const vp_json *j, vp_error *err) {
     static const char *const off[] = {
-        "use_dora",          "lora_bias",
-        "modules_to_save",   "fan_in_fan_out",
-        "use_qalora",        "use_bdlora",
-        "layer_replication", "alora_invocation_tokens",
-        "arrow_config",      "target_parameters",
-        "kasa_config",       "velora_config",
-        "monteclora_config", "megatron_config",
+        "use_dora",    "lora_bias",         "modules_to_save",         "fan_in_fan_out",  "use_qalora",
+        "use_bdlora",  "layer_replication", "alora_invocation_tokens", "arrow_config",    "target_parameters",
+        "kasa_config", "velora_config",     "monteclora_config",       "megatron_config",
     };
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
         if (vp_json_says(j->root, off[i])) return vp_fail(err, VP_DATA, "%s: %s is not supported", j->path, off[i]);

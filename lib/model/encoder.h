@@ -72,8 +72,8 @@ struct vp_encoder {
     bool prepared;
     vp_layer *layer;
     vp_norm_weight embed_norm, final_norm;
-    struct vp_token_rows *table;    /* the embedding's rows */
-    float *dtable;                  /* [V - dfirst, C] gradient of those from dfirst on that are trained, else NULL */
+    struct vp_token_rows *table; /* the embedding's rows */
+    float *dtable;               /* [V - dfirst, C] gradient of those from dfirst on that are trained, else NULL */
     int64_t dfirst;
     const float *positions, *types; /* [P, C], [C]; NULL: none */
     float *inverse;                 /* [rotary/2] on the host */

@@ -132,6 +132,10 @@ void vp_head_close(vp_head *h) {
     free(h);
 }
 
+bool vp_head_is_tied(const vp_head *h) {
+    return !h->rows;
+}
+
 int64_t vp_head_width(const vp_head *h) {
     return h->width;
 }

@@ -232,8 +232,7 @@ static int check_growth(const vp_model *m, const vp_growth *g, vp_error *err) {
 
 int vp_model_grow(const vp_model *m, const vp_growth *growth, const char *folder, vp_dtype dtype, int64_t max_shard,
                   vp_merged *merged, vp_error *err) {
-    const vp_merge_options o = {
-        .settings = &m->settings, .dtype = dtype, .max_shard = max_shard, .growth = *growth};
+    const vp_merge_options o = {.settings = &m->settings, .dtype = dtype, .max_shard = max_shard, .growth = *growth};
     VP_TRY(check_growth(m, growth, err));
     return vp_merge(m, &o, folder, merged, err);
 }

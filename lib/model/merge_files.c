@@ -66,7 +66,8 @@ static int set_attention(const vp_model *m, const vp_settings *s, json_t *root, 
 
 int vp_merge_config(const vp_model *m, const vp_merge_options *o, const char *folder, vp_error *err) {
     json_t *root = NULL;
-    int status = m->transformer ? vp_json_load(&root, m->transformer, "config.json", err) : config_of_gguf(m, &root, err);
+    int status =
+        m->transformer ? vp_json_load(&root, m->transformer, "config.json", err) : config_of_gguf(m, &root, err);
     const char *key = json_object_get(root, "dtype") ? "dtype" : "torch_dtype"; /* the older name is still read */
     if (!status && json_object_set_new(root, key, json_string(dtype_name(o->dtype))))
         status = vp_fail_memory(err, "config.json", 0);

@@ -173,6 +173,12 @@ int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {
     return vp_settings_own(&m->settings, folder, &m->config, err);
 }
 
+bool vp_model_has_tokens(const vp_model *m) {
+    for (size_t i = 0; i < m->nadapters; i++)
+        if (m->adapter[i]->tokens) return true;
+    return false;
+}
+
 void vp_model_close(vp_model *m) {
     if (!m) return;
     for (size_t i = 0; i < m->nadapters; i++) vp_adapter_close(m->adapter[i]);

@@ -49,8 +49,8 @@ typedef struct vp_merge_options {
     int64_t max_shard;
     vp_growth growth; /* {0}: the vocabulary stays */
 } vp_merge_options;
-/* For vp_merge: config.json for weights of that type and the settings' attention, into the transformer's folder; and what
- * stands beside the weights, into `folder`, whose transformer lies in its folder `sub` ("": itself). */
+/* For vp_merge: config.json for weights of that type and the settings' attention, into the transformer's folder; and
+ * what stands beside the weights, into `folder`, whose transformer lies in its folder `sub` ("": itself). */
 int vp_merge_config(const vp_model *m, const vp_merge_options *o, const char *folder, vp_error *err);
 int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, const char *sub, vp_error *err);
 /* Rows of its vocabulary when it is grown. */

@@ -1,4 +1,5 @@
-/* vecpipe_config.json: what a result's prompt is, where no file of others can say it. Read after those, so it counts. */
+/* vecpipe_config.json: what a result's prompt is, where no file of others can say it. Read after those, so it counts.
+ */
 #include "lib/base/json.h"
 #include "lib/model/settings.h"
 #include "lib/model/settings_write.h"

@@ -76,10 +76,11 @@ int vp_adapter_take_tokens(vp_adapter *a, const vp_model *m, const vp_json *j, c
     const vp_weight_entry *embed = vp_weights_find(&m->weights, VP_W_EMBED, -1);
     const json_t *list = indices_of(j, embed);
     if (!list || !consecutive(list, embed->rows, &a->first_token))
-        return vp_fail(err, VP_DATA,
-                       "%s: trainable_token_indices: only tokens of the embedding that follow each other are supported, "
-                       "of a vocabulary of %lld",
-                       j->path, (long long)embed->rows);
+        return vp_fail(
+            err, VP_DATA,
+            "%s: trainable_token_indices: only tokens of the embedding that follow each other are supported, "
+            "of a vocabulary of %lld",
+            j->path, (long long)embed->rows);
     if (a->tokens) return vp_fail(err, VP_DATA, "%s: tensor %s: rows of tokens twice", info->file, info->name);
     a->tokens = info;
     return vp_tensor_check(info, (int64_t)json_array_size(list), embed->cols, err);

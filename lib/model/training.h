@@ -15,14 +15,14 @@ typedef enum vp_recompute { VP_RECOMPUTE_NONE, VP_RECOMPUTE_MLP, VP_RECOMPUTE_LA
  * encoders with equal options, model and numbers, one with `backward` and one without, the forward passes give the same
  * bytes. */
 typedef struct vp_train_options {
-    bool full;                /* every weight is trained, but the output head; else a LoRA adapter */
-    bool head;                /* the output head is trained, too; where it is tied, `full` trains it anyway */
-    int64_t rank;             /* of the adapter, r */
-    double alpha;             /* its scale is alpha / r */
-    int64_t tokens;           /* beside an adapter: embedding rows of the last so many tokens, as a tied head's; 0: none */
-    const char *targets;      /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
-    const char *start;        /* folder of an adapter: continue it (its rank, alpha, targets, tokens); or NULL */
-    double lora_dropout;      /* of the adapter's inputs */
+    bool full;           /* every weight is trained, but the output head; else a LoRA adapter */
+    bool head;           /* the output head is trained, too; where it is tied, `full` trains it anyway */
+    int64_t rank;        /* of the adapter, r */
+    double alpha;        /* its scale is alpha / r */
+    int64_t tokens;      /* beside an adapter: embedding rows of the last so many tokens, as a tied head's; 0: none */
+    const char *targets; /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
+    const char *start;   /* folder of an adapter: continue it (its rank, alpha, targets, tokens); or NULL */
+    double lora_dropout; /* of the adapter's inputs */
     double attention_dropout; /* of attention probabilities */
     double hidden_dropout;    /* of what attention and MLP add to the residual stream */
     uint64_t seed;            /* of dropout and of the adapter's start */

@@ -37,7 +37,8 @@ static int find_chat(const vp_input_options *a, const vp_input_model *m, const v
     const char *asked = named_chat(a), *name = asked ? asked : str(known, "chat", "");
     *chat = *name ? vp_chat_find(name) : NULL;
     if (*name && !*chat)
-        return vp_fail(err, asked ? VP_USAGE : VP_DATA, "%s'%s': no chat of that model is known; there are %s, and "
+        return vp_fail(err, asked ? VP_USAGE : VP_DATA,
+                       "%s'%s': no chat of that model is known; there are %s, and "
                        "llara, llara-paper",
                        asked ? "--chat " : "the documents' chat ", name, vp_chat_models());
     for (int i = 0; i < 2 && m->llm2vec && !known && !*chat; i++) *chat = vp_chat_find(m->base_name[i]);

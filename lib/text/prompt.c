@@ -213,8 +213,8 @@ int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_
         VP_TRY(vp_buf_add(&p->whole, p->after, p->nafter, err));
     }
     VP_TRY(add_around(p, &p->head, 0, err));
-    VP_TRY(vp_tokenizer_encode(p->t, bare ? text : p->whole.data, bare ? n : p->whole.len,
-                               p->o.specials && !p->o.slots, &p->tokens, err));
+    VP_TRY(vp_tokenizer_encode(p->t, bare ? text : p->whole.data, bare ? n : p->whole.len, p->o.specials && !p->o.slots,
+                               &p->tokens, err));
     VP_TRY(add_around(p, &p->tail, bare ? n : p->whole.len, err));
     find_text(p);
     *rows = p->o.chunk ? plan_chunks(p) : 1;

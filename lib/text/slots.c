@@ -1,6 +1,6 @@
-/* The table of prompts with slots (slots.h): LLaRA's as its code has it, with 8 + 8 slots, and as its paper has it (Li et
- * al., Making Large Language Models a Better Foundation for Dense Retrieval). Where code and paper differ, the code is
- * what its models were trained with. */
+/* The table of prompts with slots (slots.h): LLaRA's as its code has it, with 8 + 8 slots, and as its paper has it (Li
+ * et al., Making Large Language Models a Better Foundation for Dense Retrieval). Where code and paper differ, the code
+ * is what its models were trained with. */
 #include "lib/text/slots.h"
 #include "lib/text/tokenizer.h"
 #include <stdio.h>

@@ -123,8 +123,8 @@ typedef struct vp_prompt_options {
     bool text_only;          /* else: do not pool the specials before the text, even without a prompt */
     int64_t max_len;         /* tokens of a row, specials included; 0: no limit */
     vp_truncation truncation;
-    int64_t doc_max_len;    /* tokens of the text alone, to which it is cut at words first; 0: no limit */
-    int64_t chunk, overlap; /* 0: one row a text; else rows of at most `chunk` tokens of the text */
+    int64_t doc_max_len;                /* tokens of the text alone, to which it is cut at words first; 0: no limit */
+    int64_t chunk, overlap;             /* 0: one row a text; else rows of at most `chunk` tokens of the text */
     const struct vp_slot_prompt *slots; /* what else stands around, cut from no row; its slots alone are pooled */
     int slot_side;                      /* vp_slot_side */
 } vp_prompt_options;

@@ -82,35 +82,52 @@ struct vp_head_following {
     vp_follow *live;
     vp_head *head;
     float *weights; /* all that is trained */
-    int64_t at;     /* of the head's among them; -1: it is not trained */
+    int64_t at;     /* of the head's rows among them; -1: it is not trained */
+    int64_t tokens; /* these are those of the last so many tokens; 0: all */
     int64_t version;
 };
 
-static int open_live(vp_head_following *f, const vp_model *m, const char *folder, vp_error *err) {
+/* Of the rows of single tokens only a tied head knows. */
+static void find_rows(vp_head_following *f, const vp_recipe *r) {
+    f->at = r->head;
+    if (r->head >= 0 || r->tokens < 0 || !vp_head_is_tied(f->head)) return;
+    f->at = r->tokens;
+    f->tokens = r->train.tokens;
+}
+
+/* The head as the run's adapters leave it, and what of it the run trains. */
+static int open_head(vp_head_following *f, vp_model *m, const char *folder, const vp_encode_options *o, vp_error *err) {
     vp_recipe_file file;
     int status = vp_recipe_open(&file, folder, err);
     if (!status && strcmp(file.recipe.fingerprint, vp_model_fingerprint(m)) != 0)
         status = vp_fail(err, VP_DATA, "'%s' trains another model than '%s'", folder, vp_model_path(m));
-    f->at = file.recipe.head;
+    for (size_t i = 0; !status && i < file.recipe.nadapters; i++)
+        status = vp_model_add_adapter(m, file.recipe.adapters[i], err);
+    if (!status) status = vp_head_open(&f->head, m, o, err);
+    if (!status) find_rows(f, &file.recipe);
     vp_recipe_close(&file);
-    VP_TRY(status);
+    return status;
+}
+
+static int open_live(vp_head_following *f, const char *folder, vp_error *err) {
     const size_t bytes = vp_follow_bytes(f->live);
-    const int64_t count = (int64_t)(bytes / sizeof(float)), head = vp_head_vocab(f->head) * vp_head_width(f->head);
-    if (f->at >= 0 && (f->at > count || head > count - f->at))
+    const int64_t V = vp_head_vocab(f->head), count = (int64_t)(bytes / sizeof(float));
+    const int64_t rows = (f->tokens ? f->tokens : V) * vp_head_width(f->head);
+    if (f->at >= 0 && (f->at > count || f->tokens < 0 || f->tokens > V || rows > count - f->at))
         return vp_fail(err, VP_DATA, "'%s': its train.json and live do not belong together", folder);
     if (f->at >= 0 && !(f->weights = vp_calloc(1, bytes))) return vp_fail_memory(err, "a run's weights", bytes);
     return VP_OK;
 }
 
-int vp_head_following_open(vp_head_following **out, const vp_model *m, const char *folder, const vp_encode_options *o,
+int vp_head_following_open(vp_head_following **out, vp_model *m, const char *folder, const vp_encode_options *o,
                            int output, vp_error *err) {
     vp_head_following *f = vp_calloc(1, sizeof *f);
     *out = NULL;
     if (!f) return vp_fail_memory(err, "following a run", sizeof *f);
     f->version = -1;
     int status = vp_follow_open(&f->live, folder, output, err);
-    if (!status) status = vp_head_open(&f->head, m, o, err);
-    if (!status) status = open_live(f, m, folder, err);
+    if (!status) status = open_head(f, m, folder, o, err);
+    if (!status) status = open_live(f, folder, err);
     if (status)
         vp_head_following_close(f);
     else
@@ -123,7 +140,8 @@ int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head 
     if (step < 0) return vp_frame_fail(batch, VP_DATA, err, "no key step: tok --batch makes steps");
     if (f->at >= 0 && step != f->version) {
         VP_TRY(vp_follow_wait(f->live, step, f->weights, err));
-        VP_TRY(vp_head_set(f->head, f->weights + f->at, err));
+        VP_TRY(f->tokens ? vp_head_set_tokens(f->head, f->weights + f->at, f->tokens, err)
+                         : vp_head_set(f->head, f->weights + f->at, err));
         f->version = step;
     }
     *head = f->head;

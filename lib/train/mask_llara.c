@@ -1,7 +1,7 @@
 /* LLaRA's pre-training rows (Li et al., Making Large Language Models a Better Foundation for Dense Retrieval): a text
  * between the pieces of its prompt, with slots that must predict the tokens of the text itself and slots that must
- * predict those of the next one, neither of which sees the other. Legend: p, n, s0, s1 tokens of the prefix, the text and
- * the two suffixes with their slots. */
+ * predict those of the next one, neither of which sees the other. Legend: p, n, s0, s1 tokens of the prefix, the text
+ * and the two suffixes with their slots. */
 #include "lib/stream/private.h"
 #include "lib/text/slots.h"
 #include "lib/train/mask_kinds.h"

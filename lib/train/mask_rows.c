@@ -81,10 +81,10 @@ int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, vp_error *err)
         int64_t place = r->at.b;
         for (size_t k = 0; k < r->at.frame; k++) place += step->frame[k]->B;
         c[i] = (vp_mask_candidate){.group = vp_column_i32(group, r->at.b),
-                           .role = role->data[r->at.b],
-                           .row = r->row,
-                           .at = r->at,
-                           .place = place};
+                                   .role = role->data[r->at.b],
+                                   .row = r->row,
+                                   .at = r->at,
+                                   .place = place};
     }
     if (step->B) qsort(c, (size_t)step->B, sizeof *c, by_group);
     return VP_OK;

@@ -45,7 +45,7 @@ typedef struct vp_marked {
     const float *weight;   /* [M], or NULL: 1, and no slots */
     double denominator;    /* of the whole step: the sum of all tokens' weights */
     const int32_t *unit;   /* [M] gradient units, ascending: dhead gets one sum a unit; NULL: one unit */
-    float *dhead;          /* [V - dhead_first, C] gradient of the head's rows from there on, added to; NULL: not wanted */
+    float *dhead; /* [V - dhead_first, C] gradient of the head's rows from there on, added to; NULL: not wanted */
     int64_t dhead_first;
     const int32_t *bag;               /* [M] bag of a slot, ascending; negative: a token; NULL: no slots */
     const int32_t *bag_cu, *bag_item; /* tokens of bag i: bag_item[bag_cu[i]] .. */

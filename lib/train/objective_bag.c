@@ -1,16 +1,17 @@
 /* LLaRA's objective (Li et al., Making Large Language Models a Better Foundation for Dense Retrieval, with the terms of
- * its code): next-token cross-entropy of the text, and for every bag of slots that of its tokens, from the maximum of the
- * slots' logits. Tokens and slots of a stretch of marked positions are brought apart, and their gradients together. */
+ * its code): next-token cross-entropy of the text, and for every bag of slots that of its tokens, from the maximum of
+ * the slots' logits. Tokens and slots of a stretch of marked positions are brought apart, and their gradients together.
+ */
 #include "lib/model/head.h"
 #include "lib/train/objective_private.h"
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct part {  /* the tokens, or the slots, of a stretch */
-    int64_t *at;       /* [n] marked positions */
+typedef struct part { /* the tokens, or the slots, of a stretch */
+    int64_t *at;      /* [n] marked positions */
     int64_t n, C;
-    float *x, *grad;   /* [n, C] */
-    int32_t *target;   /* [n]; of slots: cu of the bags, [bags + 1] */
+    float *x, *grad; /* [n, C] */
+    int32_t *target; /* [n]; of slots: cu of the bags, [bags + 1] */
     float *weight, *loss;
     uint8_t *right;
 } part;
@@ -46,7 +47,8 @@ static int gather(part *p, const vp_marked *t, int64_t first, int64_t last, bool
 
 static void scatter_gradient(const part *p, float *grad) {
     const size_t C = (size_t)p->C;
-    for (int64_t k = 0; grad && k < p->n; k++) memcpy(grad + (size_t)p->at[k] * C, p->grad + (size_t)k * C, C * sizeof *grad);
+    for (int64_t k = 0; grad && k < p->n; k++)
+        memcpy(grad + (size_t)p->at[k] * C, p->grad + (size_t)k * C, C * sizeof *grad);
 }
 
 /* ---- tokens ---- */

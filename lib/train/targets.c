@@ -46,7 +46,8 @@ static int check_order(const vp_targets *t, const vp_frame *f, vp_error *err) {
         other |= t->bag[i] < 0;
         if (t->bag[i] < 0) continue;
         if (t->bag[i] < last || (t->bag[i] == last && other))
-            return vp_frame_fail(f, VP_DATA, err, "token %d is a slot apart from the others of its bag", t->position[i]);
+            return vp_frame_fail(f, VP_DATA, err, "token %d is a slot apart from the others of its bag",
+                                 t->position[i]);
         last = t->bag[i];
         other = false;
     }

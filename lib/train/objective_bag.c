@@ -97,14 +97,13 @@ static int list_bags(const vp_objective *o, part *p, const vp_marked *t, bags *b
     if (!b->target || !b->target_cu) return vp_fail_memory(err, "bags", tokens * sizeof *b->target);
     for (int64_t k = 0; k < p->n; k++) {
         const int32_t bag = t->bag[p->at[k]];
-        p->target[k + 1 < p->n && t->bag[p->at[k + 1]] == bag ? b->n : b->n + 1] = (int32_t)k + 1;
         if (k + 1 < p->n && t->bag[p->at[k + 1]] == bag) continue;
         const int32_t from = t->bag_cu[bag], n = t->bag_cu[bag + 1] - from, at = b->target_cu[b->n];
         memcpy(b->target + at, t->bag_item + from, (size_t)n * sizeof *b->target);
         p->weight[b->n] = (float)(o->options.bag_weight * (o->options.bag_sum ? n : 1)) * t->weight[p->at[k]];
         b->target_cu[++b->n] = at + n;
+        p->target[b->n] = (int32_t)k + 1;
     }
-    p->target[0] = 0;
     return VP_OK;
 }
 

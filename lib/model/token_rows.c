@@ -63,12 +63,15 @@ static const json_t *indices_of(const vp_json *j, const vp_weight_entry *embed) 
 /* Whether it is first, first + 1, ..., below `vocab`. */
 static bool consecutive(const json_t *list, int64_t vocab, int64_t *first) {
     const size_t n = json_array_size(list);
-    *first = json_integer_value(json_array_get(list, 0));
-    for (size_t i = 0; i < n; i++) {
+    const double start = json_number_value(json_array_get(list, 0));
+    if (!n || !(start >= 0 && start <= (double)vocab - (double)n)) return false;
+    *first = (int64_t)start;
+    for (size_t i = 0; i < n; i++) { /* numbers are read as reals */
         const json_t *id = json_array_get(list, i);
-        if (!json_is_integer(id) || json_integer_value(id) != *first + (json_int_t)i) return false;
+        const double off = json_number_value(id) - (double)(*first + (int64_t)i);
+        if (!json_is_number(id) || off < 0 || off > 0) return false;
     }
-    return n > 0 && *first >= 0 && *first <= vocab - (int64_t)n;
+    return true;
 }
 
 int vp_adapter_take_tokens(vp_adapter *a, const vp_model *m, const vp_json *j, const vp_tensor_info *info,

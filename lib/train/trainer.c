@@ -322,8 +322,8 @@ static int open_head(vp_trainer *t, vp_error *err) {
     t->head = vp_encoder_head(t->p.encoder, &tied);
     if (!t->p.head) return VP_OK;
     t->head_rows = vp_head_vocab(t->p.head);
-    if (t->head < 0 && tied) { /* rows of single tokens are the head's, too */
-        t->head = vp_encoder_tokens(t->p.encoder);
+    if (t->head < 0 && tied) t->head = vp_encoder_tokens(t->p.encoder);
+    if (t->head >= 0 && t->head == vp_encoder_tokens(t->p.encoder)) { /* rows of single tokens are the head's, too */
         t->head_first = t->head_rows - vp_encoder_training(t->p.encoder)->tokens;
         t->head_rows -= t->head_first;
     }

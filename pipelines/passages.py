@@ -2,7 +2,7 @@
 """Consecutive passages from plain text, as LLaRA is pre-trained on them: JSONL with `input`, a passage, and
 `output_predict`, the one after it in the same document.
 
-    passages [--words N] [--remove-stop-words] [FILE]...
+    passages.py [--words N] [--remove-stop-words] [FILE]...
 
 A file is plain text, whose documents are parted by empty lines, or JSONL with `text`; without FILE standard input is
 read. A document's passages have N words [500], the last two share what is left; one of fewer than 2 N words makes none.
@@ -22,6 +22,11 @@ mustn mustn't needn needn't shan shan't shouldn shouldn't wasn wasn't weren were
 wouldn't""".split()) | set("!,.?")
 
 
+def fail(status, why):
+    print(f"passages.py: {why}", file=sys.stderr)
+    sys.exit(status)
+
+
 def without_stop_words(text):
     return " ".join(word for word in re.sub(r"[\W_]+", " ", text).split() if word.casefold() not in STOP)
 
@@ -31,9 +36,8 @@ def documents(file, name):
     words = []
     for number, line in enumerate(file, 1):
         if line.lstrip().startswith("{"):
-            try: text = json.loads(line)["text"]
-            except (ValueError, KeyError): sys.exit(f"passages: {name}:{number}: no JSON object with 'text'")
-            yield text.split()
+            try: yield json.loads(line)["text"].split()
+            except (ValueError, KeyError, AttributeError): fail(3, f"{name}:{number}: no JSON object with 'text'")
         elif line.strip():
             words += line.split()
         elif words:
@@ -52,7 +56,7 @@ def passages(words, n):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="passages", usage="passages [--words N] [--remove-stop-words] [FILE]...",
+    parser = argparse.ArgumentParser(prog="passages.py", usage="passages.py [--words N] [--remove-stop-words] [FILE]...",
                                      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", type=int, default=500, metavar="N")
     parser.add_argument("--remove-stop-words", action="store_true")
@@ -61,9 +65,7 @@ def main():
     if args.words < 2: parser.error("--words: at least 2")
     for name in args.file or ["-"]:
         try: file = sys.stdin if name == "-" else open(name, encoding="utf-8")
-        except OSError as why:
-            print(f"passages: cannot open '{name}': {why.strerror}", file=sys.stderr)
-            return 4
+        except OSError as why: fail(4, f"cannot open '{name}': {why.strerror}")
         for words in documents(file, "standard input" if name == "-" else name):
             parts = passages(words, args.words)
             for this, after in zip(parts, parts[1:]):
@@ -72,8 +74,7 @@ def main():
                     row = {"input": this, "output_summarize": without_stop_words(this),
                            "output_predict": without_stop_words(after)}
                 print(json.dumps(row, ensure_ascii=False))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

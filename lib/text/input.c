@@ -63,10 +63,11 @@ static int choose_chat(vp_input *in, const vp_input_model *m, const vp_map *know
     const vp_chat *chat;
     in->chat = in->end = "";
     if (is(a->chat, "none") || ((a->block || a->words) && !named_chat(a))) return VP_OK;
-    if (find_slots(a, m, known)) {
-        choose_slots(in, find_slots(a, m, known));
-        return VP_OK;
-    }
+    const vp_slot_prompt *slots = find_slots(a, m, known);
+    if (slots) choose_slots(in, slots);
+    if (slots) return VP_OK;
+    if (m->chat && !known && !named_chat(a))
+        return vp_fail(err, VP_DATA, "the model's prompt '%s' is not known; there are llara, llara-paper", m->chat);
     VP_TRY(find_chat(a, m, known, &chat, err));
     if (known)
         in->end = str(known, "end", "");

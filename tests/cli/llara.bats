@@ -61,6 +61,17 @@ for d, q, c, p in zip(*map(read, ("documents", "queries", "shorter", "plain"))):
     texts | tok -m tiny --chat llara-paper | peek --jsonl --columns ids,keep | grep -q ',2\],"keep":\[0,.*,0,1\]'
 }
 
+@test "vecpipe_config.json: what is not known in it is refused" {
+    for config in '{"chat":"lama"}' '{"chat":"llara","pooling":"most"}' '{"max_length":0}' '{"normalize":1}' '[]'; do
+        echo "$config" >tiny/vecpipe_config.json
+        texts | refused 3 tok -m tiny
+    done
+    echo '{"chat":"lama"}' >tiny/vecpipe_config.json
+    texts | tok -m tiny --chat none | peek | grep -q '"specials":"auto"'
+    echo '{"chat":"llara-paper","pooling":"last"}' >tiny/vecpipe_config.json
+    texts | tok -m tiny | fwd | pool | peek | grep -q '"chat":"llara-paper".*"pooling":"last"'
+}
+
 @test "mask llara: segments, positions, targets and bags" {
     grown
     for i in 1 2 3 4 5; do echo "{\"input\":\"cat $i\",\"output_predict\":\"a dog, a dog $i\"}"; done >records

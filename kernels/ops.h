@@ -102,7 +102,8 @@ typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[
     const float *types;     /* [C] or NULL */
     vp_mat out;             /* [T, C] f32 */
     const vp_mat *dout;
-    float *dtable; /* [rows, C] */
+    float *dtable;  /* [rows - dfirst, C]: of the ids from dfirst on, all in one table */
+    int64_t dfirst; /* smaller ids have no gradient */
 } vp_embed_op;
 
 typedef enum vp_norm_kind { VP_NORM_RMS, VP_NORM_RMS_PLUS1, VP_NORM_LAYER } vp_norm_kind;
@@ -292,7 +293,8 @@ typedef struct vp_xent_op {
     float *logprob;   /* [M] log softmax(z)_target, or NULL */
     uint8_t *right;   /* [M] 1 where no logit is above the target's, or NULL */
     const vp_mat *dx; /* [M, C], or NULL */
-    float *dw;        /* [V, C], added to: one sum a chunk, chunks in order; or NULL */
+    float *dw;        /* [V - dw_first, C], added to: one sum a chunk, chunks in order; or NULL */
+    int64_t dw_first; /* the head's rows before it have no gradient */
 } vp_xent_op;
 /* Bag of tokens (LLaRA): z is the maximum over the rows of a bag, a vocabulary entry at a time; the gradient of the
  * maximum goes to the first row that has it. Targets count once each:
@@ -307,6 +309,8 @@ typedef struct vp_bag_op {
     double denominator;
     float *loss;      /* [bags] */
     const vp_mat *dx; /* [M, C], or NULL */
+    float *dw;        /* as vp_xent_op's */
+    int64_t dw_first;
 } vp_bag_op;
 /* Softmax over candidates, from their scores (InfoNCE; a row of s is a query). Against the positive or, where there are
  * teachers, against their distribution t (Kullback-Leibler):

@@ -6,6 +6,7 @@
 #   stages     their names
 #   own_values the names of options of its own that take a value, and the function own_value OPTION VALUE for them
 #   own_flag   a function that takes an option of its own without a value; both fail where it is none of theirs
+#   usage      a function that prints the help
 # shellcheck shell=bash disable=SC2034,SC2154
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 
@@ -89,6 +90,25 @@ settings_help() {
         [ -z "$same" ] || shown=${first:+" | $first"}
         printf '      %-23s %s%s\n' "--$name $value" "$help" "${shown:+ [${shown:3}]}"
     done
+    cat <<'END'
+
+The programs are found beside this script, as built or as installed, or in $VP_BIN.
+Exit status: that of the program that failed, see vecpipe(7); 2 for wrong usage, 130 when interrupted.
+END
+}
+
+# Every setting that was given is one of the stage $1.
+check_settings() {
+    local name of
+    for name in "${!given[@]}"; do
+        stages_of "$name"
+        [[ " $of " == *" $1 "* ]] || fail 2 "--$name: not a setting of $1"
+    done
+}
+
+check_model_and_out() {
+    [ -n "$model" ] || fail 2 "no model: give -m, or set VP_MODEL"
+    [ -n "$out" ] || fail 2 "--out is missing"
 }
 
 # ---- the command line ----
@@ -137,6 +157,16 @@ parse() {
             *) if [ -z "$command" ]; then command=$option; else files+=("$option"); fi ;;
         esac
     done
+}
+
+# Read the command line and the preset; --help, the script's usage, ends here.
+begin() {
+    trap 'exit 130' INT # without a trap, bash goes on when a child that ends at that moment did not die of it
+    parse "$@"
+    load_preset
+    [ -n "$help" ] || return 0
+    usage
+    exit 0
 }
 
 # The programs beside this script go before all others: `mix` and `step` are also names of other people's programs.

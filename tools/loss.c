@@ -14,7 +14,7 @@ static struct {
 
 static const vp_option table[] = {
     OBJECTIVE_OPTIONS,
-    {.kind = VP_OPT_GROUP, .help = "Model (mntp and ntp: its output head)"},
+    {.kind = VP_OPT_GROUP, .help = "Model (mntp, ntp and llara: its output head)"},
     {.name = "model",
      .letter = 'm',
      .kind = VP_OPT_STRING,
@@ -25,7 +25,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_STRING,
      .target = &opt.follow,
      .value = "DIR",
-     .help = "the head of the run that `step --train head` makes there, as each step wants it"},
+     .help = "the head that the run of `step` in DIR trains, as each step wants it"},
     {.name = "threads",
      .kind = VP_OPT_INT,
      .target = &opt.threads,
@@ -41,6 +41,7 @@ static const vp_program program = {
     .options = table,
     .notes = "OBJECTIVE is one of\n"
              "  mntp, ntp  cross-entropy of the masked or next tokens: picked -> grad.picked\n"
+             "  llara      of the next tokens, and of bags of tokens that slots predict\n"
              "  infonce    a query's positive among other passages:    emb -> grad.emb\n"
              "  cosent     the order of pairs by their score\n"
              "  mse        the cosine of pairs against their score\n"
@@ -206,16 +207,13 @@ static int prepare(work *w, const state *s, const vp_frame *f, vp_error *err) {
 static int run_tokens(state *s, work *w, vp_frame *f, vp_error *err) {
     VP_TRY(check_step(s, f, err));
     VP_TRY(prepare(w, s, f, err));
-    const vp_marked marked = {.M = w->targets.M,
-                              .picked = w->picked,
-                              .target = w->targets.target,
-                              .weight = w->targets.weight,
-                              .denominator = w->targets.denominator};
+    vp_marked marked = vp_targets_marked(&w->targets);
+    marked.picked = w->picked;
     vp_error why = {0};
     if (vp_objective_tokens(s->objective, s->head, &marked, w->share, w->grad, w->right, &why))
         return vp_frame_fail(f, why.code, err, "%s", why.text);
     vp_targets_rows(&w->targets, w->share, f->B, w->loss);
-    s->targets += marked.M;
+    s->targets += w->targets.tokens;
     for (int64_t i = 0; i < marked.M; i++) s->right += w->right[i];
     VP_TRY(note_rows(s, f, w->loss, err));
     if (vp_map_bool(f->keys, "last", false)) end_step(s);

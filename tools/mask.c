@@ -5,12 +5,14 @@
 #include <unistd.h>
 
 typedef struct options {
-    const char *model, *token, *reduce;
+    const char *model, *token, *reduce, *prompt;
     double rate;
-    int64_t seed, negatives, batch_tokens;
+    int64_t seed, negatives, batch_tokens, max_len;
     int fill;
+    bool no_next;
 } options;
-static options opt = {.token = "auto", .reduce = "sample", .rate = 0.2, .negatives = 1, .batch_tokens = 8192};
+static options opt = {
+    .token = "auto", .reduce = "sample", .prompt = "llara", .rate = 0.2, .negatives = 1, .batch_tokens = 8192};
 
 static const vp_option table[] = {
     {.name = "seed",
@@ -26,6 +28,12 @@ static const vp_option table[] = {
      .min = 1,
      .max = 1 << 24,
      .help = "tokens of a frame"},
+    {.name = "model",
+     .letter = 'm',
+     .kind = VP_OPT_STRING,
+     .target = &opt.model,
+     .value = "PATH",
+     .help = "mntp, llara: whose tokenizer it is; else the stream's, else $VP_MODEL"},
     {.kind = VP_OPT_GROUP, .help = "mntp"},
     {.name = "rate",
      .kind = VP_OPT_REAL,
@@ -43,12 +51,6 @@ static const vp_option table[] = {
      .target = &opt.token,
      .value = "auto|TEXT|ID",
      .help = "what stands for a hidden token; auto: the tokenizer's mask token, else _"},
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "whose tokenizer it is; else the stream's, else $VP_MODEL"},
     {.kind = VP_OPT_GROUP, .help = "pairs"},
     {.name = "negatives",
      .kind = VP_OPT_INT,
@@ -62,6 +64,22 @@ static const vp_option table[] = {
      .target = &opt.reduce,
      .value = "token|sample|mixed=N",
      .help = "the loss: token sum a row, mean of rows' means, mean of N parts' token means"},
+    {.kind = VP_OPT_GROUP, .help = "llara"},
+    {.name = "prompt",
+     .kind = VP_OPT_STRING,
+     .target = &opt.prompt,
+     .value = "NAME",
+     .help = "llara: 8 + 8 slots, as its code has it; llara-paper: one each"},
+    {.name = "max-len",
+     .kind = VP_OPT_INT,
+     .target = &opt.max_len,
+     .value = "N",
+     .max = 1 << 24,
+     .help = "tokens of a row, the prompt counted: the text is cut; 0: any"},
+    {.name = "no-next-tokens",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.no_next,
+     .help = "the text's own tokens predict nothing, as in the paper"},
     {0},
 };
 static const vp_program program = {
@@ -71,6 +89,7 @@ static const vp_program program = {
     .options = table,
     .notes = "mntp hides tokens, each predicted from the position before it. simcse takes every row twice, pairs of\n"
              "every example the query, a positive and negatives; generate predicts every next token with keep = 1.\n"
+             "llara puts a text between the pieces of a prompt whose slots predict its tokens and the next text's.\n"
              "The stream must have steps, as tok --batch makes them.\n",
 };
 
@@ -122,7 +141,10 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
                          .rate = opt.rate,
                          .fill = (vp_mask_fill)opt.fill,
                          .mask_token = opt.token,
-                         .negatives = opt.negatives};
+                         .negatives = opt.negatives,
+                         .prompt = opt.prompt,
+                         .max_len = opt.max_len,
+                         .no_next = opt.no_next};
     VP_TRY(set_reduce(&o, err));
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));

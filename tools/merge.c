@@ -9,7 +9,7 @@ typedef struct options {
     const char *model, *out;
     vp_list adapters;
     int dtype; /* index into types */
-    int64_t max_shard;
+    int64_t max_shard, extra_tokens;
     bool force;
 } options;
 static options opt = {.max_shard = INT64_C(5) << 30};
@@ -44,6 +44,12 @@ static const vp_option table[] = {
      .min = 1,
      .max = 0x1p53,
      .help = "largest safetensors file, in bytes; one larger tensor has a file of its own"},
+    {.name = "extra-tokens",
+     .kind = VP_OPT_INT,
+     .target = &opt.extra_tokens,
+     .value = "N",
+     .max = 65536,
+     .help = "tokens <s1> to <sN> behind the vocabulary, with new rows in embedding and output head"},
     {.name = "force", .kind = VP_OPT_FLAG, .target = &opt.force, .help = "replace a model folder that is there"},
     {0},
 };
@@ -78,13 +84,33 @@ static int open_inputs(vp_model **m, vp_error *err) {
     return VP_OK;
 }
 
+/* Rows that no token has, which some models are padded with, make room for the new ones. */
+static int write_weights(const vp_model *m, const char *folder, vp_merged *merged, vp_error *err) {
+    if (!opt.extra_tokens) return vp_model_merge(m, folder, types[opt.dtype], opt.max_shard, merged, err);
+    vp_tokenizer *t;
+    VP_TRY(vp_tokenizer_open(&t, vp_model_transformer(m), err));
+    const vp_growth growth = {.keep = vp_tokenizer_vocab(t), .extra = opt.extra_tokens};
+    vp_tokenizer_close(t);
+    return vp_model_grow(m, &growth, folder, types[opt.dtype], opt.max_shard, merged, err);
+}
+
+/* The tokenizer lies where the transformer does. */
+static int extend_tokenizer(const vp_model *m, const char *folder, vp_error *err) {
+    const char *sub = vp_model_is_gguf(m) ? "" : vp_model_transformer(m) + strlen(vp_model_path(m));
+    vp_buf inner = {0};
+    int status = vp_buf_printf(&inner, err, "%s%s", folder, sub);
+    if (!status) status = vp_tokenizer_extend(inner.data, opt.extra_tokens, err);
+    vp_buf_free(&inner);
+    return status;
+}
+
 static int fill(const vp_model *m, const char *folder, vp_merged *merged, vp_error *err) {
     bool written = false, gguf = vp_model_is_gguf(m);
-    VP_TRY(vp_model_merge(m, folder, types[opt.dtype], opt.max_shard, merged, err));
+    VP_TRY(write_weights(m, folder, merged, err));
     if (gguf) VP_TRY(vp_tokenizer_export(vp_model_path(m), folder, &written, err));
     if (gguf && !written)
         vp_cli_note("no tokenizer.json: only byte-level BPE can be written; use tok -m %s", vp_model_path(m));
-    return VP_OK;
+    return opt.extra_tokens ? extend_tokenizer(m, folder, err) : VP_OK;
 }
 
 static void tell(const vp_merged *merged) {

@@ -5,7 +5,7 @@
 
 static struct objective_settings {
     vp_objective_options defaults;
-    int candidates, same_tower, distillation;
+    int candidates, same_tower, distillation, bag;
 } objective = {.defaults = VP_OBJECTIVE_DEFAULTS};
 
 /* Rows of a vp_option table, with their heading. */
@@ -45,6 +45,17 @@ static struct objective_settings {
          .min = 1e-6,                                                                                                  \
          .max = 1e6,                                                                                                   \
          .help = "distill: divides the teacher's scores"},                                                             \
+        {.name = "bag-weight",                                                                                         \
+         .kind = VP_OPT_REAL,                                                                                          \
+         .target = &objective.defaults.bag_weight,                                                                     \
+         .value = "X",                                                                                                 \
+         .max = 1e6,                                                                                                   \
+         .help = "llara: of the bags' terms beside the next tokens'"},                                                 \
+        {.name = "bag",                                                                                                \
+         .kind = VP_OPT_CHOICE,                                                                                        \
+         .target = &objective.bag,                                                                                     \
+         .choices = "mean|sum",                                                                                        \
+         .help = "llara: over the tokens of a bag"},                                                                   \
     {                                                                                                                  \
         .name = "distillation", .kind = VP_OPT_CHOICE, .target = &objective.distillation,                              \
         .choices = VP_DISTILLATION_CHOICES, .help = "distill: softmaxes, or differences to the positive's score"       \
@@ -56,6 +67,7 @@ static inline vp_objective_options objective_options(const char *name) {
     o.name = name;
     o.candidates = (vp_candidates)objective.candidates;
     o.same_tower = (vp_same_tower)objective.same_tower;
+    o.bag_sum = objective.bag == 1;
     o.distillation = (vp_distillation)objective.distillation;
     return o;
 }

@@ -12,7 +12,7 @@ typedef struct options {
     const char *out, *resume, *model, *lora, *targets, *start, *objective, *pool, *latent, *device;
     vp_list adapters;
     int attention, optimizer, schedule, recompute, compute, train, dtype;
-    int64_t threads, seed, decay_steps, checkpoint_every, dims;
+    int64_t threads, seed, decay_steps, checkpoint_every, dims, tokens;
     double lr, warmup, attention_dropout, hidden_dropout;
     bool normalize, raw, full;
     vp_trainer_options trainer;
@@ -92,7 +92,13 @@ static const vp_option table[] = {
      .kind = VP_OPT_CHOICE,
      .target = &opt.train,
      .choices = "body|head",
-     .help = "head: the output head of mntp and ntp, too; thrown away at the end unless --full"},
+     .help = "head: the output head of mntp, ntp and llara, too; thrown away at the end unless --full"},
+    {.name = "train-tokens",
+     .kind = VP_OPT_INT,
+     .target = &opt.tokens,
+     .value = "N",
+     .max = 65536,
+     .help = "with the adapter the embedding rows of the last N tokens, which a tied head shares"},
     {.name = "dtype",
      .kind = VP_OPT_CHOICE,
      .target = &opt.dtype,
@@ -287,6 +293,7 @@ static int check_full(vp_error *err) {
     const char *odd = opt.full && opt.lora != default_lora ? "--lora"
                       : opt.full && opt.targets            ? "--lora-targets"
                       : opt.full && opt.start              ? "--continue"
+                      : opt.full && opt.tokens             ? "--train-tokens"
                                                            : NULL;
     if (odd) return vp_fail(err, VP_USAGE, "%s is of adapters, --full trains none", odd);
     return VP_OK;
@@ -318,6 +325,7 @@ static int set_options(vp_run_options *o, vp_error *err) {
     o->train = (vp_train_options){.full = opt.full,
                                   .head = opt.train == 1,
                                   .targets = opt.targets,
+                                  .tokens = opt.tokens,
                                   .start = opt.start,
                                   .attention_dropout = opt.attention_dropout,
                                   .hidden_dropout = opt.hidden_dropout,

@@ -202,6 +202,7 @@ static int choose_input(state *s, vp_error *err) {
                                   .document_prefix = m->document_prefix,
                                   .arch = vp_model_arch(s->model),
                                   .pooling = m->pooling,
+                                  .chat = m->chat,
                                   .base_name = {m->base_name[0], m->base_name[1]},
                                   .max_len = m->max_len,
                                   .doc_max_len = m->doc_max_len,

@@ -35,7 +35,9 @@ static void embed_ids(void *ctx, int64_t first, int64_t last, int thread) {
     int64_t i = first;
     while (i > 0 && i < last && j->sorted[i] >> 32 == j->sorted[i - 1] >> 32) i++;
     for (; i < j->T && (i < last || j->sorted[i] >> 32 == j->sorted[i - 1] >> 32); i++) {
-        float *row = j->op->dtable + (j->sorted[i] >> 32) * j->op->C;
+        const int64_t id = (j->sorted[i] >> 32) - j->op->dfirst;
+        if (id < 0) continue;
+        float *row = j->op->dtable + id * j->op->C;
         const float *dout = vp_row(j->op->dout, j->sorted[i] & 0xffffffff);
         j->simd->rows->axpby(j->op->scale, dout, 1.0f, row, row, j->op->C);
     }

@@ -1,6 +1,6 @@
 /* Cross-entropy of a linear head, and its form for bags of tokens. Legend: M rows, C width, V vocabulary. The logits of
  * a chunk of rows are turned into their own gradient in place, then into dx; chunks only bound the memory. */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/units.h"
 #include <math.h>
 #include <string.h>
 
@@ -19,8 +19,10 @@ static vp_mat rows_of(const vp_mat *m, int64_t first, int64_t rows) {
     return part;
 }
 
-static int check_head(vp_queue *q, const char *what, const vp_weight *head, const vp_mat *x, const vp_mat *dx) {
-    if (!head) return vp_queue_fail(q, VP_BUG, "%s: no head", what);
+static int check_head(vp_queue *q, const char *what, const vp_weight *head, const vp_mat *x, const vp_mat *dx,
+                      int64_t dw_first) {
+    if (!head || dw_first < 0 || dw_first >= head->out)
+        return vp_queue_fail(q, VP_BUG, "%s: no head, or not %lld of its rows", what, (long long)dw_first);
     VP_TRY(vp_check_mat(q, what, x, VP_F32, x->rows, head->in));
     return dx ? vp_check_mat(q, what, dx, VP_F32, x->rows, x->cols) : VP_OK;
 }
@@ -34,6 +36,23 @@ static int compute_dx(vp_queue *q, const vp_weight *head, const vp_mat *dx, int6
     const vp_mat part = rows_of(dx, first, dlogits->rows);
     vp_linear_op op = {.weight = head, .dout = dlogits, .dx = &part};
     return vp_cpu_linear_bwd_x(q, &op);
+}
+
+/* dw [V - from, C] += dlogits[:, from:]^T x */
+static int compute_dw(vp_queue *q, const vp_weight *head, const vp_mat *x, int64_t first, const vp_mat *dlogits,
+                      float *dw, int64_t from) {
+    const vp_mat input = rows_of(x, first, dlogits->rows);
+    vp_mat left = *dlogits;
+    left.ptr = (float *)left.ptr + from;
+    left.cols -= from;
+    vp_units units;
+    size_t mark = vp_arena_mark(q);
+    int status = vp_units_make(q, "head", NULL, dlogits->rows, &units);
+    vp_units_op product = {.units = &units, .left = &left, .right = &input};
+    if (!status && !(product.dw = vp_units_rows(q, "head", dw, left.cols, head->in))) status = VP_MEMORY;
+    if (!status) status = vp_units_product(q, "head", &product);
+    vp_arena_release(q, mark);
+    return status;
 }
 
 /* ---- one target a row ---- */
@@ -79,13 +98,11 @@ static int xent_chunk(vp_queue *q, xent_job *j) {
     VP_TRY(compute_logits(q, op->head, &op->x, j->first, &j->logits));
     vp_rows(q, rows, vp_grain(j->logits.cols), xent_rows, j);
     if (op->dx) VP_TRY(compute_dx(q, op->head, op->dx, j->first, &j->logits));
-    if (!op->dw) return VP_OK;
-    vp_linear_op dw = {.weight = op->head, .x = rows_of(&op->x, j->first, rows), .dout = &j->logits, .dw = op->dw};
-    return vp_cpu_linear_bwd_w(q, &dw);
+    return op->dw ? compute_dw(q, op->head, &op->x, j->first, &j->logits, op->dw, op->dw_first) : VP_OK;
 }
 
 int vp_cpu_xent(vp_queue *q, const vp_xent_op *op) {
-    VP_TRY(check_head(q, "xent", op->head, &op->x, op->dx));
+    VP_TRY(check_head(q, "xent", op->head, &op->x, op->dx, op->dw_first));
     const int64_t M = op->x.rows, V = op->head->out, most = chunk_rows(V);
     for (int64_t i = 0; i < M; i++)
         if (op->target[i] >= V) return vp_queue_fail(q, VP_BUG, "xent: target %d is outside the head", op->target[i]);
@@ -144,7 +161,7 @@ static void bag(const bag_job *j, int64_t i, float *most, float *z) {
         z[op->target[t]] -= (float)(share / (double)targets);
     }
     op->loss[i] = (float)(share * nll / (double)targets);
-    if (op->dx) spread(rows, n, V, z, most);
+    if (op->dx || op->dw) spread(rows, n, V, z, most);
 }
 
 static void bag_item(void *ctx, int64_t item, int thread) {
@@ -166,11 +183,12 @@ static int bag_chunk(vp_queue *q, bag_job *j) {
     if (!(j->logits.ptr = vp_queue_floats(q, "bag", j->logits.rows * V))) return VP_MEMORY;
     VP_TRY(compute_logits(q, op->head, &op->x, first, &j->logits));
     vp_threads_run(q->device->threads, j->last - j->first, bag_item, j);
-    return op->dx ? compute_dx(q, op->head, op->dx, first, &j->logits) : VP_OK;
+    if (op->dx) VP_TRY(compute_dx(q, op->head, op->dx, first, &j->logits));
+    return op->dw ? compute_dw(q, op->head, &op->x, first, &j->logits, op->dw, op->dw_first) : VP_OK;
 }
 
 static int check_bags(vp_queue *q, const vp_bag_op *op) {
-    VP_TRY(check_head(q, "bag", op->head, &op->x, op->dx));
+    VP_TRY(check_head(q, "bag", op->head, &op->x, op->dx, op->dw_first));
     if (op->bags < 0 || (op->bags && !(op->denominator > 0)))
         return vp_queue_fail(q, VP_BUG, "bag: the denominator is not positive");
     for (int64_t i = 0; i < op->bags; i++) {

@@ -114,3 +114,22 @@ bool vp_json_says(const json_t *o, const char *key) {
     if (json_is_array(v)) return json_array_size(v) > 0;
     return !json_is_object(v) || json_object_size(v) > 0;
 }
+
+int vp_json_load(json_t **root, const char *folder, const char *name, vp_error *err) {
+    char *path;
+    vp_buf text = {0};
+    json_error_t why = {0};
+    *root = NULL;
+    VP_TRY(vp_path_join(&path, folder, name, err));
+    int status = vp_read_file(path, 64 << 20, &text, err);
+    if (!status) *root = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, &why);
+    if (!status && !json_is_object(*root))
+        status = vp_fail(err, VP_DATA, "%s:%d: %s", path, *root ? 1 : why.line, *root ? "no object" : why.text);
+    if (status) {
+        json_decref(*root);
+        *root = NULL;
+    }
+    vp_buf_free(&text);
+    free(path);
+    return status;
+}

@@ -20,6 +20,8 @@ int vp_json_open(vp_json *j, const char *folder, const char *name, json_type roo
 /* The same, but a file that does not exist gives root NULL and VP_OK. */
 int vp_json_open_optional(vp_json *j, const char *folder, const char *name, json_type root, vp_error *err);
 void vp_json_close(vp_json *j);
+/* The object in folder/name to be changed and written again: its integers stay integers. The caller's to free. */
+int vp_json_load(json_t **root, const char *folder, const char *name, vp_error *err);
 /* The file folder/name, indented, through a temporary name. root NULL, or a text in it that is no UTF-8: VP_MEMORY. */
 int vp_json_publish(const char *folder, const char *name, const json_t *root, vp_error *err);
 

@@ -1,6 +1,6 @@
 /* LoRA adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors, keys with or without the inner
  * model's prefix. Everything that would change the result and is not applied is refused by name. */
-#include "lib/model/private.h"
+#include "lib/model/token_rows.h"
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <math.h>
 #include <pcre2.h>
@@ -17,14 +17,9 @@ typedef struct lora_config {
 
 static int refuse_unsupported(const vp_json *j, vp_error *err) {
     static const char *const off[] = {
-        "use_dora",          "lora_bias",
-        "modules_to_save",   "fan_in_fan_out",
-        "use_qalora",        "use_bdlora",
-        "layer_replication", "alora_invocation_tokens",
-        "arrow_config",      "trainable_token_indices",
-        "target_parameters", "kasa_config",
-        "velora_config",     "monteclora_config",
-        "megatron_config",
+        "use_dora",    "lora_bias",         "modules_to_save",         "fan_in_fan_out",  "use_qalora",
+        "use_bdlora",  "layer_replication", "alora_invocation_tokens", "arrow_config",    "target_parameters",
+        "kasa_config", "velora_config",     "monteclora_config",       "megatron_config",
     };
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
         if (vp_json_says(j->root, off[i])) return vp_fail(err, VP_DATA, "%s: %s is not supported", j->path, off[i]);
@@ -141,6 +136,7 @@ static int fingerprint(vp_adapter *a, vp_error *err) {
     for (size_t i = 0; !status && i < a->n; i++)
         status = vp_buf_printf(&text, err, "%s %d %.9g\n", a->target[i].weight->module, (int)a->target[i].rank,
                                (double)a->target[i].scale);
+    if (!status && a->tokens) status = vp_buf_printf(&text, err, "tokens %lld\n", (long long)a->first_token);
     if (!status) status = vp_source_fingerprint(a->source, text.data, text.len, digest, err);
     vp_hex(a->fingerprint, digest, sizeof digest);
     vp_buf_free(&text);
@@ -156,7 +152,13 @@ static int read_targets(vp_adapter *a, const vp_model *m, const vp_json *j, vp_e
     size_t n = vp_source_count(a->source);
     a->target = vp_calloc(n, sizeof *a->target);
     if (!a->target) return vp_fail_memory(err, "an adapter", n * sizeof *a->target);
-    for (size_t i = 0; i < n; i++) VP_TRY(add_target(a, m, &c, vp_source_at(a->source, i), err));
+    for (size_t i = 0; i < n; i++) {
+        const vp_tensor_info *info = vp_source_at(a->source, i);
+        VP_TRY(vp_adapter_has_tokens(info->name) ? vp_adapter_take_tokens(a, m, j, info, err)
+                                                 : add_target(a, m, &c, info, err));
+    }
+    if (vp_json_says(j->root, "trainable_token_indices") && !a->tokens)
+        return vp_fail(err, VP_DATA, "%s: the rows of trainable_token_indices are missing", a->path);
     if (!a->n) return vp_fail(err, VP_DATA, "%s: the adapter has no tensors", a->path);
     return fingerprint(a, err);
 }

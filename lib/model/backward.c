@@ -209,6 +209,7 @@ static int embed_bwd(back *b, const vp_tape *tape, vp_error *err) {
     vp_embed_op op = vp_pass_embed_op(&b->p, tape->ids);
     op.dout = &b->dx;
     op.dtable = e->dtable;
+    op.dfirst = e->dfirst;
     return check(b, e->ops->embed_bwd(e->queue, &op), err);
 }
 

@@ -41,6 +41,7 @@ typedef struct vp_training {
     vp_latent_sizes latent;       /* that is trained */
     int64_t latent_at;            /* its offset; -1: none is trained */
     int64_t head;                 /* offset of the output head; -1: it is not trained */
+    int64_t tokens;               /* offset of the rows of single tokens; -1: none are */
 } vp_training;
 /* One more tensor at the end of the space, of `cap` places. */
 int vp_training_add(vp_training *t, size_t *cap, const char *name, int64_t rows, int64_t cols, vp_error *err);
@@ -82,8 +83,9 @@ struct vp_encoder {
     int64_t changes; /* of the trained numbers, for what packs them elsewhere */
     vp_layer *layer;
     vp_norm_weight embed_norm, final_norm;
-    vp_weight_part table;           /* the embedding's rows */
-    float *dtable;                  /* [V, C] its gradient when it is trained, else NULL */
+    struct vp_token_rows *table; /* the embedding's rows */
+    float *dtable;               /* [V - dfirst, C] gradient of those from dfirst on that are trained, else NULL */
+    int64_t dfirst;
     const float *positions, *types; /* [P, C], [C]; NULL: none */
     float *inverse;                 /* [rotary/2] on the host */
     const float *cosines, *sines;   /* [rope_positions, rotary/2] */

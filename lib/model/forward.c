@@ -6,6 +6,7 @@
  * Post-norm (BERT):  y = attention(x); x = norm(x + y); y = mlp(x); x = norm(x + y); hidden = x. */
 #include "lib/model/pass.h"
 #include "lib/model/cached.h"
+#include "lib/model/token_rows.h"
 #include <math.h>
 
 vp_mat vp_columns(const vp_mat *m, int64_t first, int64_t n) {
@@ -206,7 +207,7 @@ vp_embed_op vp_pass_embed_op(const vp_pass *p, const int32_t *ids) {
                          .positions = e->positions,
                          .types = e->types,
                          .out = p->x,
-                         .table = e->table,
+                         .table = vp_token_rows_part(e->table),
                          .scale = p->c->arch->scale_embedding ? (float)sqrt((double)p->c->width) : 1};
 }
 

@@ -1,6 +1,6 @@
 /* The output head on a device: where its weights are in the model, packing, and the operations on it. */
 #include "lib/model/head.h"
-#include "lib/model/encoder.h"
+#include "lib/model/token_rows.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +11,8 @@ struct vp_head {
     vp_weight *weight;
     float *bias; /* [vocab], or NULL */
     int64_t width, vocab;
+    const vp_weight_entry *rows; /* an untied head's */
+    vp_token_rows table;         /* a tied one's */
 };
 
 typedef struct live_rows {
@@ -38,6 +40,11 @@ static vp_weight_desc describe(const vp_head *h, const vp_weight_part *part) {
                             .name = "lm_head"};
 }
 
+static vp_weight_part own_rows(const vp_head *h) {
+    if (!h->rows) return vp_token_rows_part(&h->table);
+    return (vp_weight_part){.rows = h->vocab, .read_row = vp_weight_read_row, .ctx = h->rows};
+}
+
 static int pack(vp_head *h, const vp_model *m, vp_error *err) {
     const vp_weight_entry *head, *rows;
     VP_TRY(find_head(m, &head, &rows, err));
@@ -48,11 +55,19 @@ static int pack(vp_head *h, const vp_model *m, vp_error *err) {
         if (!h->bias) return vp_fail_memory(err, "a bias", (size_t)h->vocab * sizeof *h->bias);
         VP_TRY(vp_weight_read_bias(head, h->bias, err));
     }
-    const vp_weight_part part = {.rows = h->vocab, .read_row = vp_weight_read_row, .ctx = rows};
+    h->rows = head->alias ? NULL : rows;
+    vp_token_rows_set(&h->table, m, NULL);
+    const vp_weight_part part = own_rows(h);
     const vp_weight_desc desc = describe(h, &part);
     const int status = h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
     vp_source_forget(m->source); /* what was packed is not read again */
     return status;
+}
+
+static int pack_again(vp_head *h, const vp_weight_part *part, vp_error *err) {
+    const vp_weight_desc desc = describe(h, part);
+    const int status = h->on.ops->weight_update(h->on.queue, h->weight, &desc);
+    return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : VP_OK;
 }
 
 static int read_live(const void *ctx, int64_t row, float *out, vp_error *err) {
@@ -65,9 +80,17 @@ static int read_live(const void *ctx, int64_t row, float *out, vp_error *err) {
 int vp_head_set(vp_head *h, const float *rows, vp_error *err) {
     const live_rows live = {rows, h->width};
     const vp_weight_part part = {.rows = h->vocab, .read_row = read_live, .ctx = &live};
-    const vp_weight_desc desc = describe(h, &part);
-    const int status = h->on.ops->weight_update(h->on.queue, h->weight, &desc);
-    return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : VP_OK;
+    return pack_again(h, &part, err);
+}
+
+int vp_head_set_tokens(vp_head *h, const float *rows, int64_t n, vp_error *err) {
+    if (h->rows || n < 0 || n > h->vocab) return vp_fail(err, VP_BUG, "rows of %lld tokens of a head", (long long)n);
+    h->table.trained = rows;
+    h->table.trained_first = h->vocab - n;
+    const vp_weight_part part = own_rows(h);
+    const int status = pack_again(h, &part, err);
+    h->table.trained = NULL;
+    return status;
 }
 
 static int open_device(vp_head *h, const vp_encode_options *o, vp_error *err) {
@@ -110,6 +133,10 @@ void vp_head_close(vp_head *h) {
     if (h->own_device) h->on.ops->close(h->own_device);
     free(h->bias);
     free(h);
+}
+
+bool vp_head_is_tied(const vp_head *h) {
+    return !h->rows;
 }
 
 int64_t vp_head_width(const vp_head *h) {

@@ -13,13 +13,16 @@ typedef struct vp_head vp_head;
 /* Packs the head for products in both directions, which takes twice its size in memory; on an encoder that generates,
  * row by row in its type. VP_DATA: the model has no
  * output head. The first on a device of its own, of which `o` tells device, threads and compute type (VP_USAGE as for
- * vp_encoder_open); the second on an encoder's (training.h), which stays open as long as the head (borrowed). The model
- * may be closed when they have returned. Close with vp_head_close (NULL is fine). */
+ * vp_encoder_open); the second on an encoder's (training.h). Model and encoder stay open as long as the head
+ * (borrowed). Close with vp_head_close (NULL is fine). */
 int vp_head_open(vp_head **h, const vp_model *m, const vp_encode_options *o, vp_error *err);
 int vp_head_open_on(vp_head **h, const vp_model *m, const struct vp_compute *on, vp_error *err);
 void vp_head_close(vp_head *h);
 /* From now on the head's weights are rows [V, C], copied; its bias stays. */
 int vp_head_set(vp_head *h, const float *rows, vp_error *err);
+/* From now on rows of a tied head's last n tokens are these, [n, C], copied. */
+int vp_head_set_tokens(vp_head *h, const float *rows, int64_t n, vp_error *err);
+bool vp_head_is_tied(const vp_head *h);  /* its rows are the embedding's */
 int64_t vp_head_width(const vp_head *h); /* C */
 int64_t vp_head_vocab(const vp_head *h); /* V */
 /* logits [M, V] = x [M, C] W^T + bias, in the device's memory. */

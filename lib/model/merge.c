@@ -1,6 +1,7 @@
 /* A model with its adapters as one set of weights: which tensors the folder gets, and their rows, read, adapted and
  * handed on one by one. */
-#include "lib/model/encoder.h"
+#include "lib/model/token_rows.h"
+#include "lib/model/grow.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +18,15 @@ typedef struct merger {
     const vp_model *model;
     const vp_encoder *trained; /* or NULL */
     vp_export *out;
+    vp_token_rows table; /* the embedding's rows */
     item *item;
     size_t n;
     float *row, *delta;        /* the widest row */
     float *a[VP_MAX_ADAPTERS]; /* [rank, cols] of the tensor in hand; NULL: not adapted */
     float *b;                  /* one row of the widest rank */
     const vp_adapter_target *t[VP_MAX_ADAPTERS];
+    vp_growth growth;
+    vp_new_rows fresh; /* of the matrix in hand */
 } merger;
 
 static const char *name_of(const item *i) {
@@ -114,19 +118,33 @@ static int adapt_row(merger *g, size_t adapter, int64_t r, int64_t cols, vp_erro
     return VP_OK;
 }
 
+/* Whether it gets new rows. */
+static bool is_vocabulary(const merger *g, const vp_weight_entry *e) {
+    return g->growth.extra && e && (e->role == VP_W_EMBED || e->role == VP_W_HEAD);
+}
+
 static int write_weight(merger *g, const vp_weight_entry *e, vp_error *err) {
     const vp_model *m = g->model;
-    const vp_weight_part rows = vp_training_part(g->trained, e);
+    const bool embed = e->role == VP_W_EMBED;
+    const vp_weight_part rows = embed ? vp_token_rows_part(&g->table) : vp_training_part(g->trained, e);
     for (size_t k = 0; k < m->nadapters; k++) {
         free(g->a[k]);
         g->a[k] = NULL;
         g->t[k] = vp_adapter_find(m->adapter[k], e);
         if (g->t[k]) VP_TRY(read_all(g->t[k]->a, &g->a[k], err));
     }
-    for (int64_t r = 0; r < e->rows; r++) {
+    const bool grows = is_vocabulary(g, e);
+    const int64_t kept = grows ? g->growth.keep : e->rows;
+    if (grows) VP_TRY(vp_new_rows_begin(&g->fresh, e->cols, err));
+    for (int64_t r = 0; r < kept; r++) {
         VP_TRY(rows.read_row(rows.ctx, r, g->row, err));
         for (size_t k = 0; k < m->nadapters; k++)
             if (g->t[k]) VP_TRY(adapt_row(g, k, r, e->cols, err));
+        VP_TRY(vp_export_values(g->out, g->row, (size_t)e->cols, err));
+        if (grows) vp_new_rows_add(&g->fresh, g->row);
+    }
+    for (int64_t k = 0; grows && k < g->growth.extra; k++) {
+        vp_new_rows_draw(&g->fresh, k, g->row);
         VP_TRY(vp_export_values(g->out, g->row, (size_t)e->cols, err));
     }
     return VP_OK;
@@ -157,9 +175,12 @@ static int write_weights(merger *g, const char *folder, vp_dtype dtype, int64_t 
     VP_TRY(allocate(g, err));
     VP_TRY(vp_export_open(&g->out, folder, max_shard, err));
     for (size_t i = 0; i < g->n; i++) {
-        const vp_tensor_info *t = g->item[i].tensor;
-        VP_TRY(vp_export_declare(g->out, name_of(&g->item[i]), g->item[i].entry ? dtype : t->dtype, t->ndim, t->shape,
-                                 err));
+        const item *it = &g->item[i];
+        const vp_tensor_info *t = it->tensor;
+        int64_t shape[VP_MAX_DIMS] = {0};
+        for (int k = 0; k < t->ndim; k++) shape[k] = t->shape[k];
+        if (is_vocabulary(g, it->entry)) shape[0] = vp_grown_vocab(g->model, &g->growth);
+        VP_TRY(vp_export_declare(g->out, name_of(it), it->entry ? dtype : t->dtype, t->ndim, shape, err));
     }
     for (size_t i = 0; i < g->n; i++) VP_TRY(write_item(g, &g->item[i], err));
     return vp_export_finish(g->out, err);
@@ -172,6 +193,7 @@ static void release(merger *g) {
     free(g->row);
     free(g->delta);
     free(g->b);
+    vp_new_rows_free(&g->fresh);
 }
 
 /* Where the transformer lies in a sentence-transformers folder: "", or the name of a folder in it. */
@@ -183,19 +205,36 @@ static const char *sub_folder(const vp_model *m) {
 
 int vp_merge(const vp_model *m, const vp_merge_options *o, const char *folder, vp_merged *merged, vp_error *err) {
     if (!vp_model_has_weights(m)) return vp_fail(err, VP_DATA, "%s: a vocabulary without weights", m->path);
-    merger g = {.model = m, .trained = o->trained};
+    merger g = {.model = m, .trained = o->trained, .growth = o->growth};
+    vp_token_rows_set(&g.table, m, o->trained);
     const char *sub = sub_folder(m);
     char *inner = NULL;
     VP_TRY(vp_path_join(&inner, folder, sub, err));
     int status = *sub && mkdir(inner, 0777) ? vp_fail_errno(err, "cannot create '%s'", inner) : VP_OK;
     if (!status) status = vp_merge_files(m, o->settings, folder, sub, err);
-    if (!status) status = vp_merge_config(m, o->settings, inner, o->dtype, err);
+    if (!status) status = vp_merge_config(m, o, inner, err);
     if (!status) status = write_weights(&g, inner, o->dtype, o->max_shard, err);
     if (!status)
         *merged = (vp_merged){(int64_t)g.n, vp_export_size(g.out), vp_export_files(g.out), vp_export_rounding(g.out)};
     release(&g);
     free(inner);
     return status;
+}
+
+static int check_growth(const vp_model *m, const vp_growth *g, vp_error *err) {
+    const vp_weight_entry *head = vp_model_has_weights(m) ? vp_weights_find(&m->weights, VP_W_HEAD, -1) : NULL;
+    if (g->extra < 1 || g->keep < 1 || (vp_model_has_weights(m) && g->keep > m->config.vocab))
+        return vp_fail(err, VP_DATA, "%s: %lld rows of its vocabulary of %lld and %lld new ones", m->path,
+                       (long long)g->keep, (long long)m->config.vocab, (long long)g->extra);
+    return head && head->bias ? vp_fail(err, VP_DATA, "%s: an output head with a bias cannot get tokens", m->path)
+                              : VP_OK;
+}
+
+int vp_model_grow(const vp_model *m, const vp_growth *growth, const char *folder, vp_dtype dtype, int64_t max_shard,
+                  vp_merged *merged, vp_error *err) {
+    const vp_merge_options o = {.settings = &m->settings, .dtype = dtype, .max_shard = max_shard, .growth = *growth};
+    VP_TRY(check_growth(m, growth, err));
+    return vp_merge(m, &o, folder, merged, err);
 }
 
 int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_t max_shard, vp_merged *merged,

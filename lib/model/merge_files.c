@@ -8,26 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* ---- config.json ---- */
 
 static const char *dtype_name(vp_dtype dtype) {
     return dtype == VP_F32 ? "float32" : dtype == VP_BF16 ? "bfloat16" : "float16";
-}
-
-/* The base's own, with the new type. Its integers stay integers. */
-static int config_of_folder(const vp_model *m, json_t **root, vp_error *err) {
-    char *path;
-    vp_buf text = {0};
-    json_error_t why;
-    VP_TRY(vp_path_join(&path, m->transformer, "config.json", err));
-    int status = vp_read_file(path, 64 << 20, &text, err);
-    if (!status) *root = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, &why);
-    if (!status && !json_is_object(*root))
-        status = vp_fail(err, VP_DATA, "%s:%d: %s", path, *root ? 1 : why.line, *root ? "no object" : why.text);
-    vp_buf_free(&text);
-    free(path);
-    return status;
 }
 
 static int config_of_gguf(const vp_model *m, json_t **root, vp_error *err) {
@@ -43,7 +29,7 @@ static int config_of_gguf(const vp_model *m, json_t **root, vp_error *err) {
 }
 
 /* What was written must mean what the GGUF file means. Its reals are f32: 1e-5 is spelled 9.99999975e-06 there. */
-static int check_config(const vp_model *m, const char *folder, vp_error *err) {
+static int check_config(const vp_model *m, int64_t vocab, const char *folder, vp_error *err) {
     vp_json j;
     vp_config *back = vp_calloc(1, sizeof *back), *said = vp_calloc(1, sizeof *said);
     vp_buf want = {0}, got = {0};
@@ -51,6 +37,7 @@ static int check_config(const vp_model *m, const char *folder, vp_error *err) {
                               : vp_fail_memory(err, "a config", sizeof *back);
     if (!status) {
         *said = m->config;
+        said->vocab = vocab;
         status = vp_config_from_json(back, &j, err);
         vp_json_close(&j);
     }
@@ -77,16 +64,20 @@ static int set_attention(const vp_model *m, const vp_settings *s, json_t *root, 
     return VP_OK;
 }
 
-int vp_merge_config(const vp_model *m, const vp_settings *s, const char *folder, vp_dtype dtype, vp_error *err) {
+int vp_merge_config(const vp_model *m, const vp_merge_options *o, const char *folder, vp_error *err) {
     json_t *root = NULL;
-    int status = m->transformer ? config_of_folder(m, &root, err) : config_of_gguf(m, &root, err);
+    int status =
+        m->transformer ? vp_json_load(&root, m->transformer, "config.json", err) : config_of_gguf(m, &root, err);
     const char *key = json_object_get(root, "dtype") ? "dtype" : "torch_dtype"; /* the older name is still read */
-    if (!status && json_object_set_new(root, key, json_string(dtype_name(dtype))))
+    if (!status && json_object_set_new(root, key, json_string(dtype_name(o->dtype))))
         status = vp_fail_memory(err, "config.json", 0);
-    if (!status) status = set_attention(m, s, root, err);
+    if (!status) status = set_attention(m, o->settings, root, err);
+    const int64_t vocab = vp_grown_vocab(m, &o->growth);
+    if (!status && o->growth.extra && json_object_set_new(root, "vocab_size", json_integer((json_int_t)vocab)))
+        status = vp_fail_memory(err, "config.json", 0);
     if (!status) status = vp_json_publish(folder, "config.json", root, err);
     json_decref(root);
-    return status || m->transformer ? status : check_config(m, folder, err);
+    return status || m->transformer ? status : check_config(m, vocab, folder, err);
 }
 
 /* ---- the base's small files ---- */
@@ -96,7 +87,7 @@ static const char llm2vec[] = "llm2vec_config.json";
 /* Tokenizers, prompts, generation and pooling settings; no weights, however they are called. */
 static bool wanted(const char *name, bool transformer) {
     static const char *const ends[] = {".json", ".txt", ".model", ".jinja"};
-    static const char *const not [] = {"adapter_config.json", llm2vec, VP_LATENT_CONFIG};
+    static const char *const not [] = {"adapter_config.json", llm2vec, VP_LATENT_CONFIG, VP_OWN_CONFIG};
     size_t n = strlen(name), index = strlen(".index.json");
     if (name[0] == '.' || (transformer && !strcmp(name, "config.json"))) return false;
     if (n >= index && !strcmp(name + n - index, ".index.json")) return false;
@@ -192,6 +183,15 @@ static int same_settings(const vp_model *m, const vp_settings *s, bool *same, vp
     return status;
 }
 
+/* sentence-transformers cannot make such prompts: without its files it does not pretend to. */
+static int write_prompted(const vp_settings *s, const char *folder, bool modules, vp_error *err) {
+    char *path = NULL;
+    VP_TRY(vp_path_join(&path, folder, "modules.json", err));
+    const int status = modules && unlink(path) ? vp_fail_errno(err, "cannot remove '%s'", path) : VP_OK;
+    free(path);
+    return status ? status : vp_settings_write_own(s, folder, err);
+}
+
 int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, const char *sub, vp_error *err) {
     const vp_settings_place place = {.folder = folder, .transformer = sub, .width = m->config.width};
     bool same = false;
@@ -199,9 +199,11 @@ int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, 
     if (m->transformer) VP_TRY(copy_files(m->path, folder, !*sub, err));
     if (m->transformer) VP_TRY(copy_modules(m, folder, sub, err));
     if (s == &m->settings) VP_TRY(write_nv_embed(m, s, folder, err));
-    if (!strcmp(s->pooling, "latent")) return VP_OK; /* nobody else has it */
-    if (s == &m->settings) VP_TRY(copy_llm2vec(m, folder, err));
+    const bool latent = !strcmp(s->pooling, "latent");
+    if (s == &m->settings && !latent) VP_TRY(copy_llm2vec(m, folder, err));
     const bool modules = vp_path_exists(folder, "modules.json"), llm2vec_there = vp_path_exists(folder, llm2vec);
+    if (s->chat) return write_prompted(s, folder, modules && !*sub, err);
+    if (latent) return VP_OK; /* nobody else has it */
     if (!modules || !same) VP_TRY(vp_settings_write(s, &place, err));
     if (m->config.causal && !strcmp(s->attention, "bi") && !llm2vec_there)
         return vp_settings_write_llm2vec(s, folder, err);

@@ -185,9 +185,14 @@ int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {
     vp_adapter *a;
     VP_TRY(vp_adapter_open(&a, m, folder, err));
     m->adapter[m->nadapters++] = a;
-    VP_TRY(vp_settings_llm2vec(&m->settings, folder, &m->config, err));
-    VP_TRY(vp_settings_nv_embed(&m->settings, folder, &m->config, err));
+    VP_TRY(vp_settings_beside(&m->settings, folder, &m->config, err));
     return take_latent(m, a->path, err);
+}
+
+bool vp_model_has_tokens(const vp_model *m) {
+    for (size_t i = 0; i < m->nadapters; i++)
+        if (m->adapter[i]->tokens) return true;
+    return false;
 }
 
 void vp_model_close(vp_model *m) {

@@ -22,6 +22,7 @@ typedef struct vp_settings {
     int llm2vec;                          /* 1: LLM2Vec's instruction format, chat and end apply */
     int nv_embed;                         /* 1: NV-Embed's instruction format and end apply */
     int64_t doc_max_len;                  /* LLM2Vec: tokens of the text alone, to which it is cut; 0: no limit */
+    char *chat;                           /* the prompt that it was trained with, by its name; NULL: none */
     char *base_name[2];                   /* what config.json and the last adapter call the base model, NULL: nothing */
 } vp_settings;
 enum { VP_DOC_MAX_LEN = 400 }; /* LLM2Vec's default */
@@ -61,6 +62,8 @@ int64_t vp_model_positions(const vp_model *m); /* the longest sequence */
  * settings, as NV-Embed's does, and a latent layer in it the model's. */
 int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err);
 
+bool vp_model_has_tokens(const vp_model *m); /* an adapter brings embedding rows of single tokens */
+
 /* Write the model with its adapters merged, W + scale B A in f32 and rounded once, into `folder` (existing and empty)
  * as a Hugging Face folder: config.json, safetensors, and from a base that is a folder also its tokenizer, generation,
  * sentence-transformers and LLM2Vec files, which are made where the base has none, or other settings; bidirectional
@@ -74,6 +77,15 @@ typedef struct vp_merged { /* what was written */
 } vp_merged;
 int vp_model_merge(const vp_model *m, const char *folder, vp_dtype dtype, int64_t max_shard, vp_merged *merged,
                    vp_error *err);
+
+/* The same with another vocabulary: the first `keep` rows of the embedding and of an output head of its own, then
+ * `extra` new ones, uniform with the mean and the deviation of the kept ones' columns. VP_DATA: fewer than `keep` rows,
+ * an output head with a bias. */
+typedef struct vp_growth {
+    int64_t keep, extra;
+} vp_growth;
+int vp_model_grow(const vp_model *m, const vp_growth *growth, const char *folder, vp_dtype dtype, int64_t max_shard,
+                  vp_merged *merged, vp_error *err);
 
 /* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, latent,
  * latent_fingerprint, attention, pooling, normalize, dims, max_len, doc_max_len}; other members (`tokenizer`, the
@@ -138,13 +150,13 @@ void vp_pooler_close(vp_pooler *p);
  * known, in a stream without batches. VP_USAGE: more dims than there are. */
 int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err);
 /* Pool one batch frame in place: from `hidden` [T, width] f32 (NULL: the frame's column) to `emb` F32 [B, D], or for
- * "pick" `picked` F32 [M, width], the positions with target >= 0 (keep = 1 when there is no target). hidden leaves the
- * frame, the rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives until the next
- * call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos" and "cls" the
- * first; "latent" is the mean of what the latent layer makes of the states; weighted_mean weighs kept tokens 1, 2, 3,
- * ... "words" makes a row of every word that has a token (column `word`), the mean of its states, with id SENTENCE#k,
- * parent, the sentence's row, and meta {"label": labels[k]}; every other column goes. With `shift` the state of a token
- * is that of the position before it, and the first token of a row has none. */
+ * "pick" `picked` F32 [M, width], the positions with a target other than -1 (keep = 1 when there is no target). hidden
+ * leaves the frame, the rest stays. Rows with nothing to pool get zeros and are added to *empty. What was put lives
+ * until the next call or vp_pooler_close: write the frame before. "eos" and "last" take the last kept position, "bos"
+ * and "cls" the first; "latent" is the mean of what the latent layer makes of the states; weighted_mean weighs kept
+ * tokens 1, 2, 3, ... "words" makes a row of every word that has a token (column `word`), the mean of its states, with
+ * id SENTENCE#k, parent, the sentence's row, and meta {"label": labels[k]}; every other column goes. With `shift` the
+ * state of a token is that of the position before it, and the first token of a row has none. */
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err);
 /* The way back: dhidden [T, width] from the gradient [rows, D] of what vp_pooler_run puts for this frame and these
  * hidden states. VP_DATA: rows is not the number of vectors. */

@@ -137,7 +137,7 @@ int vp_pooler_marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t 
     if (!status && !*index) status = vp_fail_memory(err, "marked positions", (size_t)T * sizeof **index);
     *m = 0;
     for (int64_t t = 0; !status && t < T; t++)
-        if (target ? target[t] >= 0 : !keep || keep[t]) (*index)[(*m)++] = (int32_t)t;
+        if (target ? target[t] != -1 : !keep || keep[t]) (*index)[(*m)++] = (int32_t)t;
     free(target);
     return status;
 }

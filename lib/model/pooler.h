@@ -40,7 +40,7 @@ struct vp_pooler {
 };
 
 int vp_pooler_check(const vp_pooler *p, int status, vp_error *err);
-/* Positions to pick: target >= 0, or keep = 1 (its default) where there is no target. Caller frees. */
+/* Positions to pick: target other than -1, or keep = 1 (its default) where there is no target. Caller frees. */
 int vp_pooler_marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **index, int64_t *m, vp_error *err);
 
 /* The layer that the header's map names, loaded. VP_USAGE: it names none. */

@@ -1,6 +1,6 @@
 /* Making weights ready for a backend: products packed with q, k, v and gate, up stacked, vectors and adapters copied to
  * the device, RoPE tables. Happens at the first batch. */
-#include "lib/model/encoder.h"
+#include "lib/model/token_rows.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,6 +199,18 @@ static int prepare_frequencies(vp_encoder *e, vp_error *err) {
     return status;
 }
 
+static int prepare_table(vp_encoder *e, vp_error *err) {
+    const vp_weight_entry *embed = entry(e, VP_W_EMBED, -1);
+    const vp_training *t = e->training;
+    if (!(e->table = vp_calloc(1, sizeof *e->table))) return vp_fail_memory(err, "the embedding", sizeof *e->table);
+    vp_token_rows_set(e->table, e->model, e);
+    const bool some = t && t->tokens >= 0;
+    const int64_t at = some ? t->tokens : vp_training_find(t, embed, false);
+    e->dtable = at >= 0 && t->grad ? t->grad + at : NULL;
+    e->dfirst = some ? embed->rows - t->options.tokens : 0;
+    return VP_OK;
+}
+
 static int prepare_all(vp_encoder *e, vp_error *err) {
     const vp_config *c = &e->model->config;
     e->layer = vp_calloc((size_t)c->layers, sizeof *e->layer);
@@ -206,10 +218,7 @@ static int prepare_all(vp_encoder *e, vp_error *err) {
     for (int64_t i = 0; i < c->layers; i++) VP_TRY(prepare_layer(e, i, err));
     VP_TRY(prepare_norm(e, VP_W_EMBED_NORM, -1, &e->embed_norm, err));
     VP_TRY(prepare_norm(e, VP_W_FINAL_NORM, -1, &e->final_norm, err));
-    const vp_weight_entry *embed = entry(e, VP_W_EMBED, -1);
-    const int64_t at = vp_training_find(e->training, embed, false);
-    e->table = vp_training_part(e, embed);
-    e->dtable = at >= 0 && e->training->grad ? e->training->grad + at : NULL;
+    VP_TRY(prepare_table(e, err));
     const vp_weight_entry *positions = entry(e, VP_W_POSITIONS, -1), *types = entry(e, VP_W_TYPES, -1);
     if (positions) VP_TRY(upload_rows(e, positions->tensor, positions->rows, &e->positions, err));
     if (types) VP_TRY(upload_rows(e, types->tensor, 1, &e->types, err)); /* every token is of type 0 */
@@ -264,6 +273,8 @@ void vp_encoder_release(vp_encoder *e) {
     }
     free(e->layer);
     free(e->inverse);
+    free(e->table);
     e->layer = NULL;
     e->inverse = NULL;
+    e->table = NULL;
 }

@@ -19,6 +19,8 @@ typedef struct vp_adapter {
     vp_source *source;
     vp_adapter_target *target; /* in the adapter file's order */
     size_t n;
+    const vp_tensor_info *tokens; /* [tokens, C] embedding rows from first_token on; NULL: none */
+    int64_t first_token;
 } vp_adapter;
 
 enum { VP_MAX_ADAPTERS = 16 };
@@ -41,17 +43,22 @@ struct vp_model {
 int vp_adapter_open(vp_adapter **a, const vp_model *m, const char *folder, vp_error *err);
 void vp_adapter_close(vp_adapter *a);
 const vp_adapter_target *vp_adapter_find(const vp_adapter *a, const vp_weight_entry *w); /* NULL: not adapted */
-/* For vp_merge: config.json for weights of `dtype` and the settings' attention, into the transformer's folder; and what
- * stands beside the weights, into `folder`, whose transformer lies in its folder `sub` ("": itself). */
-int vp_merge_config(const vp_model *m, const vp_settings *s, const char *folder, vp_dtype dtype, vp_error *err);
-int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, const char *sub, vp_error *err);
 /* vp_model_merge with other settings, and what `trained` (NULL: nothing) has instead of the file's numbers. */
 typedef struct vp_merge_options {
     const struct vp_encoder *trained;
     const vp_settings *settings;
     vp_dtype dtype;
     int64_t max_shard;
+    vp_growth growth; /* {0}: the vocabulary stays */
 } vp_merge_options;
+/* For vp_merge: config.json for weights of that type and the settings' attention, into the transformer's folder; and
+ * what stands beside the weights, into `folder`, whose transformer lies in its folder `sub` ("": itself). */
+int vp_merge_config(const vp_model *m, const vp_merge_options *o, const char *folder, vp_error *err);
+int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, const char *sub, vp_error *err);
+/* Rows of its vocabulary when it is grown. */
+static inline int64_t vp_grown_vocab(const vp_model *m, const vp_growth *g) {
+    return g->extra ? g->keep + g->extra : m->config.vocab;
+}
 int vp_merge(const vp_model *m, const vp_merge_options *o, const char *folder, vp_merged *merged, vp_error *err);
 /* Absolute and without links; VP_IO if it does not exist. Caller frees. */
 int vp_path_absolute(const char *path, char **out, vp_error *err);

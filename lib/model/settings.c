@@ -27,6 +27,7 @@ void vp_settings_free(vp_settings *s) {
     free(s->pooling);
     free(s->query_prefix);
     free(s->document_prefix);
+    free(s->chat);
     for (int i = 0; i < 2; i++) free(s->base_name[i]);
     *s = (vp_settings){0};
 }
@@ -205,8 +206,7 @@ int vp_settings_read(vp_settings *s, const char *folder, const vp_config *c, vp_
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
     status = read_base(&s->base_name[0], transformer, "config.json", "_name_or_path", err);
     free(transformer);
-    if (!status) status = vp_settings_llm2vec(s, folder, c, err);
-    return status ? status : vp_settings_nv_embed(s, folder, c, err);
+    return status ? status : vp_settings_beside(s, folder, c, err);
 }
 
 /* ---- LLM2Vec, GGUF, headers ---- */
@@ -249,6 +249,12 @@ int vp_settings_llm2vec(vp_settings *s, const char *folder, const vp_config *c, 
     return read_base(&s->base_name[1], folder, "adapter_config.json", "base_model_name_or_path", err);
 }
 
+int vp_settings_beside(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
+    VP_TRY(vp_settings_llm2vec(s, folder, c, err));
+    VP_TRY(vp_settings_nv_embed(s, folder, c, err));
+    return vp_settings_own(s, folder, c, err);
+}
+
 int vp_settings_gguf(vp_settings *s, const vp_gguf *g, const vp_config *c, vp_error *err) {
     static const char *const kinds[] = {NULL, "mean", "cls", "last"};
     char key[64];
@@ -259,11 +265,16 @@ int vp_settings_gguf(vp_settings *s, const vp_gguf *g, const vp_config *c, vp_er
     return kinds[type] ? vp_settings_set(&s->pooling, kinds[type], err) : VP_OK;
 }
 
-static int set_known(char **field, const char *what, const char *value, const char *known, vp_error *err) {
-    if (!value) return VP_OK;
+bool vp_settings_is_one_of(const char *value, const char *known) {
     size_t n = strlen(value);
     for (const char *at = known; n && (at = strstr(at, value)); at += n)
-        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return vp_settings_set(field, value, err);
+        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return true;
+    return false;
+}
+
+static int set_known(char **field, const char *what, const char *value, const char *known, vp_error *err) {
+    if (!value) return VP_OK;
+    if (vp_settings_is_one_of(value, known)) return vp_settings_set(field, value, err);
     return vp_fail(err, VP_DATA, "the header's %s is \"%s\", not one of %s", what, value, known);
 }
 

@@ -4,19 +4,10 @@
 #include "lib/model/latent.h"
 #include "lib/model/settings.h"
 #include "lib/model/settings_write.h"
+#include <stdlib.h>
 #include <string.h>
 
 static const char section[] = "latent_attention_config";
-
-static int set_known(char **field, const vp_json *j, const char *key, const char *known, vp_error *err) {
-    const char *value = NULL;
-    VP_TRY(vp_json_str(j, j->root, key, &value, err));
-    if (!value) return VP_OK;
-    const size_t n = strlen(value);
-    for (const char *at = known; n && (at = strstr(at, value)); at += n)
-        if ((at == known || at[-1] == '|') && (at[n] == '|' || !at[n])) return vp_settings_set(field, value, err);
-    return vp_fail(err, VP_DATA, "%s: %s \"%s\" is none of %s", j->path, key, value, known);
-}
 
 /* mask_type "b": attention to both sides, which is what a published folder without it has, too. */
 static int read_attention(vp_settings *s, const vp_json *j, vp_error *err) {
@@ -24,18 +15,6 @@ static int read_attention(vp_settings *s, const vp_json *j, vp_error *err) {
     VP_TRY(vp_json_str(j, j->root, "mask_type", &mask, err));
     if (strcmp(mask, "b") != 0) return vp_fail(err, VP_DATA, "%s: mask_type \"%s\" is not supported", j->path, mask);
     return vp_settings_set(&s->attention, "bi", err);
-}
-
-/* What a published config does not say, or means otherwise. */
-static int read_own(vp_settings *s, const vp_json *j, const vp_config *c, vp_error *err) {
-    int64_t length = s->max_len;
-    VP_TRY(set_known(&s->attention, j, "attention", VP_ATTENTIONS, err));
-    VP_TRY(set_known(&s->pooling, j, "pooling", VP_POOLINGS, err));
-    VP_TRY(vp_json_int(j, j->root, "max_length", &length, err));
-    VP_TRY(vp_json_int(j, j->root, "dims", &s->dims, err));
-    if (length < 1 || s->dims < 0) return vp_fail(err, VP_DATA, "%s: max_length or dims is out of range", j->path);
-    s->max_len = length < c->positions ? length : c->positions;
-    return VP_OK;
 }
 
 static int read_settings(vp_settings *s, const vp_json *j, vp_error *err) {
@@ -51,6 +30,8 @@ static int read_settings(vp_settings *s, const vp_json *j, vp_error *err) {
     s->nv_embed = ends;
     s->llm2vec = 0;
     s->doc_max_len = 0;
+    free(s->chat);
+    s->chat = NULL;
     return VP_OK;
 }
 
@@ -60,7 +41,7 @@ int vp_settings_nv_embed(vp_settings *s, const char *folder, const vp_config *c,
     VP_TRY(vp_json_open_optional(&j, folder, own ? VP_LATENT_CONFIG : "config.json", JSON_OBJECT, err));
     const bool counts = j.root && (own || json_is_object(json_object_get(j.root, section)));
     int status = counts ? read_settings(s, &j, err) : VP_OK;
-    if (!status && own && counts) status = read_own(s, &j, c, err);
+    if (!status && own && counts) status = vp_settings_keys(s, &j, c, err); /* which a published folder has not */
     vp_json_close(&j);
     return status;
 }

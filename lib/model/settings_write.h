@@ -20,5 +20,7 @@ int vp_settings_write_llm2vec(const vp_settings *s, const char *folder, vp_error
  * programs alone: sentence-transformers has no such module. */
 int vp_settings_write_nv_embed(const vp_settings *s, const vp_latent_sizes *latent, int64_t width, const char *folder,
                                vp_error *err);
+/* VP_OWN_CONFIG, of settings with a `chat`: what no file of others can say. */
+int vp_settings_write_own(const vp_settings *s, const char *folder, vp_error *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* Which numbers are trained: an adapter's matrices, or the weights themselves, laid out in one flat space in the order
  * of the weight table, so that what shares an input lies together. */
 #include "lib/base/philox.h"
-#include "lib/model/encoder.h"
+#include "lib/model/token_rows.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,6 +116,19 @@ static int layout_weights(vp_encoder *e, vp_training *t, size_t *cap, vp_error *
     return VP_OK;
 }
 
+/* Rows of single tokens, behind the adapter's matrices. */
+static int layout_tokens(vp_encoder *e, vp_training *t, size_t *cap, vp_error *err) {
+    const vp_weight_entry *embed = vp_weights_find(&e->model->weights, VP_W_EMBED, -1);
+    char name[160];
+    if (t->options.tokens < 0 || t->options.tokens > embed->rows)
+        return vp_fail(err, VP_USAGE, "rows of %lld tokens cannot be trained, of a vocabulary of %lld",
+                       (long long)t->options.tokens, (long long)embed->rows);
+    if (!t->options.tokens) return VP_OK;
+    t->tokens = t->params.count;
+    vp_adapter_tokens_name(e->model, name);
+    return vp_training_add(t, cap, name, t->options.tokens, embed->cols, err);
+}
+
 /* The output head, behind everything else; a tied one is the embedding, which is trained with the whole model only. */
 static int layout_head(vp_encoder *e, vp_training *t, size_t *cap, vp_error *err) {
     const vp_weight_entry *head = vp_weights_find(&e->model->weights, VP_W_HEAD, -1);
@@ -151,6 +164,19 @@ static void start_adapter(vp_training *t) {
 
 static int copy_rows(const vp_tensor_info *from, int64_t rows, int64_t cols, float *to, vp_error *err) {
     for (int64_t r = 0; r < rows; r++) VP_TRY(vp_tensor_row(from, r, to + r * cols, err));
+    return VP_OK;
+}
+
+/* As the embedding has them with the adapters below; of an adapter that is continued its own. */
+static int start_tokens(const vp_encoder *e, vp_training *t, const vp_adapter *continued, vp_error *err) {
+    const vp_weight_entry *embed = vp_weights_find(&e->model->weights, VP_W_EMBED, -1);
+    const int64_t n = t->tokens < 0 ? 0 : t->options.tokens;
+    float *rows = t->params.value + t->tokens;
+    vp_token_rows now;
+    if (continued && continued->tokens) return copy_rows(continued->tokens, n, embed->cols, rows, err);
+    vp_token_rows_set(&now, e->model, NULL);
+    const vp_weight_part part = vp_token_rows_part(&now);
+    for (int64_t r = 0; r < n; r++) VP_TRY(part.read_row(part.ctx, part.rows - n + r, rows + r * embed->cols, err));
     return VP_OK;
 }
 
@@ -203,11 +229,22 @@ static int check_options(const vp_encoder *e, const vp_train_options *o, vp_erro
     return VP_OK;
 }
 
+/* A continued adapter goes on with its rows of tokens; one that has none may get some. */
+static int adopt_tokens(vp_training *t, const vp_adapter *a, vp_error *err) {
+    const int64_t n = a->tokens ? vp_tensor_rows(a->tokens) : t->options.tokens;
+    if (t->options.tokens && t->options.tokens != n)
+        return vp_fail(err, VP_USAGE, "%s: it has rows of %lld tokens, not of %lld", a->path, (long long)n,
+                       (long long)t->options.tokens);
+    t->options.tokens = n;
+    return VP_OK;
+}
+
 /* The options of the adapter that is continued: rank and scale of its first target, all its targets' names. */
 static int adopt_adapter(vp_training *t, const vp_adapter *a, vp_buf *targets, vp_error *err) {
     const vp_adapter_target *first = &a->target[0];
     t->options.rank = first->rank;
     t->options.alpha = (double)first->scale * first->rank;
+    VP_TRY(adopt_tokens(t, a, err));
     for (size_t i = 0; i < a->n; i++) {
         const vp_adapter_target *target = &a->target[i];
         if (target->scale < first->scale || target->scale > first->scale || target->rank != first->rank)
@@ -245,16 +282,19 @@ static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
     return VP_OK;
 }
 
+/* One after the other: an adapter's matrices and its rows of tokens, or the weights; the latent layer; the head. */
 static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, const vp_train_options *o,
                    vp_error *err) {
     size_t cap = 0;
     if (!o->full) VP_TRY(set_targets(e, t, continued, err));
     VP_TRY(o->full ? layout_weights(e, t, &cap, err) : layout_adapter(e, t, &cap, err));
+    if (!o->full) VP_TRY(layout_tokens(e, t, &cap, err));
     VP_TRY(vp_training_layout_latent(e, t, o, &cap, err));
     VP_TRY(layout_head(e, t, &cap, err));
     VP_TRY(allocate(e, t, err));
     VP_TRY(vp_training_start_latent(e, t, o, err));
     if (o->full) return start_weights(e, t, err);
+    VP_TRY(start_tokens(e, t, continued, err));
     VP_TRY(start_head(e, t, err));
     if (continued) return continue_adapter(t, continued, err);
     start_adapter(t);
@@ -268,6 +308,7 @@ int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err) {
     e->training = t;
     t->options = *o;
     t->options.start = NULL;
+    t->tokens = -1;
     vp_adapter *continued = NULL;
     int status = o->start && !o->full ? vp_adapter_open(&continued, e->model, o->start, err) : VP_OK;
     const char *borrowed = t->options.targets;
@@ -329,6 +370,10 @@ int64_t vp_encoder_head(const vp_encoder *e, bool *tied) {
     const vp_weight_entry *head = vp_weights_find(&e->model->weights, VP_W_HEAD, -1);
     *tied = head && head->alias;
     return e->training ? e->training->head : -1;
+}
+
+int64_t vp_encoder_tokens(const vp_encoder *e) {
+    return e->training ? e->training->tokens : -1;
 }
 
 const vp_params *vp_encoder_params(const vp_encoder *e) {

@@ -15,12 +15,13 @@ typedef enum vp_recompute { VP_RECOMPUTE_NONE, VP_RECOMPUTE_MLP, VP_RECOMPUTE_LA
  * encoders with equal options, model and numbers, one with `backward` and one without, the forward passes give the same
  * bytes. */
 typedef struct vp_train_options {
-    bool full;                     /* every weight is trained, but the output head; else a LoRA adapter */
-    bool head;                     /* the output head is trained, too; where it is tied, `full` trains it anyway */
-    int64_t rank;                  /* of the adapter, r */
-    double alpha;                  /* its scale is alpha / r */
-    const char *targets;           /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
-    const char *start;             /* folder of an adapter: continue it (its rank, alpha and targets); or NULL */
+    bool full;           /* every weight is trained, but the output head; else a LoRA adapter */
+    bool head;           /* the output head is trained, too; where it is tied, `full` trains it anyway */
+    int64_t rank;        /* of the adapter, r */
+    double alpha;        /* its scale is alpha / r */
+    int64_t tokens;      /* beside an adapter: embedding rows of the last so many tokens, as a tied head's; 0: none */
+    const char *targets; /* last parts of module names, comma-separated; NULL: VP_LORA_ALL */
+    const char *start;   /* folder of an adapter: continue it (its rank, alpha, targets, tokens); or NULL */
     const vp_latent_sizes *latent; /* a latent-attention layer is trained beside it, whole; NULL: none. Zeros: as
                                       `start` or the model has it, or as its width does */
     double lora_dropout;           /* of the adapter's inputs */
@@ -41,6 +42,8 @@ int vp_encoder_save(const vp_encoder *e, const vp_settings *settings, const char
 /* Where the output head's rows [V, C] begin among them; -1: they are not trained. *tied: they are the embedding's, with
  * which they have one gradient and one state. */
 int64_t vp_encoder_head(const vp_encoder *e, bool *tied);
+/* Where the rows [train.tokens, C] of single tokens begin; -1: none are trained. */
+int64_t vp_encoder_tokens(const vp_encoder *e);
 /* Where the latent layer's numbers begin among them; -1: none is trained. */
 int64_t vp_encoder_latent(const vp_encoder *e);
 /* To be called after the numbers changed: full training packs the weights anew. */

@@ -57,7 +57,7 @@ static const struct range {
     const char *name;
     int64_t least;
     bool token; /* below the vocabulary's size, when that is known */
-} ranges[] = {{"ids", 0, true}, {"target", -1, true}, {"pos", 0, false}, {"prefix", 0, false}, {"row", 0, false}};
+} ranges[] = {{"ids", 0, true}, {"target", -3, true}, {"pos", 0, false}, {"prefix", 0, false}, {"row", 0, false}};
 
 static int check_range(const vp_frame *f, const vp_column *c, const struct range *r, int64_t vocab, vp_error *err) {
     for (int64_t i = 0; i < c->shape[0]; i++) {

@@ -150,6 +150,20 @@ int vp_frame_put(vp_frame *f, const char *name, vp_dtype dtype, int ndim, const 
     return VP_OK;
 }
 
+int vp_frame_put_values(vp_frame *f, const char *name, int64_t n, vp_buf *b, const uint32_t *at, vp_error *err) {
+    VP_TRY(vp_frame_own(f, b->data, err));
+    vp_column *c = vp_frame_add(f, name, strlen(name), err);
+    if (!c) return err->code;
+    c->is_values = true;
+    c->ndim = 1;
+    c->shape[0] = n;
+    c->data = (const uint8_t *)b->data;
+    c->bytes = b->len;
+    c->at = at;
+    vp_frame_measure(f);
+    return VP_OK;
+}
+
 int vp_frame_put_strs(vp_frame *f, const char *name, int64_t n, const char *const *s, const size_t *len,
                       vp_error *err) {
     vp_buf b = {0};
@@ -169,17 +183,7 @@ int vp_frame_put_strs(vp_frame *f, const char *name, int64_t n, const char *cons
         return err->code;
     }
     at[n] = (uint32_t)b.len;
-    VP_TRY(vp_frame_own(f, b.data, err));
-    vp_column *c = vp_frame_add(f, name, strlen(name), err);
-    if (!c) return err->code;
-    c->is_values = true;
-    c->ndim = 1;
-    c->shape[0] = n;
-    c->data = (const uint8_t *)b.data;
-    c->bytes = b.len;
-    c->at = at;
-    vp_frame_measure(f);
-    return VP_OK;
+    return vp_frame_put_values(f, name, n, &b, at, err);
 }
 
 void vp_frame_drop(vp_frame *f, const char *name) {

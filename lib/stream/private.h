@@ -82,6 +82,8 @@ void vp_frame_reset(vp_frame *f);                           /* empty again; keep
 vp_column *vp_frame_add(vp_frame *f, const char *name, size_t n, vp_error *err); /* zeroed; replaces its namesake */
 void vp_frame_measure(vp_frame *f);                                              /* B and T from the columns */
 int vp_frame_own(vp_frame *f, void *block, vp_error *err); /* free(block) with the frame; at once if this fails */
+/* A column of n msgpack values; the frame takes b over, and at [n + 1] is its own. */
+int vp_frame_put_values(vp_frame *f, const char *name, int64_t n, vp_buf *b, const uint32_t *at, vp_error *err);
 /* First symbol of a column: what was read or declared, else the schema's, else a guess from the shape. */
 vp_symbol vp_column_symbol(const vp_frame *f, const vp_column *c);
 

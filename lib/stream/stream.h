@@ -104,6 +104,13 @@ int vp_frame_put(vp_frame *f, const char *name, vp_dtype dtype, int ndim, const 
                  vp_error *err);
 /* Put B strings (NULL entries become nil), copied into the frame. */
 int vp_frame_put_strs(vp_frame *f, const char *name, int64_t n, const char *const *s, const size_t *len, vp_error *err);
+/* Put a column of which each of the n values is an array of `lists` arrays of integers, copied: list k of value i is
+ * item[cu[i * lists + k]] .. item[cu[i * lists + k + 1]]. */
+int vp_frame_put_lists(vp_frame *f, const char *name, int64_t n, int64_t lists, const int32_t *cu, const int32_t *item,
+                       vp_error *err);
+/* Its lists, [values * lists + 1] offsets and the items, each the caller's to free. Absent: NULL and VP_OK. VP_DATA: a
+ * value that is not so, or an item below 0. */
+int vp_frame_lists(const vp_frame *f, const char *name, int64_t lists, int32_t **cu, int32_t **item, vp_error *err);
 void vp_frame_drop(vp_frame *f, const char *name);
 /* Rows [b0, b1) of a batch as a new frame (copies; cu rebased; T- and B-columns cut; keys copied, `last` only on the
  * final part). Columns of symbol M cannot be cut: VP_DATA. */

@@ -60,7 +60,7 @@ static int split_symbols(const vp_tokenizer *t, vp_bpe *work, const char *s, siz
     return VP_OK;
 }
 
-static bool before(const vp_candidate *a, const vp_candidate *b) {
+static bool before(const vp_bpe_candidate *a, const vp_bpe_candidate *b) {
     return a->rank < b->rank || (a->rank == b->rank && a->at < b->at);
 }
 
@@ -70,21 +70,21 @@ static int push(const vp_tokenizer *t, vp_bpe *work, int32_t left, vp_error *err
     if (left < 0 || s[left].next < 0) return VP_OK;
     const vp_merge *m = vp_merges_find(&t->merges, s[left].id, s[s[left].next].id);
     if (!m) return VP_OK;
-    vp_candidate c = {m->rank, (uint32_t)left, m->id};
+    vp_bpe_candidate c = {m->rank, (uint32_t)left, m->id};
     VP_TRY(vp_buf_add(&work->heap, &c, sizeof c, err));
-    vp_candidate *heap = (vp_candidate *)(void *)work->heap.data;
+    vp_bpe_candidate *heap = (vp_bpe_candidate *)(void *)work->heap.data;
     size_t i = work->heap.len / sizeof c - 1;
     for (; i > 0 && before(&c, &heap[(i - 1) / 2]); i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
     heap[i] = c;
     return VP_OK;
 }
 
-static vp_candidate pop(vp_bpe *work) {
-    vp_candidate *heap = (vp_candidate *)(void *)work->heap.data;
-    vp_candidate top = heap[0];
+static vp_bpe_candidate pop(vp_bpe *work) {
+    vp_bpe_candidate *heap = (vp_bpe_candidate *)(void *)work->heap.data;
+    vp_bpe_candidate top = heap[0];
     work->heap.len -= sizeof top;
     size_t n = work->heap.len / sizeof top, i = 0;
-    vp_candidate last = heap[n];
+    vp_bpe_candidate last = heap[n];
     for (size_t child; (child = 2 * i + 1) < n; i = child) {
         if (child + 1 < n && before(&heap[child + 1], &heap[child])) child++;
         if (!before(&heap[child], &last)) break;
@@ -99,7 +99,7 @@ static int merge_all(const vp_tokenizer *t, vp_bpe *work, vp_error *err) {
     for (int32_t i = 0; i + 1 < n; i++) VP_TRY(push(t, work, i, err));
     vp_bpe_symbol *s = (vp_bpe_symbol *)(void *)work->symbols.data;
     while (work->heap.len) {
-        vp_candidate c = pop(work);
+        vp_bpe_candidate c = pop(work);
         vp_bpe_symbol *left = &s[c.at];
         if (left->id == MERGED || left->next < 0) continue;
         vp_bpe_symbol *right = &s[left->next];

@@ -16,8 +16,14 @@ static const json_t *member(const json_t *object, const char *const *names, cons
     return NULL;
 }
 
+/* LLaRA's rows: a text, and what it must rebuild and foretell. */
+static bool is_passage(const json_t *object) {
+    return json_object_get(object, "input") && !json_object_get(object, "query") &&
+           (json_object_get(object, "output_summarize") || json_object_get(object, "output_predict"));
+}
+
 bool vp_example_is(const json_t *object) {
-    return json_object_get(object, "query") || json_object_get(object, "sentence1");
+    return json_object_get(object, "query") || json_object_get(object, "sentence1") || is_passage(object);
 }
 
 static void set_text(vp_example_text *t, const json_t *v) {
@@ -109,14 +115,18 @@ static int read_scores(vp_example *e, const json_t *object, size_t positives, vp
     return set_score(&e->text[1], one, "score", err);
 }
 
+static void begin(vp_example_store *s) {
+    s->example.n = 0;
+    s->example.scored = false;
+    json_array_clear(s->titled);
+}
+
 int vp_example_read_query(vp_example_store *s, const json_t *object, vp_error *err) {
     static const char *const queries[] = {"query", "sentence1", NULL};
     static const char *const instructions[] = {"instruction", "prompt", NULL};
     const char *name, *own_name;
     vp_example *e = &s->example;
-    e->n = 0;
-    e->scored = false;
-    json_array_clear(s->titled);
+    begin(s);
     const json_t *v = member(object, queries, &name), *own = member(object, instructions, &own_name);
     VP_TRY(add_text(s, v, name, VP_ROLE_QUERY, err));
     if (own) {
@@ -143,9 +153,22 @@ int vp_example_read_texts(vp_example_store *s, const json_t *object, size_t *pos
     return v ? add_texts(s, v, name, VP_ROLE_NEGATIVE, err) : VP_OK;
 }
 
+/* What it must rebuild is the text itself where nothing else is said. */
+static int read_passage(vp_example_store *s, const json_t *object, vp_error *err) {
+    static const char *const rebuilt[] = {"output_summarize", "input", NULL};
+    const json_t *next = json_object_get(object, "output_predict");
+    const char *name;
+    begin(s);
+    VP_TRY(add_text(s, json_object_get(object, "input"), "input", VP_ROLE_QUERY, err));
+    const json_t *v = member(object, rebuilt, &name);
+    VP_TRY(add_text(s, v, name, VP_ROLE_POSITIVE, err));
+    return next && !json_is_null(next) ? add_text(s, next, "output_predict", VP_ROLE_POSITIVE, err) : VP_OK;
+}
+
 int vp_example_read(vp_example_store *s, const json_t *object, vp_error *err) {
     size_t positives;
     const char *name;
+    if (is_passage(object)) return read_passage(s, object, err);
     VP_TRY(vp_example_read_texts(s, object, &positives, err));
     positive_of(object, &name);
     if (!positives) return vp_fail(err, VP_DATA, "no '%s' for the query", name);

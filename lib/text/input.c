@@ -2,6 +2,7 @@
 #include "lib/text/input.h"
 #include "lib/text/chat.h"
 #include "lib/text/shorten.h"
+#include "lib/text/slots.h"
 #include <string.h>
 
 static bool is(const char *s, const char *value) {
@@ -36,11 +37,25 @@ static int find_chat(const vp_input_options *a, const vp_input_model *m, const v
     const char *asked = named_chat(a), *name = asked ? asked : str(known, "chat", "");
     *chat = *name ? vp_chat_find(name) : NULL;
     if (*name && !*chat)
-        return vp_fail(err, asked ? VP_USAGE : VP_DATA, "%s'%s': no chat of that model is known; there are %s",
+        return vp_fail(err, asked ? VP_USAGE : VP_DATA,
+                       "%s'%s': no chat of that model is known; there are %s, and "
+                       "llara, llara-paper",
                        asked ? "--chat " : "the documents' chat ", name, vp_chat_models());
     if (m->nv_embed && !known && !*chat) *chat = vp_chat_find(VP_CHAT_NV_EMBED);
     for (int i = 0; i < 2 && m->llm2vec && !known && !*chat; i++) *chat = vp_chat_find(m->base_name[i]);
     return VP_OK;
+}
+
+/* A prompt with slots: as it was asked for, as the documents had it, or as the model was trained. */
+static const vp_slot_prompt *find_slots(const vp_input_options *a, const vp_input_model *m, const vp_map *known) {
+    const char *asked = named_chat(a);
+    return vp_slots_find(asked ? asked : known ? str(known, "chat", NULL) : m->chat);
+}
+
+static void choose_slots(vp_input *in, const vp_slot_prompt *slots) {
+    in->chat = slots->name;
+    in->texts.slots = slots;
+    in->texts.slot_side = in->asked->query ? VP_SLOTS_NEXT : VP_SLOTS_SELF;
 }
 
 /* What follows a text of this chat. */
@@ -58,6 +73,11 @@ static int choose_chat(vp_input *in, const vp_input_model *m, const vp_map *know
     const char *after;
     in->chat = in->end = "";
     if (is(a->chat, "none") || ((a->block || a->words) && !named_chat(a))) return VP_OK;
+    const vp_slot_prompt *slots = find_slots(a, m, known);
+    if (slots) choose_slots(in, slots);
+    if (slots) return VP_OK;
+    if (m->chat && !known && !named_chat(a))
+        return vp_fail(err, VP_DATA, "the model's prompt '%s' is not known; there are llara, llara-paper", m->chat);
     VP_TRY(find_chat(a, m, known, &chat, err));
     if (known)
         in->end = str(known, "end", "");
@@ -97,6 +117,7 @@ static const char *asked_instruction(const vp_input *in, const vp_input_model *m
 static void choose_queries(vp_input *in, const vp_input_model *m) {
     const vp_input_options *a = in->asked;
     in->queries = in->texts;
+    in->queries.slot_side = VP_SLOTS_NEXT;
     in->queries.layout = a->query_layout ? a->query_layout : "";
     in->queries.instruction = a->instruction ? asked_instruction(in, m, in->queries.layout) : m->query_prefix;
     if (a->query_max_len) in->queries.max_len = a->query_max_len;

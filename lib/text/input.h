@@ -6,7 +6,7 @@
 
 typedef struct vp_input_options { /* what was asked for; strings NULL: not */
     const char *instruction, *layout, *query_layout;
-    const char *chat;               /* "auto", "none", or a model's name (lib/text/chat.h) */
+    const char *chat;               /* "auto", "none", a model's name (lib/text/chat.h), or a prompt's (slots.h) */
     int64_t max_len, query_max_len; /* 0: not asked for */
     int64_t doc_max_len;            /* 0: none; below: not asked for */
     int64_t chunk, overlap;         /* 0: not asked for */
@@ -20,6 +20,7 @@ typedef struct vp_input_options { /* what was asked for; strings NULL: not */
 typedef struct vp_input_model { /* what the model's files say; strings NULL: nothing */
     const char *query_prefix, *document_prefix;
     const char *arch, *pooling;
+    const char *chat;         /* the prompt that it was trained with */
     const char *base_name[2]; /* LLM2Vec: what the base model is called */
     int64_t max_len, doc_max_len;
     const char *eos; /* vp_tokenizer_eos; NULL: none */
@@ -31,7 +32,8 @@ typedef struct vp_input_model { /* what the model's files say; strings NULL: not
 typedef struct vp_input {             /* borrows the strings of what it was chosen from */
     vp_prompt_options texts, queries; /* queries: of training examples */
     const char *side, *specials;
-    const char *chat, *end;    /* the model whose chat it is, what follows for EOS pooling; "": none */
+    const char *chat,
+        *end; /* the model whose chat it is, or the prompt's name; what follows for EOS pooling; "": none */
     vp_buf instruction, after; /* strings of its own */
     const vp_input_options *asked;
 } vp_input;

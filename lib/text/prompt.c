@@ -1,6 +1,7 @@
 /* Prompts: the text between what comes before and after it, tokenised once; the text's tokens found from offsets; keep,
  * truncation and chunks from their positions. */
 #include "lib/text/shorten.h"
+#include "lib/text/slots.h"
 #include "lib/text/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,8 @@ struct vp_prompt {
     char *task[2];              /* before and after an instruction; NULL: nothing */
     char *before, *after;
     size_t nbefore, nafter;          /* bytes */
-    size_t lead, trail;              /* special tokens around */
+    size_t lead, trail;              /* tokens around: the tokenizer's, or those of a prompt with slots */
+    vp_tokens head, tail;            /* of such a prompt */
     vp_buf whole;                    /* before, text, after */
     vp_tokens tokens;                /* of whole */
     size_t text_first, text_last;    /* tokens [first, last) have a byte of the text */
@@ -131,13 +133,24 @@ static int check_room(vp_prompt *p, vp_error *err) {
     return VP_OK;
 }
 
+static int open_around(vp_prompt *p, vp_error *err) {
+    const vp_slot_prompt *slots = p->o.slots;
+    if (!slots && p->o.specials) vp_tokenizer_specials(p->t, &p->lead, &p->trail);
+    if (!slots) return VP_OK;
+    VP_TRY(vp_slots_prefix(slots, p->t, p->o.specials, &p->head, err));
+    VP_TRY(vp_slots_suffix(slots, p->t, (vp_slot_side)p->o.slot_side, &p->tail, err));
+    p->lead = p->head.n;
+    p->trail = p->tail.n;
+    return VP_OK;
+}
+
 int vp_prompt_open(vp_prompt **out, const vp_tokenizer *t, const vp_prompt_options *o, vp_error *err) {
     vp_prompt *p = calloc(1, sizeof *p);
     if (!p) return vp_fail_memory(err, "a prompt", sizeof *p);
     p->t = t;
     p->o = *o;
-    if (o->specials) vp_tokenizer_specials(t, &p->lead, &p->trail);
-    int status = open_layout(p, err);
+    int status = open_around(p, err);
+    if (!status) status = open_layout(p, err);
     if (!status) status = check_room(p, err);
     if (status) {
         vp_prompt_close(p);
@@ -159,6 +172,8 @@ void vp_prompt_close(vp_prompt *p) {
     free(p->after);
     vp_buf_free(&p->whole);
     vp_tokens_free(&p->tokens);
+    vp_tokens_free(&p->head);
+    vp_tokens_free(&p->tail);
     vp_buf_free(&p->ids);
     vp_buf_free(&p->keep);
     vp_buf_free(&p->begin);
@@ -167,7 +182,7 @@ void vp_prompt_close(vp_prompt *p) {
 }
 
 bool vp_prompt_masks(const vp_prompt *p) {
-    return !p->o.pool_prompt && (p->nbefore > 0 || (p->o.text_only && p->lead > 0));
+    return p->o.slots || (!p->o.pool_prompt && (p->nbefore > 0 || (p->o.text_only && p->lead > 0)));
 }
 
 /* Tokens of the text among those between the specials: from the first that ends after its beginning to the last that
@@ -206,6 +221,12 @@ static int prepare_text(vp_prompt *p, const char **text, size_t *n, vp_error *er
     return VP_OK;
 }
 
+/* Tokens that stand for no byte of the text, which is at place `at`. */
+static int add_around(vp_prompt *p, const vp_tokens *piece, size_t at, vp_error *err) {
+    for (size_t i = 0; i < piece->n; i++) VP_TRY(vp_tokens_add(&p->tokens, piece->id[i], at, at, err));
+    return VP_OK;
+}
+
 int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_error *err) {
     VP_TRY(prepare_text(p, &text, &n, err));
     bool bare = p->nbefore == 0 && p->nafter == 0;
@@ -217,8 +238,10 @@ int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_
         VP_TRY(vp_buf_add(&p->whole, text, n, err));
         VP_TRY(vp_buf_add(&p->whole, p->after, p->nafter, err));
     }
-    VP_TRY(vp_tokenizer_encode(p->t, bare ? text : p->whole.data, bare ? n : p->whole.len, p->o.specials, &p->tokens,
-                               err));
+    VP_TRY(add_around(p, &p->head, 0, err));
+    VP_TRY(vp_tokenizer_encode(p->t, bare ? text : p->whole.data, bare ? n : p->whole.len, p->o.specials && !p->o.slots,
+                               &p->tokens, err));
+    VP_TRY(add_around(p, &p->tail, bare ? n : p->whole.len, err));
     find_text(p);
     *rows = p->o.chunk ? plan_chunks(p) : 1;
     if (p->o.truncation == VP_TRUNCATE_ERROR && p->o.max_len && !p->o.chunk && p->tokens.n > (size_t)p->o.max_len)
@@ -231,9 +254,9 @@ int vp_prompt_encode(vp_prompt *p, const char *text, size_t n, size_t *rows, vp_
 static int take(vp_prompt *p, size_t a, size_t b, vp_error *err) {
     if (b <= a) return VP_OK;
     VP_TRY(vp_buf_add(&p->ids, p->tokens.id + a, (b - a) * sizeof *p->tokens.id, err));
-    bool masks = vp_prompt_masks(p);
+    const size_t first = p->o.slots ? p->tokens.n - p->o.slots->slots : vp_prompt_masks(p) ? p->text_first : 0;
     for (size_t i = a; i < b; i++) {
-        char kept = (char)(!masks || i >= p->text_first);
+        char kept = (char)(i >= first);
         VP_TRY(vp_buf_add(&p->keep, &kept, 1, err));
         const size_t at = p->tokens.start[i];
         uint32_t begin = VP_NO_TEXT;

@@ -12,7 +12,7 @@ typedef enum vp_role { VP_ROLE_QUERY, VP_ROLE_POSITIVE, VP_ROLE_NEGATIVE, VP_ROL
  * `sentence2`; `negative` or `neg`: each a string or [instruction, text], the last two also lists of those; or
  * `positive_passages` and `negative_passages`, lists of {title, text}. `instruction` or `prompt` is the query's.
  * Scores, one for each positive and negative: `scores`; `pos_scores` and `neg_scores`; `score` where there is one text.
- */
+ * Or `input` with `output_summarize` (else the input again) and `output_predict`, which come as its positives. */
 typedef struct vp_example_text {
     const char *text, *instruction; /* instruction NULL: none of its own */
     size_t text_len, instruction_len;
@@ -123,6 +123,10 @@ void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after)
  */
 int vp_tokenizer_export(const char *gguf, const char *folder, bool *written, vp_error *err);
 
+/* Put n special tokens <s1>, <s2>, ... behind the vocabulary of the tokenizer.json in `folder`. VP_DATA: one is there
+ * already. */
+int vp_tokenizer_extend(const char *folder, int64_t n, vp_error *err);
+
 /* ---- prompts: what is put around a text, what is pooled, what is cut ---- */
 typedef enum vp_truncation { VP_TRUNCATE_RIGHT, VP_TRUNCATE_LEFT, VP_TRUNCATE_ERROR } vp_truncation;
 #define VP_TRUNCATIONS "right|left|error" /* spellings, in that order */
@@ -141,8 +145,10 @@ typedef struct vp_prompt_options {
     bool text_only;          /* else: do not pool the specials before the text, even without a prompt */
     int64_t max_len;         /* tokens of a row, specials included; 0: no limit */
     vp_truncation truncation;
-    int64_t doc_max_len;    /* tokens of the text alone, to which it is cut at words first; 0: no limit */
-    int64_t chunk, overlap; /* 0: one row a text; else rows of at most `chunk` tokens of the text */
+    int64_t doc_max_len;                /* tokens of the text alone, to which it is cut at words first; 0: no limit */
+    int64_t chunk, overlap;             /* 0: one row a text; else rows of at most `chunk` tokens of the text */
+    const struct vp_slot_prompt *slots; /* what else stands around, cut from no row; its slots alone are pooled */
+    int slot_side;                      /* vp_slot_side */
 } vp_prompt_options;
 
 typedef struct vp_prompt vp_prompt;

@@ -60,13 +60,13 @@ typedef struct vp_bpe_symbol {
     int32_t id, prev, next; /* neighbours, -1 at the ends */
     uint32_t start, end;    /* id -2: merged into the one before */
 } vp_bpe_symbol;
-typedef struct vp_candidate {
+typedef struct vp_bpe_candidate {
     uint32_t rank, at; /* the left symbol */
     int32_t id;
-} vp_candidate;
+} vp_bpe_candidate;
 /* What merging one piece needs. */
 typedef struct vp_bpe {
-    vp_buf symbols, heap; /* of vp_bpe_symbol, vp_candidate */
+    vp_buf symbols, heap; /* of vp_bpe_symbol, vp_bpe_candidate */
 } vp_bpe;
 /* Append the tokens of one piece s[0..n), with spans within it. */
 int vp_bpe_word(const vp_tokenizer *t, vp_bpe *work, const char *s, size_t n, vp_tokens *out, vp_error *err);

@@ -136,25 +136,38 @@ static int follow(part *p, const vp_frame *batch, bool *changed, vp_error *err) 
 struct vp_head_following {
     part part;
     vp_head *head;
+    int64_t tokens; /* the part is the rows of the last so many; 0: all */
 };
 
-static int open_head_part(vp_head_following *f, const vp_model *m, const char *folder, vp_error *err) {
+/* Of the rows of single tokens only a tied head knows. */
+static int open_rows(vp_head_following *f, const vp_recipe *r, const char *folder, vp_error *err) {
+    const bool some = r->head < 0 && r->tokens >= 0 && vp_head_is_tied(f->head);
+    const int64_t V = vp_head_vocab(f->head);
+    f->tokens = some ? r->train.tokens : 0;
+    if (f->tokens < 0 || f->tokens > V) return vp_fail(err, VP_DATA, apart, folder);
+    return open_weights(&f->part, some ? r->tokens : r->head, (f->tokens ? f->tokens : V) * vp_head_width(f->head),
+                        folder, err);
+}
+
+/* The head as the run's adapters leave it, and what of it the run trains. */
+static int open_head(vp_head_following *f, vp_model *m, const char *folder, const vp_encode_options *o, vp_error *err) {
     vp_recipe_file file;
     int status = open_recipe(&file, folder, vp_model_fingerprint(m), err);
-    if (!status)
-        status = open_weights(&f->part, file.recipe.head, vp_head_vocab(f->head) * vp_head_width(f->head), folder, err);
+    for (size_t i = 0; !status && i < file.recipe.nadapters; i++)
+        status = vp_model_add_adapter(m, file.recipe.adapters[i], err);
+    if (!status) status = vp_head_open(&f->head, m, o, err);
+    if (!status) status = open_rows(f, &file.recipe, folder, err);
     vp_recipe_close(&file);
     return status;
 }
 
-int vp_head_following_open(vp_head_following **out, const vp_model *m, const char *folder, const vp_encode_options *o,
+int vp_head_following_open(vp_head_following **out, vp_model *m, const char *folder, const vp_encode_options *o,
                            int output, vp_error *err) {
     vp_head_following *f = vp_calloc(1, sizeof *f);
     *out = NULL;
     if (!f) return vp_fail_memory(err, "following a run", sizeof *f);
     int status = vp_follow_open(&f->part.live, folder, output, err);
-    if (!status) status = vp_head_open(&f->head, m, o, err);
-    if (!status) status = open_head_part(f, m, folder, err);
+    if (!status) status = open_head(f, m, folder, o, err);
     if (status)
         vp_head_following_close(f);
     else
@@ -165,7 +178,9 @@ int vp_head_following_open(vp_head_following **out, const vp_model *m, const cha
 int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head **head, vp_error *err) {
     bool changed = false;
     VP_TRY(follow(&f->part, batch, &changed, err));
-    if (changed) VP_TRY(vp_head_set(f->head, f->part.weights + f->part.at, err));
+    const float *rows = changed ? f->part.weights + f->part.at : NULL;
+    if (changed)
+        VP_TRY(f->tokens ? vp_head_set_tokens(f->head, rows, f->tokens, err) : vp_head_set(f->head, rows, err));
     *head = f->head;
     return VP_OK;
 }

@@ -30,10 +30,10 @@ int vp_latent_following_open(vp_latent_following **f, const char *folder, const 
 int vp_latent_following_give(vp_latent_following *f, const vp_frame *batch, vp_pooler *p, vp_error *err);
 void vp_latent_following_close(vp_latent_following *f); /* NULL is fine */
 
-/* The output head of a run that may train it: `loss --follow`, opened as vp_head_open does. Waits as
- * above; VP_DATA: the run is of another model. */
+/* The output head of a run that may train it: `loss --follow`, opened as vp_head_open does, of the model, which gets
+ * the run's adapters and is borrowed. Waits as above; VP_DATA: the run is of another model. */
 typedef struct vp_head_following vp_head_following;
-int vp_head_following_open(vp_head_following **f, const vp_model *m, const char *folder, const vp_encode_options *o,
+int vp_head_following_open(vp_head_following **f, vp_model *m, const char *folder, const vp_encode_options *o,
                            int output, vp_error *err);
 /* The head with the weights that the batch's key `step` wants. */
 int vp_head_following_head(vp_head_following *f, const vp_frame *batch, vp_head **head, vp_error *err);

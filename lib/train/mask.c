@@ -15,12 +15,13 @@ static const struct kind {
     columns_of *columns;
     bool tokenizer;      /* needed */
     bool reforms;        /* other rows than before: gradient units are assigned anew */
-    const char *adds[4]; /* columns */
+    const char *adds[6]; /* columns */
 } kinds[] = {
     {"mntp", vp_mask_rows_all, vp_mask_columns_mntp, true, false, {"target"}},
     {"simcse", vp_mask_rows_twice, vp_mask_columns_views, false, true, {"group", "view"}},
     {"pairs", vp_mask_rows_pairs, NULL, false, true, {NULL}},
     {"generate", vp_mask_rows_all, vp_mask_columns_generate, false, false, {"target", "weight"}},
+    {"llara", vp_mask_rows_llara, vp_mask_columns_llara, true, true, {"pos", "seg", "target", "weight", "bag"}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -52,12 +53,13 @@ static int find_mask_token(vp_mask *m, const char *name, const vp_tokenizer *t, 
     return VP_OK;
 }
 
-static int open_vocabulary(vp_mask *m, const char *mask_token, const vp_tokenizer *t, vp_error *err) {
+static int open_vocabulary(vp_mask *m, const vp_mask_options *o, const vp_tokenizer *t, vp_error *err) {
     m->vocab = vp_tokenizer_vocab(t);
     m->special = vp_calloc((size_t)m->vocab + 1, 1);
     if (!m->special) return vp_fail_memory(err, "a vocabulary", (size_t)m->vocab);
     for (int32_t id = 0; id < m->vocab; id++) m->special[id] = vp_tokenizer_is_special(t, id);
-    return find_mask_token(m, mask_token, t, err);
+    if (strcmp(o->kind, "llara") == 0) return vp_mask_llara_open(m, o->prompt, t, err);
+    return find_mask_token(m, o->mask_token, t, err);
 }
 
 int vp_mask_open(vp_mask **out, const vp_mask_options *o, const vp_tokenizer *t, vp_error *err) {
@@ -67,8 +69,8 @@ int vp_mask_open(vp_mask **out, const vp_mask_options *o, const vp_tokenizer *t,
     if (!m) return vp_fail_memory(err, "a mask", sizeof *m);
     m->o = *o;
     m->o.kind = kind->name;
-    m->o.mask_token = NULL;
-    const int status = kind->tokenizer ? open_vocabulary(m, o->mask_token, t, err) : VP_OK;
+    m->o.mask_token = m->o.prompt = NULL;
+    const int status = kind->tokenizer ? open_vocabulary(m, o, t, err) : VP_OK;
     if (status) {
         vp_mask_close(m);
         return status;
@@ -79,13 +81,14 @@ int vp_mask_open(vp_mask **out, const vp_mask_options *o, const vp_tokenizer *t,
 
 void vp_mask_close(vp_mask *m) {
     if (!m) return;
+    vp_mask_llara_close(m);
     free(m->special);
     free(m->row);
     free(m->number);
     free(m);
 }
 
-static int describe_kind(const vp_mask *m, vp_map *mask, vp_error *err) {
+static int describe_kind(const vp_mask *m, vp_map *mask, vp_map *header, vp_error *err) {
     static const char *const fills[] = {"bert", "all"}, *const reduces[] = {"token", "sample", "mixed"};
     const vp_mask_options *o = &m->o;
     VP_TRY(vp_map_set_str(mask, "kind", o->kind, err));
@@ -99,6 +102,7 @@ static int describe_kind(const vp_mask *m, vp_map *mask, vp_error *err) {
         VP_TRY(vp_map_set_int(mask, "negatives", o->negatives, err));
         return vp_map_set_int(mask, "seed", (int64_t)o->seed, err);
     }
+    if (m->llara) return vp_mask_llara_describe(m, mask, header, err);
     if (strcmp(o->kind, "generate") != 0) return VP_OK;
     VP_TRY(vp_map_set_str(mask, "reduce", reduces[o->reduce], err));
     return o->reduce == VP_REDUCE_MIXED ? vp_map_set_int(mask, "groups", o->groups, err) : VP_OK;
@@ -107,10 +111,10 @@ static int describe_kind(const vp_mask *m, vp_map *mask, vp_error *err) {
 int vp_mask_describe(const vp_mask *m, vp_map *header, vp_error *err) {
     const struct kind *kind = find_kind(m->o.kind);
     vp_map *mask = vp_map_new();
-    int status = mask ? describe_kind(m, mask, err) : vp_fail_memory(err, "a map", 1);
+    int status = mask ? describe_kind(m, mask, header, err) : vp_fail_memory(err, "a map", 1);
     if (!status) status = vp_map_set_map(header, "mask", mask, err);
     vp_map_free(mask);
-    for (size_t i = 0; !status && i < 4 && kind->adds[i]; i++) {
+    for (size_t i = 0; !status && i < 6 && kind->adds[i]; i++) {
         const vp_schema *schema = vp_schema_find(kind->adds[i]);
         status = vp_header_declare(header, schema->name, schema->dtype, schema->shape, err);
     }
@@ -147,11 +151,11 @@ static int put_units(vp_frame *f, vp_error *err) {
     return VP_OK;
 }
 
-static int put_numbers(const vp_mask *m, vp_frame *f, bool units, vp_error *err) {
+static int put_numbers(const vp_mask *m, vp_frame *f, vp_error *err) {
     int64_t *row = vp_mask_put(f, "row", VP_I64, f->B, err);
     if (!row) return err->code;
     if (m->rows) memcpy(row, m->number, m->rows * sizeof *row);
-    return units ? put_units(f, err) : VP_OK;
+    return VP_OK;
 }
 
 static int write_rows(vp_writer *w, const vp_frame *f, int64_t from, int64_t to, vp_error *err) {
@@ -180,8 +184,9 @@ static int write_frames(const vp_mask *m, const vp_frame *f, vp_writer *w, vp_er
 
 static int make_step(vp_mask *m, const struct kind *kind, const vp_step *step, vp_frame *f, vp_error *err) {
     m->weight_sum = -1;
-    VP_TRY(put_numbers(m, f, kind->reforms || !step->units, err));
+    VP_TRY(put_numbers(m, f, err));
     if (kind->columns) VP_TRY(kind->columns(m, step, f, err));
+    if (kind->reforms || !step->units) VP_TRY(put_units(f, err));
     VP_TRY(vp_map_set_int(f->keys, "step", step->step, err));
     if (step->total) VP_TRY(vp_map_set_int(f->keys, "steps", step->total, err));
     VP_TRY(vp_map_set_int(f->keys, "rows", f->B, err));

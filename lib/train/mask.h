@@ -4,7 +4,7 @@
 #include "lib/text/text.h"
 #include "lib/train/steps.h"
 
-#define VP_MASK_KINDS   "mntp|simcse|pairs|generate"
+#define VP_MASK_KINDS   "mntp|simcse|pairs|generate|llara"
 #define VP_MASK_FILLS   "bert|all" /* spellings of vp_mask_fill, in that order */
 #define VP_MASK_REDUCES "token|sample|mixed"
 typedef enum vp_mask_fill { VP_FILL_BERT, VP_FILL_ALL } vp_mask_fill;
@@ -23,10 +23,14 @@ typedef struct vp_mask_options {
     /* generate */
     vp_mask_reduce reduce;
     int64_t groups; /* VP_REDUCE_MIXED: sub-batches of a step, >= 1 */
+    /* llara */
+    const char *prompt; /* one of VP_SLOT_PROMPTS (lib/text/slots.h) */
+    int64_t max_len;    /* of a row, its prompt included: the text is cut; 0: any */
+    bool no_next;       /* no next-token targets */
 } vp_mask_options;
 
 typedef struct vp_mask vp_mask;
-/* `t` is needed by mntp alone (borrowed while opening). VP_USAGE: an unknown kind, a mask token that there is none
+/* `t` is needed by mntp and llara (borrowed while opening). VP_USAGE: an unknown kind, a mask token that there is none
  * of. */
 int vp_mask_open(vp_mask **m, const vp_mask_options *o, const vp_tokenizer *t, vp_error *err);
 void vp_mask_close(vp_mask *m);
@@ -45,7 +49,9 @@ int vp_mask_describe(const vp_mask *m, vp_map *header, vp_error *err);
  * group, c0 = 0: the positive, c0 = k: the k-th negative, c0 and 2^31 + round of the list; rows are numbered anew in
  * the old order. generate: target[i] = ids[i+1] where keep[i+1] is 1; weights so that sum(weight loss) / weight_sum is
  * the mean over rows of a row's sum (token: its weight_sum is the number of rows, not the sum of weights), of a row's
- * mean (sample), or the mean over `groups` runs of rows, in row order, of the run's token mean (mixed). */
+ * mean (sample), or the mean over `groups` runs of rows, in row order, of the run's token mean (mixed). llara: of every
+ * `group` the query, as row 0, 1, ...; the positives, at most two, tell what its slots must predict; a text by itself
+ * predicts itself. */
 int vp_mask_step(vp_mask *m, const vp_step *step, vp_writer *w, vp_error *err);
 /* Rows and tokens that were written, in an end record. */
 int vp_mask_end(const vp_mask *m, vp_map *end, vp_error *err);

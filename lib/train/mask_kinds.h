@@ -13,7 +13,19 @@ struct vp_mask {
     size_t rows, cap, numbers_cap;
     int64_t all_rows, all_tokens; /* written */
     double weight_sum;            /* < 0: no targets */
+    struct vp_mask_llara *llara;
 };
+
+/* A row of an example, as mask_rows.c and mask_llara.c choose among them. */
+typedef struct vp_mask_candidate {
+    int32_t group;
+    uint8_t role;
+    int64_t row; /* as it came */
+    vp_frame_row at;
+    int64_t times, place; /* how often it is taken; where it stands in the stream */
+} vp_mask_candidate;
+/* All of a step's [step->B], by group, role and row. VP_DATA: no columns `group` and `role`. */
+int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, vp_error *err);
 
 /* Take row `at` as number `number` of the new step. */
 int vp_mask_take(vp_mask *m, vp_frame_row at, int64_t number, vp_error *err);
@@ -24,10 +36,18 @@ void vp_mask_draw(const vp_mask *m, int64_t step, uint32_t c0, uint32_t c1, uint
 int vp_mask_rows_all(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_twice(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_pairs(vp_mask *m, const vp_step *step, vp_error *err);
+int vp_mask_rows_llara(vp_mask *m, const vp_step *step, vp_error *err);
 /* Columns of the step as one frame, which owns what is put; NULL in the table: none. */
 int vp_mask_columns_mntp(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_views(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_generate(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
+int vp_mask_columns_llara(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
+
+/* VP_USAGE: no prompt by that name, or no room beside it. Close whenever `open` was called. */
+int vp_mask_llara_open(vp_mask *m, const char *prompt, const vp_tokenizer *t, vp_error *err);
+void vp_mask_llara_close(vp_mask *m);
+/* Into the header's key `mask`, and its encoder's attention. */
+int vp_mask_llara_describe(const vp_mask *m, vp_map *mask, vp_map *header, vp_error *err);
 
 /* A new column of n elements (B or T) that the frame owns, to be filled; NULL: err says why. */
 void *vp_mask_put(vp_frame *f, const char *name, vp_dtype dtype, int64_t n, vp_error *err);

@@ -57,30 +57,22 @@ int vp_mask_columns_views(vp_mask *m, const vp_step *step, vp_frame *f, vp_error
 }
 
 /* ---- pairs ---- */
-typedef struct candidate {
-    int32_t group;
-    uint8_t role;
-    int64_t row; /* as it came */
-    vp_frame_row at;
-    int64_t times, place; /* how often it is taken; where it stands in the stream */
-} candidate;
-
 static int by_group(const void *a, const void *b) {
-    const candidate *x = a, *y = b;
+    const vp_mask_candidate *x = a, *y = b;
     if (x->group != y->group) return x->group < y->group ? -1 : 1;
     if (x->role != y->role) return x->role < y->role ? -1 : 1;
     return (x->row > y->row) - (x->row < y->row);
 }
 static int by_place(const void *a, const void *b) {
-    const candidate *x = a, *y = b;
+    const vp_mask_candidate *x = a, *y = b;
     return (x->place > y->place) - (x->place < y->place);
 }
 static int by_row(const void *a, const void *b) {
-    const candidate *x = a, *y = b;
+    const vp_mask_candidate *x = a, *y = b;
     return (x->row > y->row) - (x->row < y->row);
 }
 
-static int list_candidates(const vp_step *step, candidate *c, vp_error *err) {
+int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, vp_error *err) {
     for (int64_t i = 0; i < step->B; i++) {
         const vp_step_row *r = &step->order[i];
         const vp_column *group = column(step, r->at, "group", VP_I32, err);
@@ -88,12 +80,13 @@ static int list_candidates(const vp_step *step, candidate *c, vp_error *err) {
         if (!role) return err->code;
         int64_t place = r->at.b;
         for (size_t k = 0; k < r->at.frame; k++) place += step->frame[k]->B;
-        c[i] = (candidate){.group = vp_column_i32(group, r->at.b),
-                           .role = role->data[r->at.b],
-                           .row = r->row,
-                           .at = r->at,
-                           .place = place};
+        c[i] = (vp_mask_candidate){.group = vp_column_i32(group, r->at.b),
+                                   .role = role->data[r->at.b],
+                                   .row = r->row,
+                                   .at = r->at,
+                                   .place = place};
     }
+    if (step->B) qsort(c, (size_t)step->B, sizeof *c, by_group);
     return VP_OK;
 }
 
@@ -105,7 +98,7 @@ static size_t draw(const vp_mask *m, int64_t step, uint32_t c0, int32_t group, s
 }
 
 /* `count` of the n candidates without replacement, from the whole list again when it is used up: a shuffle a round. */
-static int choose_negatives(const vp_mask *m, int64_t step, candidate *c, size_t n, vp_error *err) {
+static int choose_negatives(const vp_mask *m, int64_t step, vp_mask_candidate *c, size_t n, vp_error *err) {
     size_t *order = vp_calloc(n + 1, sizeof *order);
     if (!order) return vp_fail_memory(err, "negatives", n * sizeof *order);
     for (int64_t k = 0; k < m->o.negatives; k++) {
@@ -122,7 +115,7 @@ static int choose_negatives(const vp_mask *m, int64_t step, candidate *c, size_t
 }
 
 /* One example: candidates [0, n) of one group, ordered by role and row. */
-static int choose_example(const vp_mask *m, const vp_step *step, candidate *c, size_t n, vp_error *err) {
+static int choose_example(const vp_mask *m, const vp_step *step, vp_mask_candidate *c, size_t n, vp_error *err) {
     size_t of[4] = {0};
     const vp_frame *f = step->frame[c->at.frame];
     for (size_t i = 0; i < n; i++) {
@@ -141,8 +134,7 @@ static int choose_example(const vp_mask *m, const vp_step *step, candidate *c, s
     return choose_negatives(m, step->step, c + 1 + of[VP_ROLE_POSITIVE], of[VP_ROLE_NEGATIVE], err);
 }
 
-static int choose_all(const vp_mask *m, const vp_step *step, candidate *c, size_t n, vp_error *err) {
-    qsort(c, n, sizeof *c, by_group);
+static int choose_all(const vp_mask *m, const vp_step *step, vp_mask_candidate *c, size_t n, vp_error *err) {
     for (size_t i = 0, end; i < n; i = end) {
         for (end = i + 1; end < n && c[end].group == c[i].group;) end++;
         VP_TRY(choose_example(m, step, c + i, end - i, err));
@@ -151,7 +143,7 @@ static int choose_all(const vp_mask *m, const vp_step *step, candidate *c, size_
 }
 
 /* Number what was chosen in the old order of rows, then list it in the order of the stream. */
-static int take_chosen(vp_mask *m, candidate *c, size_t n, vp_error *err) {
+static int take_chosen(vp_mask *m, vp_mask_candidate *c, size_t n, vp_error *err) {
     int64_t next = 0;
     qsort(c, n, sizeof *c, by_row);
     for (size_t i = 0; i < n; i++) {
@@ -167,9 +159,9 @@ static int take_chosen(vp_mask *m, candidate *c, size_t n, vp_error *err) {
 
 int vp_mask_rows_pairs(vp_mask *m, const vp_step *step, vp_error *err) {
     const size_t n = (size_t)step->B;
-    candidate *c = vp_calloc(n + 1, sizeof *c);
+    vp_mask_candidate *c = vp_calloc(n + 1, sizeof *c);
     if (!c) return vp_fail_memory(err, "a step's rows", n * sizeof *c);
-    int status = list_candidates(step, c, err);
+    int status = vp_mask_candidates(step, c, err);
     if (!status) status = choose_all(m, step, c, n, err);
     if (!status) status = take_chosen(m, c, n, err);
     free(c);

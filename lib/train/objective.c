@@ -8,6 +8,7 @@
 static const vp_objective_kind kinds[] = {
     {"mntp", .tokens = true},
     {"ntp", .tokens = true},
+    {"llara", .tokens = true, .bags = true},
     {"infonce", .rows = vp_objective_infonce},
     {"cosent", .rows = vp_objective_cosent},
     {"mse", .rows = vp_objective_mse},
@@ -29,8 +30,9 @@ static int set_up(vp_objective *o, vp_error *err) {
     if (!(o->kind = find(o->options.name)))
         return vp_fail(err, VP_USAGE, "objective '%s' is none of " VP_OBJECTIVES,
                        o->options.name ? o->options.name : "");
-    if (!(o->options.scale > 0) || !(o->options.teacher_temperature > 0) || !(o->options.teacher_weight >= 0))
-        return vp_fail(err, VP_USAGE, "scale and temperature must be above 0, and the teacher's weight not below");
+    if (!(o->options.scale > 0) || !(o->options.teacher_temperature > 0) || !(o->options.teacher_weight >= 0) ||
+        !(o->options.bag_weight >= 0))
+        return vp_fail(err, VP_USAGE, "scale and temperature must be above 0, and weights not below");
     if (o->kind->tokens) return VP_OK;
     o->ops = vp_backend_cpu();
     VP_TRY(o->ops->open(&o->device, &(vp_device_options){.threads = 1}, err));
@@ -64,28 +66,47 @@ static int64_t unit_end(const vp_marked *t, int64_t first) {
     return last;
 }
 
+static int check_marked(const vp_head *head, const vp_marked *t, vp_error *err) {
+    const long long V = vp_head_vocab(head);
+    bool any = false;
+    for (int64_t i = 0; i < t->M; i++) {
+        const int32_t *bag = t->bag && t->bag[i] >= 0 ? &t->bag[i] : NULL;
+        if (t->target[i] >= V) return vp_fail(err, VP_DATA, "target %d: the model has %lld tokens", t->target[i], V);
+        for (int32_t k = bag ? t->bag_cu[*bag] : 0; bag && k < t->bag_cu[*bag + 1]; k++)
+            if (t->bag_item[k] >= V)
+                return vp_fail(err, VP_DATA, "token %d of a bag: the model has %lld tokens", t->bag_item[k], V);
+        any |= !bag;
+    }
+    if (any && !(t->denominator > 0)) return vp_fail(err, VP_DATA, "the step has targets, but no weight in all");
+    return VP_OK;
+}
+
+static int predict(vp_head *head, const vp_marked *t, int64_t first, int64_t last, float *loss, float *grad,
+                   uint8_t *right, vp_error *err) {
+    const int64_t C = vp_head_width(head);
+    const vp_mat dx = vp_objective_mat(grad ? grad + first * C : NULL, last - first, C);
+    vp_xent_op op = {.x = vp_objective_mat(t->picked + first * C, last - first, C),
+                     .target = t->target + first,
+                     .weight = t->weight ? t->weight + first : NULL,
+                     .denominator = t->denominator,
+                     .loss = loss + first,
+                     .right = right ? right + first : NULL,
+                     .dx = grad ? &dx : NULL,
+                     .dw = t->dhead,
+                     .dw_first = t->dhead_first};
+    return vp_head_xent(head, &op, err);
+}
+
 int vp_objective_tokens(const vp_objective *o, vp_head *head, const vp_marked *t, float *loss, float *grad,
                         uint8_t *right, vp_error *err) {
-    const int64_t C = vp_head_width(head);
     if (!o->kind->tokens) return vp_fail(err, VP_BUG, "%s is no objective of tokens", o->kind->name);
     if (!t->M) return VP_OK;
-    if (!(t->denominator > 0)) return vp_fail(err, VP_DATA, "the step has targets, but no weight in all");
-    for (int64_t i = 0; i < t->M; i++)
-        if (t->target[i] >= vp_head_vocab(head))
-            return vp_fail(err, VP_DATA, "target %d: the model has %lld tokens", t->target[i],
-                           (long long)vp_head_vocab(head));
+    const bool bags = o->kind->bags && t->bag;
+    VP_TRY(check_marked(head, t, err));
     for (int64_t first = 0, last; first < t->M; first = last) {
         last = t->dhead ? unit_end(t, first) : t->M;
-        const vp_mat dx = vp_objective_mat(grad ? grad + first * C : NULL, last - first, C);
-        vp_xent_op op = {.x = vp_objective_mat(t->picked + first * C, last - first, C),
-                         .target = t->target + first,
-                         .weight = t->weight ? t->weight + first : NULL,
-                         .denominator = t->denominator,
-                         .loss = loss + first,
-                         .right = right ? right + first : NULL,
-                         .dx = grad ? &dx : NULL,
-                         .dw = t->dhead};
-        VP_TRY(vp_head_xent(head, &op, err));
+        VP_TRY(bags ? vp_objective_llara(o, head, t, first, last, loss, grad, right, err)
+                    : predict(head, t, first, last, loss, grad, right, err));
     }
     return VP_OK;
 }

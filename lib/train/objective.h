@@ -7,7 +7,7 @@
 #include "lib/train/steps.h"
 
 /* Spellings; the objectives of tokens take `picked`, the others `emb`. */
-#define VP_OBJECTIVES "mntp|ntp|infonce|cosent|mse|distill"
+#define VP_OBJECTIVES "mntp|ntp|llara|infonce|cosent|mse|distill"
 
 typedef enum vp_candidates { VP_CANDIDATES_BATCH, VP_CANDIDATES_OWN } vp_candidates;
 #define VP_CANDIDATES_CHOICES "batch|own" /* spellings, in that order */
@@ -24,10 +24,12 @@ typedef struct vp_objective_options {
     bool mask_same_text;          /* infonce: a candidate with the positive's `hash` is none */
     double teacher_weight;        /* infonce: this times the loss of `distill` is added */
     double teacher_temperature;   /* scores are divided by it */
+    double bag_weight;            /* llara: of the bags' terms beside the next tokens' */
+    bool bag_sum;                 /* llara: sums over a bag's tokens, not means */
     vp_distillation distillation; /* KL divergence of the softmaxes, or mean squared error of the margins */
 } vp_objective_options;
 #define VP_OBJECTIVE_DEFAULTS                                                                                          \
-    { .scale = 20, .teacher_temperature = 1 }
+    { .scale = 20, .teacher_temperature = 1, .bag_weight = 0.1 }
 
 typedef struct vp_objective vp_objective;
 /* VP_USAGE: no name or an unknown one, a number out of range. Options that the objective does not have are ignored. */
@@ -35,17 +37,22 @@ int vp_objective_open(vp_objective **o, const vp_objective_options *options, vp_
 void vp_objective_close(vp_objective *o);
 bool vp_objective_is_tokens(const char *name); /* false also for names that are none */
 
-/* ---- of tokens: mntp and ntp, the cross-entropy of a linear head ---- */
+/* ---- of tokens: the cross-entropy of a linear head, of mntp and ntp; of llara that of bags, too ---- */
 typedef struct vp_marked {
     int64_t M;
     const float *picked;   /* [M, C], the head's C */
     const int32_t *target; /* [M]; negative: none */
-    const float *weight;   /* [M], or NULL: 1 */
-    double denominator;    /* of the whole step: the sum of all weights */
+    const float *weight;   /* [M], or NULL: 1, and no slots */
+    double denominator;    /* of the whole step: the sum of all tokens' weights */
     const int32_t *unit;   /* [M] gradient units, ascending: dhead gets one sum a unit; NULL: one unit */
-    float *dhead;          /* [V, C] gradient of the head, added to; NULL: not wanted */
+    float *dhead; /* [V - dhead_first, C] gradient of the head's rows from there on, added to; NULL: not wanted */
+    int64_t dhead_first;
+    const int32_t *bag;               /* [M] bag of a slot, ascending; negative: a token; NULL: no slots */
+    const int32_t *bag_cu, *bag_item; /* tokens of bag i: bag_item[bag_cu[i]] .. */
 } vp_marked;
-/* loss [M]: weight times negative log-likelihood, over the denominator. grad [M, C], or NULL. right [M], or NULL: 1
+/* loss [M]: weight times negative log-likelihood, over the denominator; llara: with a bag's first slot bag_weight times
+ * weight times the mean (or sum) of its tokens' negative log-likelihoods, by the maximum of its slots' logits.
+ * grad [M, C], or NULL. right [M], or NULL: 1
  * where no token is likelier than the target. A row's results do not depend on the others, and dhead's not on how the
  * units are shared out among calls. VP_DATA: a target outside the vocabulary, a denominator that is not positive. */
 int vp_objective_tokens(const vp_objective *o, vp_head *head, const vp_marked *t, float *loss, float *grad,
@@ -83,14 +90,20 @@ void vp_rows_scatter(const vp_step *s, int64_t width, const float *from, float *
 /* ---- targets of a frame ---- */
 typedef struct vp_targets {
     int64_t M;
-    int32_t *position, *target; /* [M] tokens of the frame with target >= 0, ascending; what they must predict */
+    int32_t *position, *target; /* [M] tokens of the frame, ascending; what they must predict */
     int32_t *row, *unit;        /* [M] the row that the token belongs to, and the row's gradient unit */
     float *weight;              /* [M] */
     double denominator;         /* the step's weight_sum */
+    int64_t tokens;             /* of M that are no slots */
+    int32_t *bag;               /* [M] bag of a slot, VP_BAGS a row; -1: a token; NULL: no slots */
+    int32_t *bag_cu, *bag_item; /* column `bag` */
 } vp_targets;
-/* VP_DATA: no column `target`, no key `weight_sum`, or a weight that is negative. Free with vp_targets_free. */
+/* Marked are tokens with a target, and slots. VP_DATA: no column `target`, no key `weight_sum`, a weight that is
+ * negative, slots without their bag. Free with vp_targets_free. */
 int vp_targets_read(vp_targets *t, const vp_frame *f, vp_error *err);
 void vp_targets_free(vp_targets *t);
+/* What vp_objective_tokens takes, but for picked and dhead; borrows t's. */
+vp_marked vp_targets_marked(const vp_targets *t);
 /* loss [B] a row: the sum of its targets' shares [M], in order, in double. */
 void vp_targets_rows(const vp_targets *t, const float *share, int64_t B, float *loss);
 

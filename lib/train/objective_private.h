@@ -9,6 +9,7 @@ typedef int vp_objective_rows_fn(const vp_objective *o, const vp_rows *r, float 
 typedef struct vp_objective_kind {
     const char *name;
     bool tokens;                /* input is `picked`; else `emb` */
+    bool bags;                  /* slots count */
     vp_objective_rows_fn *rows; /* NULL for tokens */
 } vp_objective_kind;
 
@@ -22,6 +23,10 @@ struct vp_objective {
 
 /* objective_nce.c, objective_cosine.c */
 vp_objective_rows_fn vp_objective_infonce, vp_objective_distill, vp_objective_cosent, vp_objective_mse;
+
+/* objective_bag.c: vp_objective_tokens of the marked positions [first, last), which are whole units. */
+int vp_objective_llara(const vp_objective *o, vp_head *head, const vp_marked *t, int64_t first, int64_t last,
+                       float *loss, float *grad, uint8_t *right, vp_error *err);
 
 /* A backend call's status as an error. */
 int vp_objective_check(const vp_objective *o, int status, vp_error *err);

@@ -30,9 +30,9 @@ static bool holds(const json_t *names, const char *name, size_t n) {
     return false;
 }
 
-static int read_names(const vp_params *params, json_t *modules, int64_t *rank, vp_error *err) {
-    for (size_t i = 0; i < params->n; i++) {
-        const vp_param *p = &params->param[i];
+static int read_names(const vp_param *param, size_t n_params, json_t *modules, int64_t *rank, vp_error *err) {
+    for (size_t i = 0; i < n_params; i++) {
+        const vp_param *p = &param[i];
         const char *module;
         size_t n;
         bool is_a;
@@ -55,18 +55,35 @@ static json_t *shortest(double x) {
     return whole ? json_integer((int64_t)x) : json_real(x);
 }
 
+/* {"embed_tokens": [first, first + 1, ...]} of base_model.model.embed_tokens.token_adapter.trainable_tokens_delta. */
+static int describe_tokens(const vp_lora_output *lora, const vp_param *p, json_t *root, vp_error *err) {
+    const char *end = strstr(p->name, ".token_adapter."), *from = end;
+    while (from && from > p->name && from[-1] != '.') from--;
+    if (!end || p->rows != lora->tokens) return vp_fail(err, VP_BUG, "adapter: '%.100s' are no tokens", p->name);
+    json_t *list = json_array(), *by_module = json_object();
+    bool ok = list && by_module;
+    for (int64_t i = 0; ok && i < lora->tokens; i++)
+        ok = !json_array_append_new(list, json_integer((json_int_t)(lora->first_token + i)));
+    ok = ok && !json_object_setn(by_module, from, (size_t)(end - from), list) &&
+         !json_object_set(root, "trainable_token_indices", by_module);
+    json_decref(list);
+    json_decref(by_module);
+    return ok ? VP_OK : vp_fail_memory(err, "tokens", (size_t)lora->tokens);
+}
+
 static int describe(const vp_lora_output *lora, json_t **root, vp_error *err) {
     json_t *modules = json_array();
     int64_t rank = 0;
     if (!modules) return vp_fail_memory(err, "target modules", 1);
-    int status = read_names(lora->params, modules, &rank, err);
+    const size_t pairs = lora->params->n - (lora->tokens > 0);
+    int status = read_names(lora->params->param, pairs, modules, &rank, err);
     if (!status)
         *root = json_pack("{s:s, s:n, s:s, s:I, s:o, s:f, s:s, s:b, s:b, s:b, s:b, s:O}", "peft_type", "LORA",
                           "task_type", "base_model_name_or_path", lora->base, "r", (json_int_t)rank, "lora_alpha",
                           shortest(lora->alpha), "lora_dropout", lora->dropout, "bias", "none", "inference_mode", 1,
                           "fan_in_fan_out", 0, "use_rslora", 0, "init_lora_weights", 1, "target_modules", modules);
     json_decref(modules);
-    return status;
+    return !status && lora->tokens ? describe_tokens(lora, &lora->params->param[pairs], *root, err) : status;
 }
 
 static int write_weights(const char *folder, const vp_params *params, vp_dtype dtype, vp_error *err) {

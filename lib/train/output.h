@@ -8,8 +8,11 @@
 #include "lib/model/params.h"
 
 typedef struct vp_lora_output {
-    const vp_params *params; /* every name PEFT's: base_model.model.[model.]MODULE.lora_A.weight, .lora_B.weight */
-    const char *base;        /* base_model_name_or_path: the folder or the name by which Python finds the base */
+    /* every name PEFT's: base_model.model.[model.]MODULE.lora_A.weight, .lora_B.weight; where there are tokens, their
+     * rows last: MODULE.token_adapter.trainable_tokens_delta */
+    const vp_params *params;
+    int64_t tokens, first_token; /* tokens 0: none */
+    const char *base;            /* base_model_name_or_path: the folder or the name by which Python finds the base */
     double alpha, dropout;
     vp_dtype dtype; /* of the tensors: VP_F32, VP_BF16 or VP_F16 */
 } vp_lora_output;

@@ -13,6 +13,10 @@ static json_t *adapters_json(const vp_recipe *r) {
     return list;
 }
 
+static bool put_place(json_t *o, const char *key, int64_t at) {
+    return at < 0 || !json_object_set_new(o, key, json_integer((json_int_t)at));
+}
+
 static json_t *latent_json(const vp_recipe *r) {
     const vp_latent_sizes *s = r->train.latent;
     return json_pack("{s:I,s:I,s:I,s:I,s:b,s:I}", "latents", (json_int_t)s->latents, "heads", (json_int_t)s->heads,
@@ -32,7 +36,8 @@ int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err) {
                                        t->lora_dropout, "targets", t->targets);
     bool ok = root && (t->full || (lora && !json_object_set_new(root, "lora", lora)));
     ok = ok && (!t->latent || !json_object_set_new(root, "latent", latent_json(r)));
-    if (ok && (r->head < 0 || !json_object_set_new(root, "head", json_integer((json_int_t)r->head)))) {
+    if (ok && put_place(root, "head", r->head) && put_place(root, "tokens", r->tokens) &&
+        (r->tokens < 0 || put_place(lora, "tokens", t->tokens))) {
         *out = root;
         return VP_OK;
     }
@@ -47,6 +52,7 @@ static int read_lora(vp_recipe_file *f, vp_error *err) {
     VP_TRY(vp_json_real(&f->json, lora, "alpha", &t->alpha, err));
     VP_TRY(vp_json_real(&f->json, lora, "dropout", &t->lora_dropout, err));
     VP_TRY(vp_json_str(&f->json, lora, "targets", &t->targets, err));
+    VP_TRY(vp_json_int(&f->json, lora, "tokens", &t->tokens, err));
     if (lora && t->targets) return VP_OK;
     return vp_fail(err, VP_DATA, "%s: it does not say which adapter is trained", f->json.path);
 }
@@ -94,6 +100,7 @@ static int read_all(vp_recipe_file *f, vp_error *err) {
     VP_TRY(vp_json_real(&f->json, root, "hidden_dropout", &r->train.hidden_dropout, err));
     VP_TRY(vp_json_int(&f->json, root, "seed", &seed, err));
     VP_TRY(vp_json_int(&f->json, root, "head", &r->head, err));
+    VP_TRY(vp_json_int(&f->json, root, "tokens", &r->tokens, err));
     r->train.seed = (uint64_t)seed;
     r->train.head = r->head >= 0;
     if (!r->fingerprint || !r->attention)
@@ -104,7 +111,7 @@ static int read_all(vp_recipe_file *f, vp_error *err) {
 }
 
 int vp_recipe_open(vp_recipe_file *f, const char *folder, vp_error *err) {
-    *f = (vp_recipe_file){.recipe = {.latent = -1, .head = -1}};
+    *f = (vp_recipe_file){.recipe = {.latent = -1, .head = -1, .tokens = -1}};
     VP_TRY(vp_json_open(&f->json, folder, "train.json", JSON_OBJECT, err));
     return read_all(f, err);
 }

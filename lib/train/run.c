@@ -5,7 +5,7 @@
 #include "lib/train/output.h"
 #include "lib/model/settings_write.h"
 #include "lib/text/chat.h"
-#include "lib/text/text.h"
+#include "lib/text/slots.h"
 #include "lib/train/recipe.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@ struct vp_run {
     vp_trainer *trainer;
     vp_live *live;
     json_t *recipe;
-    char *attention, *compute, *checkpoint;
+    char *attention, *compute, *checkpoint, *chat;
     bool followed, planned;
     bool nv_embed; /* its texts have NV-Embed's format */
     int64_t next, saved;
@@ -52,6 +52,15 @@ static int keep(char **copy, const char *text, vp_error *err) {
     return *copy ? VP_OK : vp_fail_memory(err, "a name", strlen(text) + 1);
 }
 
+/* A prompt whose slots are pooled is part of what the result is. */
+static int read_prompt(vp_run *r, const vp_map *encoder, vp_error *err) {
+    vp_map *input = encoder ? vp_map_sub(encoder, "input") : NULL;
+    const char *chat = input ? vp_map_str(input, "chat") : NULL;
+    const int status = vp_slots_find(chat) ? keep(&r->chat, chat, err) : VP_OK;
+    vp_map_free(input);
+    return status;
+}
+
 static int read_header(vp_run *r, const vp_map *encoder, vp_error *err) {
     const char *attention = NULL, *compute = NULL;
     const char *const said = encoder ? vp_map_str(encoder, "attention") : NULL;
@@ -65,6 +74,7 @@ static int read_header(vp_run *r, const vp_map *encoder, vp_error *err) {
     if (!status) status = agree_rate("hidden", r->o.train.hidden_dropout, dropout, &r->o.train.hidden_dropout, err);
     vp_map_free(dropout);
     if (status) return status;
+    VP_TRY(read_prompt(r, encoder, err));
     r->followed = encoder && vp_map_bool(encoder, "follow", false);
     VP_TRY(keep(&r->attention, attention ? attention : vp_model_settings(r->model)->attention, err));
     return compute ? keep(&r->compute, compute, err) : VP_OK;
@@ -139,15 +149,19 @@ static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
 static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
     vp_objective_options o = r->o.objective_options;
     bool tied;
-    const bool trained = vp_encoder_head(r->encoder, &tied) >= 0;
+    const bool trained = vp_encoder_head(r->encoder, &tied) >= 0 || (tied && vp_encoder_tokens(r->encoder) >= 0);
     o.name = r->o.objective ? r->o.objective : vp_map_str(header, "objective");
     const bool tokens = vp_objective_is_tokens(o.name);
     if (r->o.train.head && !tokens)
-        return vp_fail(err, VP_USAGE, "the output head is trained by mntp and ntp, not by '%s'", o.name ? o.name : "");
-    if (!r->o.objective && !(trained && tokens)) return VP_OK;
-    if (!r->o.objective && !vp_map_bool(header, "head_follow", false))
+        return vp_fail(err, VP_USAGE, "the output head is trained by mntp, ntp and llara, not by '%s'",
+                       o.name ? o.name : "");
+    const bool changed = trained || (tied && vp_model_has_tokens(r->model)),
+               followed = vp_map_bool(header, "head_follow", false);
+    if (!r->o.objective && !(changed && tokens)) return VP_OK;
+    if (!r->o.objective && !followed)
         return vp_fail(err, VP_USAGE, "the output head is trained, but `loss` did not follow it: loss --follow %s",
                        r->o.folder);
+    if (!r->o.objective && !trained) return VP_OK;
     VP_TRY(vp_objective_open(&r->objective, &o, err));
     if (!tokens) return VP_OK;
     const vp_compute c = vp_encoder_compute(r->encoder);
@@ -174,7 +188,7 @@ static int plan(vp_run *r, const vp_step *s, vp_error *err) {
 }
 
 static int make_recipe(vp_run *r, vp_error *err) {
-    bool tied;
+    bool tied = false;
     const vp_recipe recipe = {.fingerprint = vp_model_fingerprint(r->model),
                               .attention = r->attention,
                               .compute = vp_encoder_compute_type(r->encoder),
@@ -182,7 +196,8 @@ static int make_recipe(vp_run *r, vp_error *err) {
                               .nadapters = r->o.nadapters,
                               .train = *vp_encoder_training(r->encoder),
                               .latent = vp_encoder_latent(r->encoder),
-                              .head = vp_encoder_head(r->encoder, &tied)};
+                              .head = vp_encoder_head(r->encoder, &tied),
+                              .tokens = vp_encoder_tokens(r->encoder)};
     return vp_recipe_json(&recipe, &r->recipe, err);
 }
 
@@ -302,6 +317,7 @@ void vp_run_close(vp_run *r) {
     free(r->attention);
     free(r->compute);
     free(r->checkpoint);
+    free(r->chat);
     free(r);
 }
 
@@ -338,9 +354,12 @@ static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
                                  .base = vp_model_path(r->model),
                                  .alpha = t->alpha,
                                  .dropout = t->lora_dropout,
+                                 .tokens = t->tokens,
+                                 .first_token = vp_model_vocab(r->model) - t->tokens,
                                  .dtype = r->o.dtype == VP_NDTYPES ? VP_F32 : r->o.dtype};
     VP_TRY(vp_run_write_adapter(r->o.folder, &lora, err));
     if (!vp_model_is_gguf(r->model)) VP_TRY(vp_run_write_tokenizer(r->o.folder, lora.base, err));
+    if (s->chat) return vp_settings_write_own(s, r->o.folder, err);
     if (latent >= 0) return VP_OK; /* nobody else has such a pooling */
     if (!strcmp(s->attention, "bi")) VP_TRY(vp_settings_write_llm2vec(s, r->o.folder, err));
     return vp_settings_write(s, &place, err);
@@ -382,6 +401,7 @@ int vp_run_finish(vp_run *r, vp_error *err) {
     if (r->saved != r->next || !vp_path_exists(r->o.folder, "checkpoint")) VP_TRY(save_checkpoint(r, err));
     vp_settings s = *vp_model_settings(r->model);
     s.attention = r->attention;
+    if (r->chat || r->nv_embed) s.chat = r->chat;
     if (!vp_pooler_picks(r->pooler)) s.pooling = (char *)vp_pooler_kind(r->pooler);
     s.nv_embed = r->nv_embed;
     if (vp_encoder_training(r->encoder)->full) return write_model(r, &s, err);

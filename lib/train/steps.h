@@ -5,6 +5,9 @@
 #include "lib/base/base.h"
 #include "lib/stream/stream.h"
 
+/* Column `target`: token ids; -1: none; this and below: a slot of bag 0, 1 of the row's column `bag`. */
+enum { VP_TARGET_SLOT = -2, VP_BAGS = 2 };
+
 typedef struct vp_step_row {
     int64_t row;     /* column `row`: unique in the step, 0 .. 2^32 - 1 */
     vp_frame_row at; /* row at.b of frame[at.frame] */

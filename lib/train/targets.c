@@ -9,14 +9,16 @@ static int allocate(vp_targets *t, int64_t M, vp_error *err) {
     t->row = vp_calloc((size_t)M + 1, sizeof *t->row);
     t->unit = vp_calloc((size_t)M + 1, sizeof *t->unit);
     t->weight = vp_calloc((size_t)M + 1, sizeof *t->weight);
-    return t->position && t->target && t->row && t->unit && t->weight
+    t->bag = vp_calloc((size_t)M + 1, sizeof *t->bag);
+    return t->position && t->target && t->row && t->unit && t->weight && t->bag
                ? VP_OK
-               : vp_fail_memory(err, "targets", (size_t)M * 5 * sizeof *t->target);
+               : vp_fail_memory(err, "targets", (size_t)M * 6 * sizeof *t->target);
 }
 
 typedef struct columns {
     int32_t *cu, *target, *unit; /* unit NULL: all 0 */
     float *weight;               /* NULL: all 1 */
+    int32_t *bag_cu, *bag_item;  /* NULL: no bags */
 } columns;
 
 static int read_columns(columns *c, const vp_frame *f, vp_error *err) {
@@ -30,25 +32,66 @@ static int read_columns(columns *c, const vp_frame *f, vp_error *err) {
     if (c->weight && n != f->T) return vp_frame_fail(f, VP_DATA, err, "column 'weight' is not [T]");
     VP_TRY(vp_frame_ints(f, "unit", &c->unit, &n, err));
     if (c->unit && n != f->B) return vp_frame_fail(f, VP_DATA, err, "column 'unit' is not [B]");
+    VP_TRY(vp_frame_lists(f, "bag", VP_BAGS, &c->bag_cu, &c->bag_item, err));
     if (!vp_map_has(f->keys, "weight_sum"))
         return vp_frame_fail(f, VP_DATA, err, "no key 'weight_sum', what the loss is divided by: mask makes it");
     return VP_OK;
 }
 
-static int fill(vp_targets *t, const columns *c, const vp_frame *f, vp_error *err) {
+/* Slots of a bag follow each other, and bags do. */
+static int check_order(const vp_targets *t, const vp_frame *f, vp_error *err) {
+    int32_t last = -1;
+    bool other = false; /* a token since then */
+    for (int64_t i = 0; i < t->M; i++) {
+        other |= t->bag[i] < 0;
+        if (t->bag[i] < 0) continue;
+        if (t->bag[i] < last || (t->bag[i] == last && other))
+            return vp_frame_fail(f, VP_DATA, err, "token %d is a slot apart from the others of its bag",
+                                 t->position[i]);
+        last = t->bag[i];
+        other = false;
+    }
+    return VP_OK;
+}
+
+/* Bag of token i, which is a slot of row b. */
+static int slot_of(const columns *c, const vp_frame *f, int64_t b, int32_t i, int32_t *bag, vp_error *err) {
+    const int64_t k = VP_TARGET_SLOT - c->target[i];
+    if (!c->bag_cu || !c->weight)
+        return vp_frame_fail(f, VP_DATA, err, "token %d is a slot, but there is no column '%s'", i,
+                             c->weight ? "bag" : "weight");
+    *bag = (int32_t)(b * VP_BAGS + k);
+    if (k < VP_BAGS && c->bag_cu[*bag] < c->bag_cu[*bag + 1]) return VP_OK;
+    return vp_frame_fail(f, VP_DATA, err, "token %d is a slot of a bag without tokens", i);
+}
+
+static int mark(vp_targets *t, const columns *c, const vp_frame *f, int64_t b, int32_t i, vp_error *err) {
+    const float weight = c->weight ? c->weight[i] : 1.0f;
+    const bool slot = c->target[i] <= VP_TARGET_SLOT;
+    if (c->target[i] < 0 && !slot) return VP_OK;
+    if (!(weight >= 0)) return vp_frame_fail(f, VP_DATA, err, "token %d: weight %g", i, (double)weight);
+    t->bag[t->M] = -1;
+    if (slot) VP_TRY(slot_of(c, f, b, i, &t->bag[t->M], err));
+    t->tokens += !slot;
+    t->position[t->M] = i;
+    t->target[t->M] = c->target[i];
+    t->weight[t->M] = weight;
+    t->unit[t->M] = c->unit ? c->unit[b] : 0;
+    t->row[t->M++] = (int32_t)b;
+    return VP_OK;
+}
+
+static int fill(vp_targets *t, columns *c, const vp_frame *f, vp_error *err) {
     for (int64_t b = 0; b < f->B; b++)
-        for (int32_t i = c->cu[b]; i < c->cu[b + 1]; i++) {
-            const float weight = c->weight ? c->weight[i] : 1.0f;
-            if (c->target[i] < 0) continue;
-            if (!(weight >= 0)) return vp_frame_fail(f, VP_DATA, err, "token %d: weight %g", i, (double)weight);
-            t->position[t->M] = i;
-            t->target[t->M] = c->target[i];
-            t->weight[t->M] = weight;
-            t->unit[t->M] = c->unit ? c->unit[b] : 0;
-            t->row[t->M++] = (int32_t)b;
-        }
+        for (int32_t i = c->cu[b]; i < c->cu[b + 1]; i++) VP_TRY(mark(t, c, f, b, i, err));
     t->denominator = vp_map_real(f->keys, "weight_sum", 0);
-    if (t->M && !(t->denominator > 0)) return vp_frame_fail(f, VP_DATA, err, "'weight_sum' is not above 0");
+    if (t->tokens && !(t->denominator > 0)) return vp_frame_fail(f, VP_DATA, err, "'weight_sum' is not above 0");
+    t->bag_cu = c->bag_cu;
+    t->bag_item = c->bag_item;
+    c->bag_cu = c->bag_item = NULL;
+    if (t->tokens < t->M) return check_order(t, f, err);
+    free(t->bag);
+    t->bag = NULL;
     return VP_OK;
 }
 
@@ -62,8 +105,21 @@ int vp_targets_read(vp_targets *t, const vp_frame *f, vp_error *err) {
     free(c.target);
     free(c.unit);
     free(c.weight);
+    free(c.bag_cu);
+    free(c.bag_item);
     if (status) vp_targets_free(t);
     return status;
+}
+
+vp_marked vp_targets_marked(const vp_targets *t) {
+    return (vp_marked){.M = t->M,
+                       .target = t->target,
+                       .weight = t->weight,
+                       .denominator = t->denominator,
+                       .unit = t->unit,
+                       .bag = t->bag,
+                       .bag_cu = t->bag_cu,
+                       .bag_item = t->bag_item};
 }
 
 void vp_targets_free(vp_targets *t) {
@@ -72,6 +128,9 @@ void vp_targets_free(vp_targets *t) {
     free(t->row);
     free(t->unit);
     free(t->weight);
+    free(t->bag);
+    free(t->bag_cu);
+    free(t->bag_item);
     *t = (vp_targets){0};
 }
 

@@ -11,8 +11,9 @@ struct vp_trainer {
     vp_schedule schedule;
     const vp_params *params;
     float *grad, *m, *v;
-    int64_t head; /* offset of the head that is trained here; -1: none */
-    float *dhead; /* its gradient; of a tied head, which is the embedding, that of the step alone */
+    int64_t head;                  /* offset of the head's rows that are trained here; -1: none */
+    int64_t head_first, head_rows; /* which these are */
+    float *dhead;                  /* their gradient; of a tied head, which is the embedding, that of the step alone */
     bool tied;
     int64_t width, updates, waiting; /* waiting: steps whose gradient no update has used */
 };
@@ -53,13 +54,10 @@ static int pool(vp_trainer *t, vp_micro *m, float **vectors, vp_error *err) {
 static int predict(vp_trainer *t, vp_micro *m, const vp_targets *targets, float *share, float *grad, vp_error *err) {
     float *picked = NULL;
     int status = pool(t, m, &picked, err);
-    const vp_marked in = {.M = targets->M,
-                          .picked = picked,
-                          .target = targets->target,
-                          .weight = targets->weight,
-                          .denominator = targets->denominator,
-                          .unit = targets->unit,
-                          .dhead = t->dhead};
+    vp_marked in = vp_targets_marked(targets);
+    in.picked = picked;
+    in.dhead = t->dhead;
+    in.dhead_first = t->head_first;
     if (!status) status = vp_objective_tokens(t->p.objective, t->p.head, &in, share, grad, NULL, err);
     free(picked);
     return status;
@@ -247,7 +245,9 @@ static int clip(vp_trainer *t, vp_optim_op *op, int64_t step, double *norm, vp_e
 /* What is packed follows the numbers. */
 static int changed(vp_trainer *t, vp_error *err) {
     VP_TRY(vp_encoder_changed(t->p.encoder, err));
-    return t->dhead ? vp_head_set(t->p.head, t->params->value + t->head, err) : VP_OK;
+    if (!t->dhead) return VP_OK;
+    const float *rows = t->params->value + t->head;
+    return t->head_first ? vp_head_set_tokens(t->p.head, rows, t->head_rows, err) : vp_head_set(t->p.head, rows, err);
 }
 
 static int update(vp_trainer *t, int64_t step, vp_trained *done, vp_error *err) {
@@ -273,15 +273,15 @@ static int update(vp_trainer *t, int64_t step, vp_trained *done, vp_error *err) 
 }
 
 static size_t head_numbers(const vp_trainer *t) {
-    return (size_t)(vp_head_vocab(t->p.head) * vp_head_width(t->p.head));
+    return (size_t)(t->head_rows * vp_head_width(t->p.head));
 }
 
 /* A tied head's gradient joins that of the embedding when the step is done: so its sums, too, do not depend on how the
  * step was cut. */
 static int join_tied(vp_trainer *t, vp_error *err) {
     const vp_compute c = vp_encoder_compute(t->p.encoder);
-    const int64_t V = vp_head_vocab(t->p.head), C = vp_head_width(t->p.head);
-    const vp_mat head = {.ptr = t->dhead, .dtype = VP_F32, .rows = V, .cols = C, .ld = C};
+    const int64_t C = vp_head_width(t->p.head);
+    const vp_mat head = {.ptr = t->dhead, .dtype = VP_F32, .rows = t->head_rows, .cols = C, .ld = C};
     vp_elem_op op = {.x = head, .y = head, .out = head, .a = 1, .b = 1};
     op.y.ptr = op.out.ptr = t->grad + t->head;
     return check(t, c.ops->add(c.queue, &op), err);
@@ -327,7 +327,14 @@ static int allocate(float **moment, int64_t n, vp_error *err) {
 static int open_head(vp_trainer *t, vp_error *err) {
     bool tied;
     t->head = vp_encoder_head(t->p.encoder, &tied);
-    if (!t->p.head || t->head < 0) return VP_OK;
+    if (!t->p.head) return VP_OK;
+    t->head_rows = vp_head_vocab(t->p.head);
+    if (t->head < 0 && tied) t->head = vp_encoder_tokens(t->p.encoder);
+    if (t->head >= 0 && t->head == vp_encoder_tokens(t->p.encoder)) { /* rows of single tokens are the head's, too */
+        t->head_first = t->head_rows - vp_encoder_training(t->p.encoder)->tokens;
+        t->head_rows -= t->head_first;
+    }
+    if (t->head < 0) return VP_OK;
     t->tied = tied;
     t->dhead = tied ? vp_calloc(head_numbers(t), sizeof *t->dhead) : t->grad + t->head;
     return t->dhead ? VP_OK : vp_fail_memory(err, "the head's gradient", head_numbers(t) * sizeof *t->dhead);

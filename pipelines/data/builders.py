@@ -2,7 +2,7 @@
 for, over the texts in the order of their names: the order of the input changes nothing.
 
 A row: {"id", "query", "pos" [], "neg" [], "pos_ids" [], "neg_ids" [], ...}. A text is a string or [instruction, text]."""
-import itertools
+import itertools, re
 from layouts import digest, same
 from prose import chance, share, split_sentences, squeeze
 
@@ -179,11 +179,28 @@ def passages(document, words):
         yield " ".join(taken)
 
 
-def consecutive(document, words, leaks):
+# NLTK's English stop words, but those with an apostrophe, which parts words here
+STOP_WORDS = frozenset("""i me my myself we our ours ourselves you your yours yourself yourselves he him his himself
+she her hers herself it its itself they them their theirs themselves what which who whom this that these those am is
+are was were be been being have has had having do does did doing a an the and but if or because as until while of at
+by for with about against between into through during before after above below to from up down in out on off over
+under again further then once here there when where why how all any both each few more most other some such no nor not
+only own same so than too very s t can will just don should now d ll m o re ve y ain aren couldn didn doesn hadn hasn
+haven isn ma mightn mustn needn shan shouldn wasn weren won wouldn""".split())
+
+
+def without_stop_words(text):
+    """The text's other words, as LLaRA's authors leave them for slots to predict."""
+    return " ".join(word for word in re.sub(r"[\W_]+", " ", text).split() if word.casefold() not in STOP_WORDS)
+
+
+def consecutive(document, words, leaks, remove_stop_words=False):
     """A row for every passage with the next one of its document. A passage of which a sentence is in `leaks` has no row and is
     not the next one of any."""
+    left = without_stop_words if remove_stop_words else str
+
     def texts(pair):
         return [pair, *map(split_sentences, pair)]
 
     for now, after in leaks.clean(itertools.pairwise(passages(document, words)), texts):
-        yield {"input": now, "output_summarize": now, "output_predict": after}
+        yield {"input": now, "output_summarize": left(now), "output_predict": left(after)}

@@ -116,12 +116,14 @@ void settings_seeds(fuzz_seeds *s) {
                       "\"max_length\":32,\"dims\":0,\"latent_attention_config\":{\"output_normalize\":true,"
                       "\"form\":\"plain\",\"num_latents_value\":2,\"num_cross_heads\":2,\"cross_dim_head\":4,"
                       "\"inner_dim\":4,\"latent_dim\":8,\"hidden_dim\":8}}");
+    fuzz_seed_text(s, "{\"chat\":\"llara\",\"attention\":\"causal\",\"pooling\":\"mean\",\"normalize\":true,"
+                      "\"max_length\":32,\"dims\":0}");
 }
 
 int settings_run(const vp_buf *input, vp_error *err) {
-    static const char *const others[] = {"1_Pooling/config.json", "sentence_bert_config.json",
-                                         "config_sentence_transformers.json", "llm2vec_config.json",
-                                         "nv_embed_config.json"};
+    static const char *const others[] = {
+        "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+        "llm2vec_config.json",   "nv_embed_config.json",      "vecpipe_config.json"};
     if (input->len && input->data[0] == '[')
         fuzz_write_file("modules.json", input);
     else
@@ -135,17 +137,19 @@ int settings_run(const vp_buf *input, vp_error *err) {
 
 static const char adapter[] = "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"q_proj\"],"
                               "\"bias\":\"none\",\"use_dora\":false,\"use_rslora\":true,"
+                              "\"trainable_token_indices\":{\"embed_tokens\":[14,15]},"
                               "\"rank_pattern\":{\".*q_proj\":2},\"alpha_pattern\":{\"layers.0.self_attn.q_proj\":8}}";
 
 void adapter_seeds(fuzz_seeds *s) {
     static const tiny_tensor lora[] = {
         {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "", 2, 8},
         {"base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", "", 8, 2},
+        {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "", 2, 8},
     };
     write_tensors("model.safetensors", tiny, TINY);
     fuzz_write_text("config.json", plain);
     mkdir("adapter", 0700);
-    write_tensors("adapter/adapter_model.safetensors", lora, 2);
+    write_tensors("adapter/adapter_model.safetensors", lora, sizeof lora / sizeof *lora);
     fuzz_seed_text(s, adapter);
 }
 

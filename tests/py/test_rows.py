@@ -154,6 +154,8 @@ def test_passages():
     ok(all(r["output_summarize"] == r["input"] for r in made) and
        [r["output_predict"] for r in made][:3] == [r["input"] for r in made][1:4] and made[3]["output_predict"].startswith("Sentence 8"),
        "passages: each with the next one")
+    ok(rows("passages", "--words", "4", "--remove-stop-words", given="The cat, it sat.\nOn A mat: don't!\n") ==
+       [{"input": "The cat, it sat.", "output_summarize": "cat sat", "output_predict": "mat"}], "passages: without stop words")
     records = lines_of(*({"text": " ".join(part.split())} for part in text.split("\n\n")))
     with tempfile.TemporaryDirectory() as folder:
         with open(f"{folder}/texts.jsonl", "w", encoding="utf-8") as f:

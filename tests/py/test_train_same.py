@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Training ends in the same bytes, adapter and optimiser alike: piped and fused, with one thread and two, in micro-batches
 of any size and frames of any cut, whatever is recomputed and kept; with dropout, negatives, accumulation, rows of one
-token or none, and frames without targets.
+token or none, frames without targets, bags of slots with embedding rows of their own.
 
 environment: VP_BIN, REPO (as tests/run sets them)
 """
@@ -54,6 +54,23 @@ def tokenless_rows(step):
     return [{"ids": np.zeros(0), "group": g, "role": r} for g in (0, 1) for r in (0, 1)] if step == 1 else pair_rows(step)
 
 
+def llara_rows(step):
+    """A text, then two branches that share their positions, each with 4 slots of the last 8 tokens; some lack a bag."""
+    random, rows = np.random.default_rng(500 + step), []
+    for row, length in enumerate([60, 1, 130, 33, 97, 200, 12]):
+        text, branch = random.integers(3, VOCAB - 8, length), random.integers(3, VOCAB - 8, 5)
+        bag = [sorted(map(int, set(random.integers(3, VOCAB - 8, 20)))) if (row + k + step) % 3 else [] for k in (0, 1)]
+        slots = [np.full(4, -2 - k if bag[k] else -1) for k in (0, 1)]
+        none = np.full(5, -1)
+        weight = [np.full(9, 0.5 / 4 if bag[k] else 0) for k in (0, 1)]
+        rows.append({"ids": np.concatenate([text, branch, np.arange(VOCAB - 8, VOCAB - 4), branch, np.arange(VOCAB - 4, VOCAB)]),
+                     "seg": np.repeat([0, 1, 2], [length, 9, 9]), "bag": bag,
+                     "pos": np.concatenate([np.arange(length + 9), np.arange(length, length + 9)]),
+                     "target": np.concatenate([text[1:], [-1], none, slots[0], none, slots[1]]),
+                     "weight": np.concatenate([np.ones(length - 1), [0], *weight])})
+    return rows
+
+
 def short_rows(step):
     random = np.random.default_rng(400 + step)
     return [{"ids": ids(random, 2), "target": ids(random, 2) * [1, 0] - [0, 1]}]
@@ -64,10 +81,10 @@ def short_rows(step):
 class Case:
     """An objective with its rows and settings, in a folder of runs."""
 
-    def __init__(self, folder, name, objective, rows_of, n=3, pool="mean", dropout=None, settings=()):
+    def __init__(self, folder, name, objective, rows_of, n=3, pool="mean", dropout=None, settings=(), attention="bi"):
         self.folder, self.name, self.rows_of, self.n = os.path.join(folder, name.replace(" ", "-")), name, rows_of, n
         self.objective, self.pool, self.settings = objective.split(), pool, [*LORA, *settings]
-        self.dropout = []
+        self.attention, self.dropout = ["--attention", attention], []
         if dropout: self.dropout = ["--attention-dropout", dropout, "--hidden-dropout", dropout]
         if dropout: self.settings[1] += ",dropout=" + dropout
         self.count = itertools.count()
@@ -83,15 +100,16 @@ class Case:
         else:
             pool = ["pool", self.pool] + ([] if self.pool == "pick" else ["--no-normalize"])
             if self.pool == "latent": pool += ["--follow", run]
-            fwd = ["fwd", "-m", MODEL, "--follow", run, "--attention", "bi", *self.dropout]
-            commands = [[*fwd, *piped], pool, ["loss", *self.objective], step]
+            fwd = ["fwd", "-m", MODEL, "--follow", run, *self.attention, *self.dropout]
+            follow = ["--follow", run] if self.pool == "pick" and "--train-tokens" in self.settings else []
+            commands = [[*fwd, *piped], pool, ["loss", *self.objective, *follow], step]
         statuses, errors = pipe([program(*c) for c in commands], data)
         if any(statuses): return None, [], f"{statuses} {errors.strip()}"
         return results(run), [e["loss"] for e in log_of(log)], ""
 
     def fused(self):
         pool = [] if self.pool == "pick" else ["--pool", self.pool, "--no-normalize"]
-        return ["-m", MODEL, "--attention", "bi", "--objective", *self.objective, *pool, *self.dropout]
+        return ["-m", MODEL, *self.attention, "--objective", *self.objective, *pool, *self.dropout]
 
     def stopped(self, after):
         """The results of a run that came to the end of a shorter stream, then of the rest from where its checkpoint is."""
@@ -142,8 +160,12 @@ def main():
             Case(folder, f"{form} latents", "infonce --candidates own", pair_rows, pool="latent", dropout="0.1", settings=sizes).same(
                 {**PIPED, **KEPT, "in 3 frames": {"parts": 3}, "in micro-batches of 64": {"options": ["--batch-tokens", 64]}})
         Case(folder, "latents, accumulated", "infonce", view_rows, 4, pool="latent", settings=["--accumulate", "2"]).same(PIPED)
+        Case(folder, "latents and rows of tokens", "infonce", pair_rows, pool="latent",
+             settings=["--latent", "latents=7,heads=2,inner=9", "--train-tokens", "8"]).same(PIPED)
         Case(folder, "accumulated", "infonce", pair_rows, 4, settings=["--accumulate", "2", "--optimizer", "rmsprop"]).same(PIPED)
         Case(folder, "a step without tokens", "infonce", tokenless_rows).same({**PIPED, **KEPT})
+        Case(folder, "bags of slots", "llara", llara_rows, pool="pick", attention="segments",
+             settings=["--train-tokens", "8"]).same({**PIPED, **FUSED})
         Case(folder, "one short row", "mntp", short_rows, pool="pick", settings=["--optimizer", "sgd"]).same(PIPED)
         Case(folder, "dropout of tokens", "ntp", mntp_rows, pool="pick", dropout="0.1").same(PIPED)
     return done()

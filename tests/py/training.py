@@ -64,8 +64,9 @@ def step_frames(step, rows, parts=1):
                    "unit": np.array(units[a:b], "i4")}
         for name in rows[0] if rows else ["ids"]:
             values = [r[name] for r in part]
-            if name in ("group", "role", "view", "score"): columns[name] = np.array(values, {"group": "i4", "score": "f4"}.get(name, "u1"))
-            else: columns[name] = np.concatenate([np.zeros(0, "i4"), *values]).astype("f4" if name == "weight" else "i4")
+            if name == "bag": columns[name] = values
+            elif name in ("group", "role", "view", "score"): columns[name] = np.array(values, {"group": "i4", "score": "f4"}.get(name, "u1"))
+            else: columns[name] = np.concatenate([np.zeros(0, "i4"), *values]).astype({"weight": "f4", "seg": "u1"}.get(name, "i4"))
         frames.append((columns, dict(keys)))
     frames[-1][1]["last"] = True
     return frames

@@ -205,6 +205,27 @@ static void test_result(void) {
     }
 }
 
+/* Texts have one form, that of the folder which was read last. */
+static void test_forms(void) {
+    static const vp_latent_sizes sizes = {.latents = 6, .plain = true};
+    vp_error err = {0};
+    const char *prompted = linked_folder(golden_path("mistral/adapter")), *latent = make_result(&sizes);
+    const vp_settings own = {
+        .chat = "llara", .attention = "causal", .pooling = "last", .normalize = 1, .max_len = 33, .dims = 8};
+    must(vp_settings_write_own(&own, prompted, &err), &err);
+    vp_model *m = open_model(golden_path("mistral"));
+    const vp_settings *s = vp_model_settings(m);
+    must(vp_model_add_adapter(m, latent, &err), &err);
+    must(vp_model_add_adapter(m, prompted, &err), &err);
+    OK(s->chat && !strcmp(s->chat, "llara") && !s->nv_embed && !strcmp(s->attention, "causal") &&
+           !strcmp(s->pooling, "last") && s->max_len == 33 && s->dims == 8,
+       "a prompt with slots after NV-Embed's form: %s %s", s->attention, s->pooling);
+    must(vp_model_add_adapter(m, latent, &err), &err);
+    OK(!s->chat && s->nv_embed && !strcmp(s->attention, "bi") && !strcmp(s->pooling, "latent") && s->max_len == 77,
+       "and the other way round");
+    vp_model_close(m);
+}
+
 /* What is wrong with a layer's folder is said by name. */
 static void test_damage(void) {
     static const struct {
@@ -247,6 +268,7 @@ int main(void) {
     test_gradient(&r);
     close_reference(&r);
     test_result();
+    test_forms();
     test_damage();
     return done();
 }

@@ -399,6 +399,11 @@ int main(void) {
         check_model(decoders[i], i % 2 ? "causal" : "bi", &lora, "adapter");
         check_model(decoders[i], i % 2 ? "bi" : "causal", &full, "whole");
     }
+    vp_train_options tokens = lora;
+    tokens.tokens = 120; /* of 320: some of the rows' tokens */
+    check_model("llama-gqa-tied", "causal", &tokens, "adapter and rows of tokens");
+    check_model("gemma", "bi", &tokens, "adapter and rows of tokens");
+    check_bytes("llama-gqa-tied", tokens, "f32");
     vp_train_options noisy = lora;
     noisy.lora_dropout = 0.1;
     noisy.attention_dropout = 0.2;

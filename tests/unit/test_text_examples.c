@@ -9,6 +9,12 @@ static const struct {
 } cases[] = {
     {"a query and its texts", "{\"query\":\"q\",\"positive\":[\"a\",\"b\"],\"negative\":\"c\"}",
      "0:-|q=0;1:-|a=0;1:-|b=0;2:-|c=0;", VP_OK},
+    {"a passage and the one after it", "{\"input\":\"q\",\"output_summarize\":\"a\",\"output_predict\":\"b\"}",
+     "0:-|q=0;1:-|a=0;1:-|b=0;", VP_OK},
+    {"a passage that rebuilds itself", "{\"input\":\"q\",\"output_predict\":\"b\"}", "0:-|q=0;1:-|q=0;1:-|b=0;", VP_OK},
+    {"the last passage", "{\"input\":\"q\",\"output_summarize\":\"a\",\"output_predict\":null}", "0:-|q=0;1:-|a=0;",
+     VP_OK},
+    {"a passage that is none", "{\"input\":1,\"output_predict\":\"b\"}", "'input' is neither", VP_DATA},
     {"no negatives", "{\"query\":\"q\",\"positive\":\"a\",\"negative\":null}", "0:-|q=0;1:-|a=0;", VP_OK},
     {"pos and neg with instructions", "{\"query\":[\"i\",\"q\"],\"pos\":[[\"\",\"a\"]],\"neg\":[[\"j\",\"b\"],\"c\"]}",
      "0:i|q=0;1:|a=0;2:j|b=0;2:-|c=0;", VP_OK},

@@ -1,7 +1,7 @@
 /* Tokenizers against recorded tokens: small tokenizer.json files with ids and byte spans (tests/tokenizers/make.py),
  * public GGUF vocabularies, and the two models where they have been fetched. Run from the repository's root. */
 #include "lib/stream/input.h"
-#include "lib/text/text.h"
+#include "lib/text/slots.h"
 #include "tests/unit/tap.h"
 #include <fcntl.h>
 #include <jansson.h>
@@ -80,6 +80,29 @@ static bool decompress(const char *from, const char *to) {
     return status == VP_OK;
 }
 
+/* LLaRA's pieces with LLaMA 2's tokens, as its code has them; the slots are not among these. */
+static void check_slots(const char *path) {
+    static const int32_t prefix[] = {1, 376};
+    static const int32_t self[] = {9162, 19138, 675, 278, 2038, 13382, 2629, 9475, 3838, 29901, 29871};
+    static const int32_t next[] = {9162, 8500, 278, 1494, 13382, 2629, 9475, 3838, 29901, 29871};
+    const vp_slot_prompt *p = vp_slots_find("llara");
+    vp_tokenizer *t = NULL;
+    vp_tokens tokens[3] = {0}, none = {0};
+    vp_error err = {0};
+    OK(!vp_tokenizer_open(&t, path, &err) && !vp_slots_prefix(p, t, true, &tokens[0], &err) &&
+           tokens[0].n == sizeof prefix / sizeof *prefix && !memcmp(tokens[0].id, prefix, sizeof prefix),
+       "llara's prefix %s", err.text);
+    for (int k = 0; t && k < 2; k++)
+        vp_tokenizer_encode(t, p->suffix[k], strlen(p->suffix[k]), false, &tokens[k + 1], &err);
+    OK(tokens[1].n == sizeof self / sizeof *self && !memcmp(tokens[1].id, self, sizeof self), "its summarise piece");
+    OK(tokens[2].n == sizeof next / sizeof *next && !memcmp(tokens[2].id, next, sizeof next), "its predict piece");
+    OK(t && vp_slots_suffix(p, t, VP_SLOTS_NEXT, &none, &err) == VP_DATA && strstr(err.text, "<s9>"), "no slots: %s",
+       err.text);
+    for (int k = 0; k < 3; k++) vp_tokens_free(&tokens[k]);
+    vp_tokens_free(&none);
+    vp_tokenizer_close(t);
+}
+
 static void check_gguf(const char *name) {
     char from[200], expected[200], path[] = "/tmp/vp-vocab-XXXXXX.gguf";
     snprintf(from, sizeof from, "tests/tokenizers/%s.gguf.zst", name);
@@ -87,6 +110,7 @@ static void check_gguf(const char *name) {
     int fd = mkstemps(path, 5);
     if (fd >= 0) close(fd);
     if (OK(fd >= 0 && decompress(from, path), "%s: decompressed", name)) check_file(name, path, expected);
+    if (!strcmp(name, "llama-spm")) check_slots(path);
     unlink(path);
 }
 

@@ -275,6 +275,7 @@ static int run(state *s, const char *file, vp_error *err) {
     if (!(s->lines = vp_calloc((size_t)s->capacity, sizeof *s->lines)))
         return vp_fail_memory(err, "prompts", (size_t)s->capacity * sizeof *s->lines);
     s->progress = vp_progress_start("prompts", -1);
+    if (isatty(STDOUT_FILENO) == 1) vp_progress_hide(s->progress); /* its line would erase what is answered */
     for (s->more = true;;) {
         VP_TRY(add_prompts(s, err));
         if (vp_gen_idle(s->gen)) break;

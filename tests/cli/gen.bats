@@ -180,6 +180,17 @@ PY
     run ! grep -q '"text"' screen
 }
 
+@test "on a terminal no progress erases the answers" {
+    need_terminal
+    gen --greedy --max-tokens 200 --format text --lines <<<'some words' | tr '\000-\010\013-\037\177' '?' >want
+    script -qec "gen --greedy --max-tokens 200 --lines < <(echo some words)" /dev/null >screen || true
+    python3 - <<'PY'
+screen = open("screen", "rb").read().rpartition(b"\x1b[K")[2].replace(b"\r", b"")
+want = open("want", "rb").read()
+assert screen.strip() == want.strip(), (screen, want)
+PY
+}
+
 @test "--chat: the format by name, and from the template" {
     chat='{"messages":[{"role":"user","content":"a"}]}'
     echo '{"chat_template":"{{ \"<|user|>\" }} x <|assistant|>"}' >tiny/tokenizer_config.json

@@ -52,6 +52,7 @@ PY
     gen --seed 6 --temperature 1.3 --max-tokens 20 --logprobs prompts >other
     run ! cmp -s other want
     cmp <(gen --temperature 0 prompts) <(gen --greedy --seed 9 prompts)
+    for x in 1e-30 1e-38 1e-40; do cmp <(gen --temperature $x prompts) <(gen --greedy prompts); done
     cmp <(gen --top-k 1 --temperature 2 prompts) <(gen --greedy prompts)
 }
 

@@ -79,6 +79,8 @@ static int open_gen(vp_gen *g, const vp_model *m, vp_error *err) {
     for (size_t i = 0; i < g->o.nstops; i++) {
         const size_t n = strlen(g->o.stop[i]);
         if (!n) return vp_fail(err, VP_USAGE, "a stop text is empty");
+        if (vp_utf8_valid(g->o.stop[i], n) != n) /* it could cut a character in two */
+            return vp_fail(err, VP_USAGE, "stop text %zu is not UTF-8", i + 1);
         if (n > g->stops.longest) g->stops.longest = n;
     }
     if (!on.ops->sample || !on.ops->kv_append)

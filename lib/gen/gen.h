@@ -19,7 +19,7 @@ typedef struct vp_gen_options {
     double penalty;     /* of tokens that the prompt or the answer has already, as CTRL's (Keskar et al. 2019); 1:
                            none */
     uint64_t seed;
-    const char *const *stop; /* texts that end an answer, and are no part of it; borrowed */
+    const char *const *stop; /* texts (UTF-8) that end an answer, and are no part of it; borrowed */
     size_t nstops;
     const char *end; /* a token's text that ends an answer, beside those that the model's files name; NULL: none */
     int64_t batch;   /* prompts that run together, >= 1 */

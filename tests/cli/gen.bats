@@ -129,6 +129,8 @@ PY
     grep -q 'the model has no chat template' err
     refused 2 gen --chat nonesuch <<<'{"prompt":"a"}'
     refused 2 gen --stop '' --lines <<<a
+    refused 2 gen --stop x --stop $'\xaf' --lines <<<a
+    grep -q 'stop text 2 is not UTF-8' err
     refused 2 gen --format text --logprobs --lines <<<a
     refused 2 gen --top-p 0 --lines <<<a
     refused 2 gen prompts prompts

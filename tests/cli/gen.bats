@@ -56,6 +56,24 @@ PY
     cmp <(gen --top-k 1 --temperature 2 prompts) <(gen --greedy prompts)
 }
 
+@test "a model with more rows than the tokenizer has tokens: such a token has no text" {
+    python3 - <<'PY'
+import json
+t = json.load(open("tiny/tokenizer.json"))
+m = t["model"]
+parts = lambda x: x.split(" ") if isinstance(x, str) else x
+m["vocab"] = {k: v for k, v in m["vocab"].items() if v < 280}
+m["merges"] = [x for x in m["merges"] if "".join(parts(x)) in m["vocab"] and all(p in m["vocab"] for p in parts(x))]
+json.dump(t, open("tiny/tokenizer.json", "w"))
+PY
+    expect 0 gen --temperature 2 --max-tokens 60 --logprobs prompts
+    python3 - out <<'PY'
+import json, sys
+rows = [json.loads(l) for l in open(sys.argv[1], encoding="utf-8")]
+assert len(rows) == 12 and any(i >= 280 for r in rows for i, _ in r["logprobs"])
+PY
+}
+
 @test "--compute: bf16 and i8 are near f32, each with its own bytes" {
     for type in f32 bf16 i8; do gen --greedy --max-tokens 1 --logprobs --compute $type prompts >$type; done
     run ! cmp -s f32 bf16

@@ -266,6 +266,20 @@ static int write_answers(state *s, vp_error *err) {
     return status;
 }
 
+/* An error of the input ends the program when the prompts before it are answered. */
+static int answer_all(state *s, vp_error *err) {
+    vp_error input = {0};
+    int status = VP_OK;
+    for (s->more = true;;) {
+        if (!status) status = add_prompts(s, &input);
+        if (vp_gen_idle(s->gen) || input.broken_pipe) break;
+        VP_TRY(vp_gen_step(s->gen, err));
+        VP_TRY(write_answers(s, err));
+    }
+    if (status) *err = input;
+    return status;
+}
+
 static int run(state *s, const char *file, vp_error *err) {
     s->text = opt.format == FORMAT_TEXT || (opt.format == FORMAT_AUTO && isatty(STDOUT_FILENO) == 1);
     if (s->text && opt.logprobs) return vp_fail(err, VP_USAGE, "--logprobs needs --format jsonl");
@@ -276,12 +290,7 @@ static int run(state *s, const char *file, vp_error *err) {
         return vp_fail_memory(err, "prompts", (size_t)s->capacity * sizeof *s->lines);
     s->progress = vp_progress_start("prompts", -1);
     if (isatty(STDOUT_FILENO) == 1) vp_progress_hide(s->progress); /* its line would erase what is answered */
-    for (s->more = true;;) {
-        VP_TRY(add_prompts(s, err));
-        if (vp_gen_idle(s->gen)) break;
-        VP_TRY(vp_gen_step(s->gen, err));
-        VP_TRY(write_answers(s, err));
-    }
+    VP_TRY(answer_all(s, err));
     if (vp_records_skipped(s->records))
         vp_cli_note("%lld bad records were skipped", (long long)vp_records_skipped(s->records));
     return VP_OK;

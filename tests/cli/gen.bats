@@ -124,9 +124,15 @@ PY
     [ "$(field finish out)" = '"context"' ]
     [ "$(field tokens out)" -eq 6 ]
     { head -n 2 prompts; echo "{\"prompt\":\"$long$long\"}"; } >late
-    expect 3 gen --greedy late
-    grep -q "^gen: late:3: the prompt has 501 tokens, the model has 256 positions$" err
-    [ "$(wc -l <out)" -le 2 ]
+    gen --greedy --max-tokens 20 prompts | head -n 2 >first
+    for batch in 1 2 5; do
+        expect 3 gen --greedy --max-tokens 20 --batch $batch late
+        grep -q "^gen: late:3: the prompt has 501 tokens, the model has 256 positions$" err
+        cmp out first
+    done
+    echo '{"prompt":' >broken
+    cat <(head -n 2 prompts) broken | expect 3 gen --greedy --max-tokens 20 --batch 5
+    cmp out first
 }
 
 @test "bad input and wrong usage are refused" {

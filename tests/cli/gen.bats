@@ -56,7 +56,7 @@ PY
     cmp <(gen --top-k 1 --temperature 2 prompts) <(gen --greedy prompts)
 }
 
-@test "a model with more rows than the tokenizer has tokens: such a token has no text" {
+@test "a model with rows that are no tokens: they have no text; tokens without a row are refused" {
     python3 - <<'PY'
 import json
 t = json.load(open("tiny/tokenizer.json"))
@@ -64,8 +64,11 @@ m = t["model"]
 parts = lambda x: x.split(" ") if isinstance(x, str) else x
 m["vocab"] = {k: v for k, v in m["vocab"].items() if v < 280}
 m["merges"] = [x for x in m["merges"] if "".join(parts(x)) in m["vocab"] and all(p in m["vocab"] for p in parts(x))]
+t["added_tokens"].append({**t["added_tokens"][0], "id": 320, "content": "<x>"})
 json.dump(t, open("tiny/tokenizer.json", "w"))
 PY
+    expect 3 gen --lines <<<$'a\nan <x>'
+    grep -q '^gen: standard input:2: the tokenizer gives token 320, the model has tokens below 320$' err
     expect 0 gen --temperature 2 --max-tokens 60 --logprobs prompts
     python3 - out <<'PY'
 import json, sys
@@ -130,6 +133,10 @@ PY
         grep -q "^gen: late:3: the prompt has 501 tokens, the model has 256 positions$" err
         cmp out first
     done
+    { head -n 1 prompts; sed -n 3p late; echo '{"prompt":["a","b"]}'; sed -n 2p prompts; } >mixed
+    expect 0 gen --greedy --max-tokens 20 --batch 2 --skip-bad mixed
+    cmp out first
+    grep -q '^gen: 2 bad records were skipped$' err
     echo '{"prompt":' >broken
     cat <(head -n 2 prompts) broken | expect 3 gen --greedy --max-tokens 20 --batch 5
     cmp out first

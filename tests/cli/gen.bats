@@ -227,7 +227,7 @@ PY
 
 @test "--chat: the format by name, and from the template" {
     chat='{"messages":[{"role":"user","content":"a"}]}'
-    echo '{"chat_template":"{{ \"<|user|>\" }} x <|assistant|>"}' >tiny/tokenizer_config.json
+    echo '{"chat_template":"{{ \"<|user|>\" + x + eos_token }} <|assistant|>"}' >tiny/tokenizer_config.json
     gen --chat auto --greedy --max-tokens 8 <<<"$chat" >auto
     gen --chat zephyr --greedy --max-tokens 8 <<<"$chat" >named
     printf '%s\n' '{"prompt":"<|user|>\na</s>\n<|assistant|>\n"}' | gen --greedy --max-tokens 8 >plain
@@ -235,8 +235,11 @@ PY
     [ "$(field text auto)" = "$(field text plain)" ]
     gen --chat zephyr --greedy --max-tokens 8 <<<'{"prompt":["a"]}' >list
     [ "$(field text list)" = "$(field text named)" ]
-    echo '{"chat_template":"nothing known"}' >tiny/tokenizer_config.json
-    refused 3 gen --chat auto <<<"$chat"
+    for other in 'nothing known' "{{ '<|user|>' + x }} {{ '<|assistant|>' + x + eos_token }}" "<|user|>x<|end|><|assistant|></s>"; do
+        echo "{\"chat_template\":\"$other\"}" >tiny/tokenizer_config.json
+        refused 3 gen --chat auto <<<"$chat"
+        grep -q 'its chat template is none of ' err
+    done
 }
 
 @test "SmolLM2: the tokens and the texts of transformers, 10 prompts and 10 conversations" {

@@ -55,7 +55,7 @@ static const vp_option table[] = {
      .min = 1,
      .max = 1024,
      .help = "prompts that run together"},
-    {.name = "skip-bad", .kind = VP_OPT_FLAG, .target = &opt.skip_bad, .help = "count malformed records, and go on"},
+    {.name = "skip-bad", .kind = VP_OPT_FLAG, .target = &opt.skip_bad, .help = "count bad records, and go on"},
     {.kind = VP_OPT_GROUP, .help = "Answers"},
     {.name = "max-tokens",
      .kind = VP_OPT_INT,
@@ -138,7 +138,7 @@ typedef struct state {
     vp_gen *gen;
     vp_tokens ids;
     line *lines; /* a ring of prompts whose answers are not written: number i at i % capacity */
-    int64_t capacity, rows, written, counted;
+    int64_t capacity, rows, bad, written, counted;
     size_t printed; /* bytes of the first answer */
     bool text, more;
     vp_buf out;
@@ -212,6 +212,8 @@ static int add_record(state *s, const vp_record *r, vp_error *err) {
     s->ids.n = 0;
     int status = vp_gen_prompt(s->tokenizer, s->dialog, r, &s->ids, &why);
     if (!status) status = vp_gen_add(s->gen, s->ids.id, s->ids.n, s->rows, &why);
+    s->bad += status == VP_DATA;
+    if (status == VP_DATA && opt.skip_bad) return VP_OK;
     if (status) return vp_fail(err, status, "%s:%lld: %s", vp_records_name(s->records), (long long)r->number, why.text);
     return keep_line(&s->lines[s->rows++ % s->capacity], r, err);
 }
@@ -266,6 +268,20 @@ static int write_answers(state *s, vp_error *err) {
     return status;
 }
 
+/* An error of the input ends the program when the prompts before it are answered. */
+static int answer_all(state *s, vp_error *err) {
+    vp_error input = {0};
+    int status = VP_OK;
+    for (s->more = true;;) {
+        if (!status) status = add_prompts(s, &input);
+        if (vp_gen_idle(s->gen) || input.broken_pipe) break;
+        VP_TRY(vp_gen_step(s->gen, err));
+        VP_TRY(write_answers(s, err));
+    }
+    if (status) *err = input;
+    return status;
+}
+
 static int run(state *s, const char *file, vp_error *err) {
     s->text = opt.format == FORMAT_TEXT || (opt.format == FORMAT_AUTO && isatty(STDOUT_FILENO) == 1);
     if (s->text && opt.logprobs) return vp_fail(err, VP_USAGE, "--logprobs needs --format jsonl");
@@ -275,14 +291,10 @@ static int run(state *s, const char *file, vp_error *err) {
     if (!(s->lines = vp_calloc((size_t)s->capacity, sizeof *s->lines)))
         return vp_fail_memory(err, "prompts", (size_t)s->capacity * sizeof *s->lines);
     s->progress = vp_progress_start("prompts", -1);
-    for (s->more = true;;) {
-        VP_TRY(add_prompts(s, err));
-        if (vp_gen_idle(s->gen)) break;
-        VP_TRY(vp_gen_step(s->gen, err));
-        VP_TRY(write_answers(s, err));
-    }
-    if (vp_records_skipped(s->records))
-        vp_cli_note("%lld bad records were skipped", (long long)vp_records_skipped(s->records));
+    if (isatty(STDOUT_FILENO) == 1) vp_progress_hide(s->progress); /* its line would erase what is answered */
+    VP_TRY(answer_all(s, err));
+    s->bad += vp_records_skipped(s->records);
+    if (s->bad) vp_cli_note("%lld bad records were skipped", (long long)s->bad);
     return VP_OK;
 }
 

@@ -2,6 +2,7 @@
  * is a few passes over the row. Legend: B rows, V vocabulary. */
 #include "kernels/cpu/cpu.h"
 #include "lib/base/philox.h"
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,10 +104,19 @@ static int32_t draw(const vp_sample_op *op, int64_t b, candidate *c, int64_t n, 
     return c[last].id;
 }
 
+/* z <- (z - max) / temperature: the likeliest is 0 and none is above it, so that nothing overflows upwards. */
+static void divide(const vp_sample_op *op, const vp_simd *simd, float *z) {
+    const int64_t n = op->logits.cols;
+    float most = z[0];
+    for (int64_t i = 1; i < n; i++) most = z[i] > most ? z[i] : most;
+    for (int64_t i = 0; i < n; i++) z[i] -= most;
+    simd->attn->scale(z, fminf(1.0f / op->temperature, FLT_MAX), n);
+}
+
 static int32_t sample_row(const vp_sample_op *op, const vp_simd *simd, int64_t b, float *z, candidate *c) {
     int64_t n = op->logits.cols;
     float sum;
-    simd->attn->scale(z, 1.0f / op->temperature, n);
+    divide(op, simd, z);
     simd->loss->exponents(z, false, n, &sum);
     for (int64_t i = 0; i < n; i++) c[i] = (candidate){z[i], (int32_t)i};
     const bool few = op->top_k > 0 && op->top_k < n, nucleus = op->top_p < 1.0f;
@@ -124,7 +134,7 @@ static void punish(const vp_sample_op *op, int64_t b, float *z) {
     if (!op->seen || op->penalty == 1.0f) return;
     for (int64_t i = op->seen_cu[b]; i < op->seen_cu[b + 1]; i++) {
         float *x = &z[op->seen[i]];
-        *x = *x > 0.0f ? *x / op->penalty : *x * op->penalty;
+        *x = *x > 0.0f ? fminf(*x / op->penalty, FLT_MAX) : *x * op->penalty;
     }
 }
 

@@ -73,6 +73,8 @@ void vp_cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 typedef struct vp_progress vp_progress;
 vp_progress *vp_progress_start(const char *unit, int64_t total); /* never NULL-checked: NULL is accepted everywhere */
 void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens);
+/* Erase the line, and draw it no more: the program writes text to the same terminal. */
+void vp_progress_hide(vp_progress *p);
 /* What the line says beside the counts from the next redraw on: "step 12, loss 3.456"; copied, cut at 79 bytes. */
 void vp_progress_note(vp_progress *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void vp_progress_finish(vp_progress *p);

@@ -105,6 +105,12 @@ void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens) {
     if (at - p->drawn >= 0.1) draw(p, at);
 }
 
+void vp_progress_hide(vp_progress *p) {
+    if (!p || !p->shown) return;
+    vp_cli_status_line(NULL);
+    p->shown = false;
+}
+
 void vp_progress_note(vp_progress *p, const char *format, ...) {
     if (!p) return;
     va_list args;

@@ -79,6 +79,8 @@ static int open_gen(vp_gen *g, const vp_model *m, vp_error *err) {
     for (size_t i = 0; i < g->o.nstops; i++) {
         const size_t n = strlen(g->o.stop[i]);
         if (!n) return vp_fail(err, VP_USAGE, "a stop text is empty");
+        if (vp_utf8_valid(g->o.stop[i], n) != n) /* it could cut a character in two */
+            return vp_fail(err, VP_USAGE, "stop text %zu is not UTF-8", i + 1);
         if (n > g->stops.longest) g->stops.longest = n;
     }
     if (!on.ops->sample || !on.ops->kv_append)
@@ -197,6 +199,10 @@ int vp_gen_add(vp_gen *g, const int32_t *ids, size_t n, int64_t row, vp_error *e
     if (n > (size_t)g->positions)
         return vp_fail(err, VP_DATA, "the prompt has %zu tokens, the model has %lld positions", n,
                        (long long)g->positions);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= g->vocab)
+            return vp_fail(err, VP_DATA, "the tokenizer gives token %d, the model has tokens below %lld", (int)ids[i],
+                           (long long)g->vocab);
     while (s->cache) s++;
     const int status = fill_slot(g, s, ids, n, row, err);
     if (status)

@@ -19,7 +19,7 @@ typedef struct vp_gen_options {
     double penalty;     /* of tokens that the prompt or the answer has already, as CTRL's (Keskar et al. 2019); 1:
                            none */
     uint64_t seed;
-    const char *const *stop; /* texts that end an answer, and are no part of it; borrowed */
+    const char *const *stop; /* texts (UTF-8) that end an answer, and are no part of it; borrowed */
     size_t nstops;
     const char *end; /* a token's text that ends an answer, beside those that the model's files name; NULL: none */
     int64_t batch;   /* prompts that run together, >= 1 */
@@ -44,8 +44,8 @@ typedef struct vp_gen vp_gen;
 int vp_gen_open(vp_gen **g, const vp_model *m, vp_encoder *e, const vp_tokenizer *t, const vp_gen_options *o,
                 vp_error *err);
 void vp_gen_close(vp_gen *g);
-/* A prompt begins; ids are copied, row < 2^32 counts its random numbers. VP_DATA: it is empty, or leaves no room in the
- * model's positions. Not when vp_gen_full. */
+/* A prompt begins; ids are copied, row < 2^32 counts its random numbers. VP_DATA: it is empty, leaves no room in the
+ * model's positions, or has an id outside the vocabulary. Not when vp_gen_full. */
 int vp_gen_add(vp_gen *g, const int32_t *ids, size_t n, int64_t row, vp_error *err);
 /* As many prompts run as may, or so many answers wait for one before them that no more should begin. */
 bool vp_gen_full(const vp_gen *g);

@@ -83,7 +83,8 @@ int vp_detokenize(vp_detokenizer *d, int32_t id, vp_buf *text, vp_error *err) {
     char byte;
     if (t->model != VP_TOKENS_BPE) return vp_fail(err, VP_DATA, "tokens of WordPiece cannot be made text again");
     const char *s = vp_vocab_text(&t->vocab, id, &n);
-    if (!s) return vp_fail(err, VP_DATA, "id %d is no token of the tokenizer", (int)id);
+    if (id < 0) return vp_fail(err, VP_DATA, "id %d is no token", (int)id);
+    if (!s) return VP_OK;
     if (byte_of(t, id, s, n, &byte)) return add_bytes(d, &byte, 1, text, err);
     if (vp_tokenizer_is_special(t, id)) return VP_OK;
     if (t->byte_level) return add_bytes(d, s, n, text, err);

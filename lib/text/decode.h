@@ -10,8 +10,9 @@ typedef struct vp_detokenizer {
     char pending[4];
     size_t npending;
 } vp_detokenizer;
-/* Append the text that token `id` makes certain; special tokens have none. What cannot be UTF-8 becomes U+FFFD.
- * VP_DATA: the tokenizer has no way back (WordPiece), or no such token. */
+/* Append the text that token `id` makes certain; special tokens have none, nor have ids that the tokenizer leaves out
+ * (models often have more rows than tokens). What cannot be UTF-8 becomes U+FFFD. VP_DATA: the tokenizer has no way
+ * back (WordPiece), or the id is negative. */
 int vp_detokenize(vp_detokenizer *d, int32_t id, vp_buf *text, vp_error *err);
 /* The end of the tokens: an unfinished character becomes U+FFFD. */
 int vp_detokenize_end(vp_detokenizer *d, vp_buf *text, vp_error *err);

@@ -140,12 +140,24 @@ static int find_system(const char *template, char **system, vp_error *err) {
     return VP_OK;
 }
 
+/* Zephyr's users' turns end with EOS, by its name or as it is; other formats with the same marks have nothing there, or
+ * tokens of their own. */
+static bool closes_users_turn(const char *template) {
+    const char *user = strstr(template, "<|user|>"), *next = user ? strstr(user + 1, "<|") : NULL;
+    const size_t n = next ? (size_t)(next - user) : user ? strlen(user) : 0;
+    return n && (memmem(user, n, "eos_token", strlen("eos_token")) || memmem(user, n, "</s>", strlen("</s>")));
+}
+
+static bool is_format(const format *f, const char *template) {
+    return strstr(template, f->mark) && (strcmp(f->name, "zephyr") != 0 || closes_users_turn(template));
+}
+
 static int recognise(vp_dialog *d, const char *path, vp_error *err) {
     char *text = NULL;
     VP_TRY(vp_tokenizer_is_gguf(path) ? template_of_gguf(path, &text, err) : template_of_folder(path, &text, err));
     if (!text) return vp_fail(err, VP_DATA, "%s: the model has no chat template: name a format, " VP_DIALOGS, path);
     for (int i = FORMATS - 1; i >= 0; i--)
-        if (strstr(text, formats[i].mark)) d->format = &formats[i];
+        if (is_format(&formats[i], text)) d->format = &formats[i];
     int status = VP_OK;
     if (!d->format)
         status = vp_fail(err, VP_DATA, "%s: its chat template is none of " VP_DIALOGS, path);

@@ -52,7 +52,29 @@ PY
     gen --seed 6 --temperature 1.3 --max-tokens 20 --logprobs prompts >other
     run ! cmp -s other want
     cmp <(gen --temperature 0 prompts) <(gen --greedy --seed 9 prompts)
+    for x in 1e-30 1e-38 1e-40; do cmp <(gen --temperature $x prompts) <(gen --greedy prompts); done
     cmp <(gen --top-k 1 --temperature 2 prompts) <(gen --greedy prompts)
+}
+
+@test "a model with rows that are no tokens: they have no text; tokens without a row are refused" {
+    python3 - <<'PY'
+import json
+t = json.load(open("tiny/tokenizer.json"))
+m = t["model"]
+parts = lambda x: x.split(" ") if isinstance(x, str) else x
+m["vocab"] = {k: v for k, v in m["vocab"].items() if v < 280}
+m["merges"] = [x for x in m["merges"] if "".join(parts(x)) in m["vocab"] and all(p in m["vocab"] for p in parts(x))]
+t["added_tokens"].append({**t["added_tokens"][0], "id": 320, "content": "<x>"})
+json.dump(t, open("tiny/tokenizer.json", "w"))
+PY
+    expect 3 gen --lines <<<$'a\nan <x>'
+    grep -q '^gen: standard input:2: the tokenizer gives token 320, the model has tokens below 320$' err
+    expect 0 gen --temperature 2 --max-tokens 60 --logprobs prompts
+    python3 - out <<'PY'
+import json, sys
+rows = [json.loads(l) for l in open(sys.argv[1], encoding="utf-8")]
+assert len(rows) == 12 and any(i >= 280 for r in rows for i, _ in r["logprobs"])
+PY
 }
 
 @test "--compute: bf16 and i8 are near f32, each with its own bytes" {
@@ -105,9 +127,19 @@ PY
     [ "$(field finish out)" = '"context"' ]
     [ "$(field tokens out)" -eq 6 ]
     { head -n 2 prompts; echo "{\"prompt\":\"$long$long\"}"; } >late
-    expect 3 gen --greedy late
-    grep -q "^gen: late:3: the prompt has 501 tokens, the model has 256 positions$" err
-    [ "$(wc -l <out)" -le 2 ]
+    gen --greedy --max-tokens 20 prompts | head -n 2 >first
+    for batch in 1 2 5; do
+        expect 3 gen --greedy --max-tokens 20 --batch $batch late
+        grep -q "^gen: late:3: the prompt has 501 tokens, the model has 256 positions$" err
+        cmp out first
+    done
+    { head -n 1 prompts; sed -n 3p late; echo '{"prompt":["a","b"]}'; sed -n 2p prompts; } >mixed
+    expect 0 gen --greedy --max-tokens 20 --batch 2 --skip-bad mixed
+    cmp out first
+    grep -q '^gen: 2 bad records were skipped$' err
+    echo '{"prompt":' >broken
+    cat <(head -n 2 prompts) broken | expect 3 gen --greedy --max-tokens 20 --batch 5
+    cmp out first
 }
 
 @test "bad input and wrong usage are refused" {
@@ -128,6 +160,8 @@ PY
     grep -q 'the model has no chat template' err
     refused 2 gen --chat nonesuch <<<'{"prompt":"a"}'
     refused 2 gen --stop '' --lines <<<a
+    refused 2 gen --stop x --stop $'\xaf' --lines <<<a
+    grep -q 'stop text 2 is not UTF-8' err
     refused 2 gen --format text --logprobs --lines <<<a
     refused 2 gen --top-p 0 --lines <<<a
     refused 2 gen prompts prompts
@@ -180,9 +214,20 @@ PY
     run ! grep -q '"text"' screen
 }
 
+@test "on a terminal no progress erases the answers" {
+    need_terminal
+    gen --greedy --max-tokens 200 --format text --lines <<<'some words' | tr '\000-\010\013-\037\177' '?' >want
+    script -qec "gen --greedy --max-tokens 200 --lines < <(echo some words)" /dev/null >screen || true
+    python3 - <<'PY'
+screen = open("screen", "rb").read().rpartition(b"\x1b[K")[2].replace(b"\r", b"")
+want = open("want", "rb").read()
+assert screen.strip() == want.strip(), (screen, want)
+PY
+}
+
 @test "--chat: the format by name, and from the template" {
     chat='{"messages":[{"role":"user","content":"a"}]}'
-    echo '{"chat_template":"{{ \"<|user|>\" }} x <|assistant|>"}' >tiny/tokenizer_config.json
+    echo '{"chat_template":"{{ \"<|user|>\" + x + eos_token }} <|assistant|>"}' >tiny/tokenizer_config.json
     gen --chat auto --greedy --max-tokens 8 <<<"$chat" >auto
     gen --chat zephyr --greedy --max-tokens 8 <<<"$chat" >named
     printf '%s\n' '{"prompt":"<|user|>\na</s>\n<|assistant|>\n"}' | gen --greedy --max-tokens 8 >plain
@@ -190,8 +235,11 @@ PY
     [ "$(field text auto)" = "$(field text plain)" ]
     gen --chat zephyr --greedy --max-tokens 8 <<<'{"prompt":["a"]}' >list
     [ "$(field text list)" = "$(field text named)" ]
-    echo '{"chat_template":"nothing known"}' >tiny/tokenizer_config.json
-    refused 3 gen --chat auto <<<"$chat"
+    for other in 'nothing known' "{{ '<|user|>' + x }} {{ '<|assistant|>' + x + eos_token }}" "<|user|>x<|end|><|assistant|></s>"; do
+        echo "{\"chat_template\":\"$other\"}" >tiny/tokenizer_config.json
+        refused 3 gen --chat auto <<<"$chat"
+        grep -q 'its chat template is none of ' err
+    done
 }
 
 @test "SmolLM2: the tokens and the texts of transformers, 10 prompts and 10 conversations" {

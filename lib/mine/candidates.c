@@ -202,7 +202,7 @@ static int64_t *reason(vp_mine *m, vp_teacher *t, int32_t row) {
     if (m->known.n && (vp_mine_known(&m->known, m->row.key, c->key) || vp_mine_known(&m->known, m->row.key, c->name)))
         return &m->counts.known;
     if (mark(t, c->same) || (m->o->unique && is_chosen(m, c->key))) return &m->counts.duplicate;
-    if (t->label >= 0 && c->label == t->label) return &m->counts.label;
+    if (vp_catalogue_has_label(&t->c, row, &t->labels)) return &m->counts.label;
     return NULL;
 }
 
@@ -251,8 +251,7 @@ static int fill(vp_mine *m, vp_teacher *t, int64_t query, size_t have, vp_error 
 int vp_teacher_mine(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) {
     const vp_mine_options *o = m->o;
     const vp_mine_kind kind = o->rule.kind;
-    t->label = -1;
-    if (o->label) VP_TRY(vp_catalogue_label(&t->c, m->row.object, o->label, &t->label, err));
+    if (o->label) VP_TRY(vp_catalogue_labels(&t->c, m->row.object, o->label, &t->labels, err));
     VP_TRY(list_candidates(m, t, i, err));
     VP_TRY(find_positives(&m->row, t, err));
     if (o->scores || kind == VP_MINE_MARGIN || kind == VP_MINE_PERCENT)

@@ -54,6 +54,7 @@ void vp_mine_close(vp_mine *m) {
         vp_catalogue_close(&t->c);
         vp_mine_queries_close(&t->in);
         vp_buf_free(&t->emb);
+        vp_buf_free(&t->labels);
         vp_buf_free(&t->list);
         vp_buf_free(&t->more);
         vp_buf_free(&t->positives);

@@ -27,8 +27,10 @@ vp_mine_name vp_mine_row_field(const vp_mine_row *r, const char *field) {
     return (vp_mine_name){json_string_value(v), json_string_length(v)};
 }
 
-int vp_mine_label(const json_t *object, const char *field, vp_buf *out, vp_error *err) {
+int vp_mine_label(const json_t *object, const char *field, size_t i, bool *more, vp_buf *out, vp_error *err) {
     const json_t *v = json_object_get(object, field);
+    *more = i < (json_is_array(v) ? json_array_size(v) : 1);
+    if (json_is_array(v)) v = json_array_get(v, i);
     out->len = 0;
     if (json_is_number(v)) return vp_buf_printf(out, err, "%.17g", json_number_value(v));
     if (!json_is_string(v)) return VP_OK;

@@ -113,13 +113,15 @@ static int list_candidates(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) 
 
 /* ---- positives ---- */
 static int ban(vp_teacher *t, int32_t row, vp_error *err) {
-    VP_TRY(vp_grow(&t->banned, &t->ban_cap, t->bans, sizeof *t->banned, "positives", err));
-    t->banned[t->bans++] = row;
+    for (int32_t r = t->c.text[row].record; r >= 0; r = t->c.text[r].next) {
+        VP_TRY(vp_grow(&t->banned, &t->ban_cap, t->bans, sizeof *t->banned, "positives", err));
+        t->banned[t->bans++] = r;
+    }
     return VP_OK;
 }
 
-/* The first row of each positive: by id where every text has one, else by text. What bears its id or says the same is
- * banned. */
+/* The first row of each positive: by id where every text has one, else by text. What bears its id, and what says the
+ * same as any text under that id, is banned. */
 static int find_positives(const vp_mine_row *r, vp_teacher *t, vp_error *err) {
     const size_t n = r->positives ? r->positives : r->pos_ids;
     t->positives.len = t->bans = 0;
@@ -199,8 +201,7 @@ static int64_t *reason(vp_mine *m, vp_teacher *t, int32_t row) {
     const vp_mine_text *c = &t->c.text[row];
     if (c->key == m->row.key) return &m->counts.query;
     if (is_positive(t, c)) return &m->counts.positive;
-    if (m->known.n && (vp_mine_known(&m->known, m->row.key, c->key) || vp_mine_known(&m->known, m->row.key, c->name)))
-        return &m->counts.known;
+    if (m->known.n && vp_mine_known(&m->known, m->row.key, c->key)) return &m->counts.known;
     if (mark(t, c->same) || (m->o->unique && is_chosen(m, c->key))) return &m->counts.duplicate;
     if (vp_catalogue_has_label(&t->c, row, &t->labels)) return &m->counts.label;
     return NULL;

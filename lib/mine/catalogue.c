@@ -26,7 +26,6 @@ static int join_record(vp_catalogue *c, sqlite3_stmt *q, vp_mine_text *t, int32_
     if (!id) return vp_store_damaged(c->x, err, "an entry has no id");
     VP_TRY(number_of(&c->by_name, parent ? parent : id, parent ? parent_len : id_len, row, &t->record, err));
     if (parent) VP_TRY(number_of(&c->by_name, id, id_len, t->record, &own, err));
-    t->name = parent ? vp_mine_name_key(parent, parent_len) : vp_mine_name_key(id, id_len);
     t->next = -1;
     if (t->record == row) return VP_OK;
     vp_mine_text *first = &c->text[t->record];

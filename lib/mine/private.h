@@ -61,7 +61,6 @@ typedef struct vp_mine_text {
     int64_t n; /* the index's number of the row */
     vp_place place;
     uint64_t key;   /* of the normalised text */
-    uint64_t name;  /* vp_mine_name_key of its record */
     int32_t same;   /* the first row with the same normalised text */
     int32_t record; /* the first row of its record */
     int32_t next;   /* of the same record, -1: the last */
@@ -97,13 +96,6 @@ int vp_catalogue_bm25(vp_catalogue *c, int32_t row, float *score, vp_error *err)
 /* Text and id of a row, appended to `out`, where they begin at *at and *at + *text_len. */
 int vp_catalogue_content(vp_catalogue *c, int32_t row, vp_buf *out, size_t *at, size_t *text_len, size_t *id_len,
                          vp_error *err);
-
-/* ---- known.c ---- */
-/* The pairs of a file of rows, 32 bytes each. `most`: of rows that have a `score` only those above it. */
-int vp_mine_known_read(vp_idset *pairs, const char *path, double most, vp_error *err);
-bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text_or_name);
-/* What stands for an identifier among the keys of texts. */
-uint64_t vp_mine_name_key(const char *id, size_t n);
 
 /* ---- queries.c: the rows of a stream in order ---- */
 typedef struct vp_mine_query {
@@ -170,5 +162,10 @@ struct vp_mine {
 int vp_teacher_mine(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err);
 /* A failure that is the row's own fault: VP_DATA, m->is_bad. */
 int vp_mine_bad(vp_mine *m, vp_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- known.c ---- */
+/* The pairs of the file of rows that the options name, into m->known, 32 bytes each; the indexes are open. */
+int vp_mine_known_read(vp_mine *m, vp_error *err);
+bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text);
 
 #endif

@@ -168,7 +168,6 @@ static int score_positives(vp_mine *m, vp_teacher *t, int64_t query, vp_error *e
     int32_t *row = (int32_t *)(void *)t->positives.data;
     const size_t n = t->positives.len / sizeof *row;
     t->scores.len = 0;
-    if (!n) return vp_mine_bad(m, err, "no positive");
     for (size_t i = 0; i < n; i++) {
         float score;
         if (row[i] < 0) return vp_mine_bad(m, err, "positive %zu is not in '%s'", i + 1, t->c.x->path);
@@ -255,6 +254,7 @@ int vp_teacher_mine(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) {
     if (o->label) VP_TRY(vp_catalogue_labels(&t->c, m->row.object, o->label, &t->labels, err));
     VP_TRY(list_candidates(m, t, i, err));
     VP_TRY(find_positives(&m->row, t, err));
+    if (!t->positives.len) return vp_mine_bad(m, err, "no positive");
     if (o->scores || kind == VP_MINE_MARGIN || kind == VP_MINE_PERCENT)
         VP_TRY(score_positives(m, t, i, err));
     else

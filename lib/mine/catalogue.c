@@ -117,7 +117,8 @@ int vp_catalogue_load(vp_catalogue *c, const vp_frame *header, const vp_search_o
     VP_TRY(load(c, label, err));
     if (!c->n) return vp_fail(err, VP_DATA, "'%s': an empty index: nothing to mine from", c->x->path);
     if (label && !c->labels.n)
-        return vp_fail(err, VP_DATA, "'%s': no text has the field '%s', a string, a number or a list of them", c->x->path, label);
+        return vp_fail(err, VP_DATA, "'%s': no text has the field '%s', a string, a number or a list of them",
+                       c->x->path, label);
     return sort_numbers(c, err);
 }
 

@@ -29,13 +29,13 @@ typedef struct vp_mine_row {
     vp_buf spelled, scratch; /* ids that were numbers; the normalised query */
     uint64_t key;            /* of the query */
 } vp_mine_row;
-/* Read the object `line`; `text` (s NULL: none) is the query where the object has none. It is borrowed until the next
- * read. VP_DATA without the row's place. */
+/* Read the object `line`; `text` (s NULL: the line's own) is the query where the object has none. It is borrowed until
+ * the next read. VP_DATA without the row's place. */
 int vp_mine_row_read(vp_mine_row *r, vp_json_text line, vp_mine_name text, vp_mine_name id, vp_error *err);
 void vp_mine_row_free(vp_mine_row *r);
 const vp_example_text *vp_mine_row_positive(const vp_mine_row *r, size_t i);
-/* Class i of those that a field names, a string, a number or a list of them, as bytes to compare; *more false: there are
- * no more; empty: what stands there is no class. */
+/* Class i of those that a field names, a string, a number or a list of them, as bytes to compare; *more false: there
+ * are no more; empty: what stands there is no class. */
 int vp_mine_label(const json_t *object, const char *field, size_t i, bool *more, vp_buf *out, vp_error *err);
 /* A member that is a string, s NULL if there is none. */
 vp_mine_name vp_mine_row_field(const vp_mine_row *r, const char *field);

@@ -122,3 +122,35 @@ bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
     run --separate-stderr bash -c 'mine-negs --candidates bm25 --rule naive corpus.idx q.vp >/dev/full'
     [ "$status" -eq 4 ]
 }
+
+@test "a row whose lists of positives are empty comes out with the index's texts, each key once" {
+    index
+    echo '{"query":"what falls","positive":[],"pos":null,"pos_ids":["rain"]}' >rows.jsonl
+    queries >q.vp
+    expect 0 bm25 corpus.idx q.vp
+    grep -q '^{"pos_ids":\["rain"\],"query":"what falls","positive":\["rain falls from a cloud"\],"negative":\["snow' out
+    mine-negs -q --reapply --rule naive out | grep -q "neg_ids.:..snow"
+}
+
+@test "a row without positives is bad, whatever the rule" {
+    index
+    printf '%s\n' '{"query":"a cloud"}' '{"query":"a cloud","positive":[]}' >rows.jsonl
+    queries >q.vp
+    expect 3 bm25 --no-scores corpus.idx q.vp
+    grep -q "^mine-negs: row '0': no positive$" err
+    [ ! -s out ]
+}
+
+@test "a text that stands for the query does so in files, too" {
+    index
+    echo '{"text":"what falls from a cloud","pos_ids":["rain"]}' >rows.jsonl
+    queries >q.vp
+    echo '{"title":"what falls","text":"from a cloud","pos_ids":["wind"]}' >known.jsonl
+    expect 0 bm25 --known rows.jsonl corpus.idx q.vp
+    grep -q '"neg_ids":\["wind","snow"\]' out
+    expect 0 bm25 --known known.jsonl corpus.idx q.vp
+    grep -q '"neg_ids":\["snow"\]' out
+    echo '{"pos_ids":["wind"]}' >known.jsonl
+    expect 3 bm25 --known known.jsonl corpus.idx q.vp
+    grep -q "^mine-negs: known.jsonl:1: no 'query' and no 'text'" err
+}

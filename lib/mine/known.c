@@ -54,11 +54,10 @@ static int add_rows(vp_mine *m, int fd, const char *path, vp_error *err) {
     vp_record line;
     vp_mine_row row = {0};
     bool got;
-    VP_TRY(vp_records_open(&in, fd, path, VP_RECORDS_LINES, false, err));
+    VP_TRY(vp_records_open(&in, fd, path, VP_RECORDS_OBJECTS, false, err));
     int status;
     while (!(status = vp_records_next(in, &line, &got, err)) && got) {
         vp_error why = {0};
-        if (!line.line_len) continue;
         status = add_row(m, &m->known, &row, &line, &why);
         if (status) vp_fail(err, status, "%s:%lld: %s", path, (long long)line.number, why.text);
         if (status) break;

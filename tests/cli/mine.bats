@@ -154,3 +154,40 @@ bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
     expect 3 bm25 --known known.jsonl corpus.idx q.vp
     grep -q "^mine-negs: known.jsonl:1: no 'query' and no 'text'" err
 }
+
+@test "files as pipelines/rows prints them are read without their first and last line, and cut off are 6" {
+    index
+    queries >q.vp
+    bm25 -q --known rows.jsonl corpus.idx q.vp >plain.jsonl
+    frame() { echo '{"_vp":{"jsonl":1}}'; cat "$1"; echo "{\"_vp\":{\"end\":true,\"rows\":$(wc -l <"$1")}}"; }
+    frame rows.jsonl >framed.jsonl
+    bm25 -q --known framed.jsonl corpus.idx q.vp | cmp - plain.jsonl
+    mine-negs --texts framed.jsonl | cmp - <(mine-negs --texts rows.jsonl)
+    frame plain.jsonl | mine-negs -q --reapply --rule naive | cmp - <(mine-negs -q --reapply --rule naive plain.jsonl)
+    sed -i '$d' framed.jsonl
+    expect 6 bm25 --known framed.jsonl corpus.idx q.vp
+    expect 6 mine-negs --texts framed.jsonl
+    grep -q '^mine-negs: framed.jsonl: the closing _vp line is missing' err
+}
+
+@test "reapply on files that others wrote: no query, no positive, no numbers or ids that cannot be" {
+    cat >foreign.jsonl <<'END'
+{"query":"a","positive":"p","negative":["P ","n"," A","m"],"neg_scores":[0.4,0.3,0.2,0.1],"pos_scores":[0.9],"neg_ids":["1","2","3","4"]}
+END
+    expect 0 mine-negs --reapply --rule naive foreign.jsonl
+    grep -q '"negative":\["n","m"\],"neg_ids":\["2","4"\],"neg_scores":\[0.3,0.1\]' out
+    grep -q '^mine-negs: 1 queries, 2 negatives, 4 candidates, 1 the query itself, 1 known positives' err
+    for wrong in 's/0.4,/1e300,/' 's/"neg_ids":.*\]/"neg_ids":["1"]/' 's/"neg_ids":.*\]/"neg_ids":[1,2,3,4]/'; do
+        sed "$wrong" foreign.jsonl >wrong.jsonl
+        refused 3 mine-negs --reapply wrong.jsonl
+    done
+}
+
+@test "options that would do nothing are refused" {
+    refused 2 mine-negs --reapply --depth 5
+    refused 2 mine-negs --reapply --duplicates drop
+    refused 2 mine-negs --range 0-3 --depth 5 x.idx
+    refused 2 mine-negs --max-score 2.5 x.idx
+    refused 2 mine-negs --words words x.idx
+    refused 2 mine-negs --texts --skip-bad
+}

@@ -19,6 +19,14 @@ MINE_OUT    ?= $(MINE_DIR)/triples.jsonl
 MINE_SHARDS ?= 4
 MINE_KNOWN  ?= $(MINE_QUERIES)
 
+# To make, names of files are words.
+mine_check  = $(if $(or $(word 2,$($1)),$(findstring ',$($1))),$(error $1: "$($1)" is not one file without blanks and quotes))
+$(foreach name,MINE_QUERIES MINE_CORPUS MINE_KNOWN MINE_DIR MINE_OUT,$(call mine_check,$(name)))
+$(foreach name,MINE_QUERIES MINE_MODEL MINE_DIR,$(if $($(name)),,$(error $(name) is not set)))
+ifeq ($(filter-out 0,$(shell expr '$(MINE_SHARDS)' : '[1-9][0-9]\{0,2\}$$')),)
+$(error MINE_SHARDS: "$(MINE_SHARDS)" is no number from 1 to 999)
+endif
+
 # The programs beside this file, built or installed, else those on PATH.
 mine_here  := $(dir $(lastword $(MAKEFILE_LIST)))
 mine_bin   := $(firstword $(wildcard $(mine_here)../build/bin/mine-negs $(mine_here)../../../libexec/vecpipe/mine-negs))
@@ -70,10 +78,13 @@ $(MINE_DIR)/corpus.ok: $(MINE_DIR)/texts.sum $(MINE_DIR)/texts.how
 	    $(mine_tok) $(mine_embed) | knn add -q $(if $(MINE_BM25),--bm25) '$(MINE_DIR)/corpus.idx'
 	@touch '$@'
 
-# Parts of the rows, each as it stood before unless its rows changed.
+# Parts of the rows, each as it stood before unless its rows changed. The lines of control that pipelines/rows writes, first
+# and last, are no rows.
 $(MINE_DIR)/parts.ok: $(MINE_DIR)/rows.sum $(MINE_DIR)/parts.how
-	@awk -v parts=$(MINE_SHARDS) -v to='$(MINE_DIR)/rows-' -v new=$$$$ 'NR == FNR { rows++; next } \
-	    { printf "%s\n", $$0 >sprintf("%s%03d.%d", to, 1 + int((FNR - 1) * parts / rows), new) }' \
+	@awk -v parts=$(MINE_SHARDS) -v to='$(MINE_DIR)/rows-' -v new=$$$$ 'index($$0, "{\"_vp\":") == 1 { control += NR == FNR; next } \
+	    NR == FNR { rows++; next } \
+	    control % 2 { print "mine.mk: $(MINE_QUERIES): what wrote it died: the last line is missing" >"/dev/stderr"; exit 6 } \
+	    { printf "%s\n", $$0 >sprintf("%s%03d.%d", to, 1 + int(n++ * parts / rows), new) }' \
 	    '$(MINE_QUERIES)' '$(MINE_QUERIES)' && \
 	for part in $(mine_parts); do part='$(MINE_DIR)'/rows-$$part; new="$$part.$$$$"; [ -e "$$new" ] || : >"$$new"; \
 	    if cmp -s "$$new" "$$part.jsonl"; then rm "$$new"; else mv "$$new" "$$part.jsonl"; fi || exit 4; done

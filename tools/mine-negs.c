@@ -16,7 +16,7 @@ typedef struct options {
     int64_t seed, threads;
     bool no_scores, reapply, texts;
 } options;
-static options opt = {.mine = {.rule = {.n = 4}, .depth = 100}, .rule = "percent"};
+static options opt = {.mine = {.rule = {.n = 4}}, .rule = "percent"};
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Candidates"},
@@ -29,9 +29,8 @@ static const vp_option table[] = {
      .kind = VP_OPT_INT,
      .target = &opt.mine.depth,
      .value = "K",
-     .min = 1,
      .max = 1e6,
-     .help = "how many of each ranking"},
+     .help = "how many of each ranking; 0: 100"},
     {.name = "range",
      .kind = VP_OPT_STRING,
      .target = &opt.range,
@@ -46,7 +45,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_STRING,
      .target = &opt.mine.label,
      .value = "FIELD",
-     .help = "a text that has the row's value in this field is no negative"},
+     .help = "a text that has a value of this field of the row, one or a list, is no negative"},
     {.name = "known",
      .kind = VP_OPT_STRING,
      .target = &opt.mine.known,
@@ -156,6 +155,7 @@ static int set_range(vp_error *err) {
     const long long hi = end && *end == '-' ? strtoll(end + 1, &end, 10) : -1;
     if (!digits || lo < 0 || hi <= lo || hi > 1000000 || !end || *end)
         return vp_fail(err, VP_USAGE, "--range: '%.100s' is not LO-HI with LO < HI <= 1000000", opt.range);
+    if (opt.mine.depth) return vp_fail(err, VP_USAGE, "--range and --depth exclude each other");
     opt.mine.first = lo;
     opt.mine.depth = hi;
     return VP_OK;
@@ -165,6 +165,8 @@ static int set_options(vp_error *err) {
     vp_mine_rule *rule = &opt.mine.rule;
     if (opt.reapply && opt.texts) return vp_fail(err, VP_USAGE, "--reapply and --texts exclude each other");
     const char *mining = opt.range                  ? "--range"
+                         : opt.mine.depth           ? "--depth"
+                         : opt.duplicates           ? "--duplicates"
                          : opt.mine.words           ? "--words"
                          : opt.mine.label           ? "--class"
                          : opt.mine.known           ? "--known"
@@ -175,6 +177,11 @@ static int set_options(vp_error *err) {
         return vp_fail(err, VP_USAGE, "%s: not with %s", mining, opt.reapply ? "--reapply" : "--texts");
     VP_TRY(vp_mine_rule_parse(opt.rule, &rule->kind, &rule->limit, err));
     VP_TRY(set_range(err));
+    if (!opt.mine.depth) opt.mine.depth = 100;
+    if (opt.mine.most != 0 && !opt.mine.known) return vp_fail(err, VP_USAGE, "--max-score: only with --known");
+    if (opt.mine.words && opt.source == VP_MINE_DENSE)
+        return vp_fail(err, VP_USAGE, "--words: only BM25 looks for words, with --candidates bm25, both or given");
+    if (opt.texts && opt.mine.skip_bad) return vp_fail(err, VP_USAGE, "--skip-bad: not with --texts");
     rule->pick = (vp_mine_pick)opt.pick;
     rule->seed = (uint64_t)opt.seed;
     opt.mine.source = (vp_mine_source)opt.source;

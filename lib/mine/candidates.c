@@ -113,13 +113,15 @@ static int list_candidates(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) 
 
 /* ---- positives ---- */
 static int ban(vp_teacher *t, int32_t row, vp_error *err) {
-    VP_TRY(vp_grow(&t->banned, &t->ban_cap, t->bans, sizeof *t->banned, "positives", err));
-    t->banned[t->bans++] = row;
+    for (int32_t r = t->c.text[row].record; r >= 0; r = t->c.text[r].next) {
+        VP_TRY(vp_grow(&t->banned, &t->ban_cap, t->bans, sizeof *t->banned, "positives", err));
+        t->banned[t->bans++] = r;
+    }
     return VP_OK;
 }
 
-/* The first row of each positive: by id where every text has one, else by text. What bears its id or says the same is
- * banned. */
+/* The first row of each positive: by id where every text has one, else by text. What bears its id, and what says the
+ * same as any text under that id, is banned. */
 static int find_positives(const vp_mine_row *r, vp_teacher *t, vp_error *err) {
     const size_t n = r->positives ? r->positives : r->pos_ids;
     t->positives.len = t->bans = 0;
@@ -166,7 +168,6 @@ static int score_positives(vp_mine *m, vp_teacher *t, int64_t query, vp_error *e
     int32_t *row = (int32_t *)(void *)t->positives.data;
     const size_t n = t->positives.len / sizeof *row;
     t->scores.len = 0;
-    if (!n) return vp_mine_bad(m, err, "no positive");
     for (size_t i = 0; i < n; i++) {
         float score;
         if (row[i] < 0) return vp_mine_bad(m, err, "positive %zu is not in '%s'", i + 1, t->c.x->path);
@@ -199,10 +200,9 @@ static int64_t *reason(vp_mine *m, vp_teacher *t, int32_t row) {
     const vp_mine_text *c = &t->c.text[row];
     if (c->key == m->row.key) return &m->counts.query;
     if (is_positive(t, c)) return &m->counts.positive;
-    if (m->known.n && (vp_mine_known(&m->known, m->row.key, c->key) || vp_mine_known(&m->known, m->row.key, c->name)))
-        return &m->counts.known;
+    if (m->known.n && vp_mine_known(&m->known, m->row.key, c->key)) return &m->counts.known;
     if (mark(t, c->same) || (m->o->unique && is_chosen(m, c->key))) return &m->counts.duplicate;
-    if (t->label >= 0 && c->label == t->label) return &m->counts.label;
+    if (vp_catalogue_has_label(&t->c, row, &t->labels)) return &m->counts.label;
     return NULL;
 }
 
@@ -251,10 +251,10 @@ static int fill(vp_mine *m, vp_teacher *t, int64_t query, size_t have, vp_error 
 int vp_teacher_mine(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) {
     const vp_mine_options *o = m->o;
     const vp_mine_kind kind = o->rule.kind;
-    t->label = -1;
-    if (o->label) VP_TRY(vp_catalogue_label(&t->c, m->row.object, o->label, &t->label, err));
+    if (o->label) VP_TRY(vp_catalogue_labels(&t->c, m->row.object, o->label, &t->labels, err));
     VP_TRY(list_candidates(m, t, i, err));
     VP_TRY(find_positives(&m->row, t, err));
+    if (!t->positives.len) return vp_mine_bad(m, err, "no positive");
     if (o->scores || kind == VP_MINE_MARGIN || kind == VP_MINE_PERCENT)
         VP_TRY(score_positives(m, t, i, err));
     else

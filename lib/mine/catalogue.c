@@ -26,7 +26,6 @@ static int join_record(vp_catalogue *c, sqlite3_stmt *q, vp_mine_text *t, int32_
     if (!id) return vp_store_damaged(c->x, err, "an entry has no id");
     VP_TRY(number_of(&c->by_name, parent ? parent : id, parent ? parent_len : id_len, row, &t->record, err));
     if (parent) VP_TRY(number_of(&c->by_name, id, id_len, t->record, &own, err));
-    t->name = parent ? vp_mine_name_key(parent, parent_len) : vp_mine_name_key(id, id_len);
     t->next = -1;
     if (t->record == row) return VP_OK;
     vp_mine_text *first = &c->text[t->record];
@@ -35,16 +34,30 @@ static int join_record(vp_catalogue *c, sqlite3_stmt *q, vp_mine_text *t, int32_
     return VP_OK;
 }
 
-static int take_label(vp_catalogue *c, sqlite3_stmt *q, const char *field, vp_mine_text *t, vp_error *err) {
+/* A pair of a text, by its first row, and a label. */
+static void class_key(int32_t same, int32_t label, char key[8]) {
+    memcpy(key, &same, sizeof same);
+    memcpy(key + sizeof same, &label, sizeof label);
+}
+
+static int take_labels(vp_catalogue *c, sqlite3_stmt *q, const char *field, int32_t same, vp_error *err) {
     const char *meta;
     size_t n;
     json_error_t why;
     int status = VP_OK;
+    bool more = true;
     VP_TRY(vp_store_text(c->x, q, META, &meta, &n, err));
     json_t *object = meta ? json_loadb(meta, n, JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, &why) : NULL;
-    status = vp_mine_label(object, field, &c->scratch, err);
-    if (!status && c->scratch.len)
-        status = number_of(&c->labels, c->scratch.data, c->scratch.len, (int64_t)c->labels.n, &t->label, err);
+    for (size_t i = 0; more && !status; i++) {
+        int32_t label;
+        int64_t earlier;
+        char key[8];
+        status = vp_mine_label(object, field, i, &more, &c->scratch, err);
+        if (status || !c->scratch.len) continue;
+        status = number_of(&c->labels, c->scratch.data, c->scratch.len, (int64_t)c->labels.n, &label, err);
+        class_key(same, label, key);
+        if (!status) status = vp_idset_add(&c->classes, key, sizeof key, 0, &earlier, err);
+    }
     json_decref(object);
     return status;
 }
@@ -57,15 +70,14 @@ static int take_entry(vp_catalogue *c, sqlite3_stmt *q, const char *label, vp_er
     const int32_t row = (int32_t)c->n;
     vp_mine_text *t = &c->text[row];
     *t = (vp_mine_text){.n = sqlite3_column_int64(q, NUMBER),
-                        .place = {sqlite3_column_int64(q, SEGMENT), sqlite3_column_int64(q, SLOT)},
-                        .label = -1};
+                        .place = {sqlite3_column_int64(q, SEGMENT), sqlite3_column_int64(q, SLOT)}};
     VP_TRY(vp_store_text(c->x, q, TEXT, &text, &n, err));
     if (!text)
         return vp_fail(err, VP_DATA, "'%s': a row has no text: `tok --text` carries it to `knn add`", c->x->path);
     VP_TRY(vp_mine_key(text, n, &c->scratch, &t->key, err));
     VP_TRY(number_of(&c->by_text, c->scratch.data, c->scratch.len, row, &t->same, err));
     VP_TRY(join_record(c, q, t, row, err));
-    if (label) VP_TRY(take_label(c, q, label, t, err));
+    if (label) VP_TRY(take_labels(c, q, label, t->same, err));
     c->n++;
     return VP_OK;
 }
@@ -105,7 +117,8 @@ int vp_catalogue_load(vp_catalogue *c, const vp_frame *header, const vp_search_o
     VP_TRY(load(c, label, err));
     if (!c->n) return vp_fail(err, VP_DATA, "'%s': an empty index: nothing to mine from", c->x->path);
     if (label && !c->labels.n)
-        return vp_fail(err, VP_DATA, "'%s': no text has the field '%s', a string or a number", c->x->path, label);
+        return vp_fail(err, VP_DATA, "'%s': no text has the field '%s', a string, a number or a list of them",
+                       c->x->path, label);
     return sort_numbers(c, err);
 }
 
@@ -118,6 +131,7 @@ void vp_catalogue_close(vp_catalogue *c) {
     vp_idset_free(&c->by_text);
     vp_idset_free(&c->by_name);
     vp_idset_free(&c->labels);
+    vp_idset_free(&c->classes);
     vp_buf_free(&c->scratch);
     *c = (vp_catalogue){0};
 }
@@ -151,10 +165,26 @@ int vp_catalogue_by_text(vp_catalogue *c, const char *s, size_t len, int32_t *ro
     return VP_OK;
 }
 
-int vp_catalogue_label(vp_catalogue *c, const json_t *object, const char *field, int32_t *label, vp_error *err) {
-    VP_TRY(vp_mine_label(object, field, &c->scratch, err));
-    *label = c->scratch.len ? find(&c->labels, c->scratch.data, c->scratch.len) : -1;
+int vp_catalogue_labels(vp_catalogue *c, const json_t *object, const char *field, vp_buf *labels, vp_error *err) {
+    bool more = true;
+    labels->len = 0;
+    for (size_t i = 0; more; i++) {
+        VP_TRY(vp_mine_label(object, field, i, &more, &c->scratch, err));
+        const int32_t label = c->scratch.len ? find(&c->labels, c->scratch.data, c->scratch.len) : -1;
+        if (label >= 0) VP_TRY(vp_buf_add(labels, &label, sizeof label, err));
+    }
     return VP_OK;
+}
+
+bool vp_catalogue_has_label(const vp_catalogue *c, int32_t row, const vp_buf *labels) {
+    const int32_t *label = (const int32_t *)(const void *)labels->data;
+    for (size_t i = 0; i < labels->len / sizeof *label; i++) {
+        int64_t number;
+        char key[8];
+        class_key(c->text[row].same, label[i], key);
+        if (vp_idset_find(&c->classes, key, sizeof key, &number)) return true;
+    }
+    return false;
 }
 
 int vp_catalogue_content(vp_catalogue *c, int32_t row, vp_buf *out, size_t *at, size_t *text_len, size_t *id_len,

@@ -38,8 +38,8 @@ int vp_mine_open(vp_mine **out, const vp_mine_options *o, const vp_mine_teacher 
     m->teacher = vp_calloc(n, sizeof *m->teacher);
     int status = m->teacher ? VP_OK : vp_fail_memory(err, "teachers", n * sizeof *m->teacher);
     if (!status) m->teachers = n;
-    if (!status && o->known) status = vp_mine_known_read(&m->known, o->known, o->most, err);
     for (size_t i = 0; i < n && !status; i++) status = open_teacher(m, &m->teacher[i], &teacher[i], output, err);
+    if (!status && o->known) status = vp_mine_known_read(m, err);
     if (status)
         vp_mine_close(m);
     else
@@ -54,6 +54,7 @@ void vp_mine_close(vp_mine *m) {
         vp_catalogue_close(&t->c);
         vp_mine_queries_close(&t->in);
         vp_buf_free(&t->emb);
+        vp_buf_free(&t->labels);
         vp_buf_free(&t->list);
         vp_buf_free(&t->more);
         vp_buf_free(&t->positives);

@@ -101,7 +101,7 @@ typedef struct vp_mine_options {
                               negatives by their scores; these two write BM25's scores as well */
     int64_t depth;         /* candidates of each ranking */
     int64_t first;         /* passed over at the head of the ranking, whatever they are */
-    const char *label;     /* field of rows and texts: equal ones are no negatives; NULL: none */
+    const char *label;     /* field of rows and texts, one class or a list: who shares one is no negative; NULL */
     const char *words;     /* field that BM25 looks for instead of the query; NULL: none */
     const char *known;     /* file of rows: their positives are no negatives of an equal query; NULL: none */
     double most;           /* of rows in it that have a `score` only those above this */

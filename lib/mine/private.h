@@ -29,13 +29,14 @@ typedef struct vp_mine_row {
     vp_buf spelled, scratch; /* ids that were numbers; the normalised query */
     uint64_t key;            /* of the query */
 } vp_mine_row;
-/* Read the object `line`; `text` (s NULL: none) is the query where the object has none. It is borrowed until the next
- * read. VP_DATA without the row's place. */
+/* Read the object `line`; `text` (s NULL: the line's own) is the query where the object has none. It is borrowed until
+ * the next read. VP_DATA without the row's place. */
 int vp_mine_row_read(vp_mine_row *r, vp_json_text line, vp_mine_name text, vp_mine_name id, vp_error *err);
 void vp_mine_row_free(vp_mine_row *r);
 const vp_example_text *vp_mine_row_positive(const vp_mine_row *r, size_t i);
-/* The class that a field names, a string or a number, as bytes to compare; empty: none. */
-int vp_mine_label(const json_t *object, const char *field, vp_buf *out, vp_error *err);
+/* Class i of those that a field names, a string, a number or a list of them, as bytes to compare; *more false: there
+ * are no more; empty: what stands there is no class. */
+int vp_mine_label(const json_t *object, const char *field, size_t i, bool *more, vp_buf *out, vp_error *err);
 /* A member that is a string, s NULL if there is none. */
 vp_mine_name vp_mine_row_field(const vp_mine_row *r, const char *field);
 
@@ -60,11 +61,9 @@ typedef struct vp_mine_text {
     int64_t n; /* the index's number of the row */
     vp_place place;
     uint64_t key;   /* of the normalised text */
-    uint64_t name;  /* vp_mine_name_key of its record */
     int32_t same;   /* the first row with the same normalised text */
     int32_t record; /* the first row of its record */
     int32_t next;   /* of the same record, -1: the last */
-    int32_t label;  /* -1: none */
 } vp_mine_text;
 typedef struct vp_catalogue {
     vp_index *x;
@@ -72,7 +71,8 @@ typedef struct vp_catalogue {
     vp_mine_text *text;    /* [n], by id */
     int32_t *by_number;    /* [n]: places in `text` by the index's number */
     size_t n, cap;
-    vp_idset by_text, by_name, labels;
+    vp_idset by_text, by_name;
+    vp_idset labels, classes; /* numbers of labels; which texts have which, as class_key writes them */
     vp_buf scratch;
     float *rows; /* those that are scored */
     size_t rows_cap;
@@ -85,8 +85,10 @@ void vp_catalogue_close(vp_catalogue *c);
 int32_t vp_catalogue_by_number(const vp_catalogue *c, int64_t n);                /* -1: none, also of the next two */
 int32_t vp_catalogue_by_name(const vp_catalogue *c, const char *id, size_t len); /* first row of a record */
 int vp_catalogue_by_text(vp_catalogue *c, const char *s, size_t len, int32_t *row, vp_error *err);
-/* Of the class that the field of a row names. */
-int vp_catalogue_label(vp_catalogue *c, const json_t *object, const char *field, int32_t *label, vp_error *err);
+/* The classes that the field of a row names, those that texts have: int32_t each into `labels`. */
+int vp_catalogue_labels(vp_catalogue *c, const json_t *object, const char *field, vp_buf *labels, vp_error *err);
+/* Whether what the row says has one of them, here or under another id. */
+bool vp_catalogue_has_label(const vp_catalogue *c, int32_t row, const vp_buf *labels);
 /* Inner products of query i of the searcher's batch with rows[n], the same bytes that a search gives. */
 int vp_catalogue_score(vp_catalogue *c, int64_t query, const int32_t *rows, size_t n, float *score, vp_error *err);
 /* BM25 of one row for searcher->expression; 0: no word of it is there. */
@@ -94,13 +96,6 @@ int vp_catalogue_bm25(vp_catalogue *c, int32_t row, float *score, vp_error *err)
 /* Text and id of a row, appended to `out`, where they begin at *at and *at + *text_len. */
 int vp_catalogue_content(vp_catalogue *c, int32_t row, vp_buf *out, size_t *at, size_t *text_len, size_t *id_len,
                          vp_error *err);
-
-/* ---- known.c ---- */
-/* The pairs of a file of rows, 32 bytes each. `most`: of rows that have a `score` only those above it. */
-int vp_mine_known_read(vp_idset *pairs, const char *path, double most, vp_error *err);
-bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text_or_name);
-/* What stands for an identifier among the keys of texts. */
-uint64_t vp_mine_name_key(const char *id, size_t n);
 
 /* ---- queries.c: the rows of a stream in order ---- */
 typedef struct vp_mine_query {
@@ -137,7 +132,7 @@ typedef struct vp_teacher {
     vp_buf scores;    /* of float: of the positives */
     int32_t *banned;  /* [bans] rows whose record or text is a positive's */
     size_t bans, ban_cap;
-    int32_t label;     /* the row's, -1: none */
+    vp_buf labels;     /* of int32_t: the row's classes */
     vp_buf list, more; /* of vp_candidate; of int32_t: rows without a score yet */
 } vp_teacher;
 typedef struct vp_chosen {
@@ -167,5 +162,10 @@ struct vp_mine {
 int vp_teacher_mine(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err);
 /* A failure that is the row's own fault: VP_DATA, m->is_bad. */
 int vp_mine_bad(vp_mine *m, vp_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- known.c ---- */
+/* The pairs of the file of rows that the options name, into m->known, 32 bytes each; the indexes are open. */
+int vp_mine_known_read(vp_mine *m, vp_error *err);
+bool vp_mine_known(const vp_idset *pairs, uint64_t query, uint64_t text);
 
 #endif

@@ -1,6 +1,7 @@
 /* Lines of rows without an index: another rule on what was mined before, and the texts that rows hold. */
 #include "lib/mine/private.h"
 #include "lib/stream/json.h"
+#include <math.h>
 #include <stdlib.h>
 
 enum { PIECE = 1 << 16 }; /* bytes that are written at once */
@@ -30,7 +31,6 @@ static int read_rows(lines *l, take_row *take, void *self, int64_t *skipped, vp_
         if (!vp_records_ready(l->in, 0)) VP_TRY(flush(l, 1, err));
         VP_TRY(vp_records_next(l->in, &record, &got, err));
         if (!got) return flush(l, 1, err);
-        if (!record.line_len) continue;
         const vp_json_text line = {record.line, record.line_len};
         const size_t before = l->line.len;
         int status = vp_mine_row_read(&l->row, line, (vp_mine_name){0}, (vp_mine_name){0}, &why);
@@ -47,7 +47,7 @@ static int read_rows(lines *l, take_row *take, void *self, int64_t *skipped, vp_
 
 static int run(int in, const char *name, int out, take_row *take, void *self, int64_t *skipped, vp_error *err) {
     lines l = {.out = out};
-    VP_TRY(vp_records_open(&l.in, in, name, VP_RECORDS_LINES, false, err));
+    VP_TRY(vp_records_open(&l.in, in, name, VP_RECORDS_OBJECTS, false, err));
     vp_records_watch(l.in, out);
     const int status = read_rows(&l, take, self, skipped, err);
     vp_records_close(l.in);
@@ -66,7 +66,7 @@ typedef struct reapply {
 /* Element i of a list of numbers with n elements. */
 static int number_at(const vp_mine_row *r, const char *key, size_t n, size_t i, float *x, vp_error *err) {
     const json_t *list = json_object_get(r->object, key), *v = json_array_get(list, i);
-    if (json_array_size(list) != n || !json_is_number(v))
+    if (json_array_size(list) != n || !json_is_number(v) || !(fabs(json_number_value(v)) <= (double)3.4e38f))
         return vp_fail(err, VP_DATA, "no '%s', a list of %zu numbers", key, n);
     *x = (float)json_number_value(v);
     return VP_OK;
@@ -82,19 +82,46 @@ static int take_floats(const vp_mine_row *r, const char *key, size_t n, vp_buf *
     return VP_OK;
 }
 
+/* The count of the reason why the text is no negative of the row, whoever wrote it; NULL: it may be one. */
+static int64_t *reason(reapply *a, const vp_mine_row *r, uint64_t key, vp_error *err) {
+    if (key == r->key) return &a->counts->query;
+    for (size_t i = 0; i < r->positives; i++) {
+        const vp_example_text *p = vp_mine_row_positive(r, i);
+        uint64_t own = 0;
+        if (vp_mine_key(p->text, p->text_len, &a->scratch, &own, err) || own == key) return &a->counts->positive;
+    }
+    return NULL;
+}
+
+static int check_ids(const json_t *ids, size_t n, vp_error *err) {
+    if (!ids) return VP_OK;
+    bool good = json_array_size(ids) == n;
+    for (size_t i = 0; i < n && good; i++) good = json_is_string(json_array_get(ids, i));
+    return good ? VP_OK : vp_fail(err, VP_DATA, "'neg_ids' is not a list of %zu strings", n);
+}
+
 static int list_given(reapply *a, const vp_mine_row *r, vp_error *err) {
     const vp_example *e = &r->example.example;
     const size_t first = 1 + r->positives, n = e->n - first;
+    const json_t *ids = json_object_get(r->object, "neg_ids");
     const bool bm25 = json_object_get(r->object, "neg_bm25") != NULL;
     a->candidate.len = a->negative.len = 0;
+    VP_TRY(check_ids(ids, n, err));
     for (size_t i = 0; i < n; i++) {
-        const json_t *id = json_array_get(json_object_get(r->object, "neg_ids"), i);
-        vp_candidate c = {.row = (int32_t)i};
+        const json_t *id = json_array_get(ids, i);
+        vp_candidate c = {.row = (int32_t)(a->negative.len / sizeof(vp_negative))};
         vp_negative neg = {.text = {e->text[first + i].text, e->text[first + i].text_len},
                            .id = {json_string_value(id), json_string_length(id)}};
         VP_TRY(number_at(r, "neg_scores", n, i, &neg.score, err));
         if (bm25) VP_TRY(number_at(r, "neg_bm25", n, i, &neg.bm25, err));
         VP_TRY(vp_mine_key(neg.text.s, neg.text.n, &a->scratch, &c.key, err));
+        int64_t *why = reason(a, r, c.key, err);
+        a->counts->candidates++;
+        if (why && err->code) return err->code;
+        if (why) {
+            ++*why;
+            continue;
+        }
         c.score = neg.score;
         VP_TRY(vp_buf_add(&a->candidate, &c, sizeof c, err));
         VP_TRY(vp_buf_add(&a->negative, &neg, sizeof neg, err));
@@ -115,7 +142,6 @@ static int apply(void *self, lines *l, vp_json_text line, vp_error *err) {
     vp_candidate *c = (vp_candidate *)(void *)a->candidate.data;
     size_t n = a->candidate.len / sizeof *c;
     a->counts->rows++;
-    a->counts->candidates += (int64_t)n;
     n = vp_mine_choose(&a->o->rule, r->key, vp_mine_of_positives(a->o->positive, score, positives), c, n, a->counts);
     a->counts->few += n < wanted;
     if (!n || (n < wanted && a->o->few == VP_SHORT_DROP)) {

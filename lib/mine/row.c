@@ -5,9 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What an earlier mining wrote, or what counts negatives that go. */
-static const char *const replaced[] = {"negative",   "neg",      "neg_ids", "neg_scores", "neg_bm25",
-                                       "pos_scores", "pos_bm25", "scores",  "score",      NULL};
+/* What an earlier mining wrote, or what counts negatives that go; before that, the positives of a row that names them
+ * by identifier only, all of which are empty. */
+static const char *const replaced[] = {"positive", "pos",        "sentence2", "positive_passages", "negative", "neg",
+                                       "neg_ids",  "neg_scores", "neg_bm25",  "pos_scores",        "pos_bm25", "scores",
+                                       "score",    NULL};
+enum { POSITIVES = 4 };
 
 void vp_mine_row_free(vp_mine_row *r) {
     json_decref(r->object);
@@ -27,8 +30,10 @@ vp_mine_name vp_mine_row_field(const vp_mine_row *r, const char *field) {
     return (vp_mine_name){json_string_value(v), json_string_length(v)};
 }
 
-int vp_mine_label(const json_t *object, const char *field, vp_buf *out, vp_error *err) {
+int vp_mine_label(const json_t *object, const char *field, size_t i, bool *more, vp_buf *out, vp_error *err) {
     const json_t *v = json_object_get(object, field);
+    *more = i < (json_is_array(v) ? json_array_size(v) : 1);
+    if (json_is_array(v)) v = json_array_get(v, i);
     out->len = 0;
     if (json_is_number(v)) return vp_buf_printf(out, err, "%.17g", json_number_value(v));
     if (!json_is_string(v)) return VP_OK;
@@ -69,6 +74,17 @@ static int read_ids(vp_mine_row *r, vp_error *err) {
     return VP_OK;
 }
 
+/* The query of a row that has none: the text of the stream, or the line's own. */
+static int set_query(json_t *object, vp_mine_name text, vp_error *err) {
+    json_t *own = json_object_get(object, "text");
+    json_t *query = text.s ? json_stringn(text.s, text.n)
+                    : json_is_string(own)
+                        ? json_pack("{s:O,s:O*}", "text", own, "title", json_object_get(object, "title"))
+                        : NULL;
+    if (!json_object_set_new(object, "query", query)) return VP_OK;
+    return vp_fail(err, VP_DATA, "no 'query' and no 'text', which `tok --text` carries");
+}
+
 int vp_mine_row_read(vp_mine_row *r, vp_json_text line, vp_mine_name text, vp_mine_name id, vp_error *err) {
     json_error_t why;
     json_decref(r->object);
@@ -77,9 +93,7 @@ int vp_mine_row_read(vp_mine_row *r, vp_json_text line, vp_mine_name text, vp_mi
     if (!json_is_object(r->object)) return vp_fail(err, VP_DATA, "not a JSON object");
     r->id = (vp_mine_name){0};
     if (!vp_example_is(r->object)) {
-        if (!text.s) return vp_fail(err, VP_DATA, "no 'query', and the stream has no texts: tok --text carries them");
-        if (json_object_set_new(r->object, "query", json_stringn(text.s, text.n)))
-            return vp_fail(err, VP_DATA, "the text is not UTF-8");
+        VP_TRY(set_query(r->object, text, err));
         r->id = id;
     }
     VP_TRY(vp_example_read_texts(&r->example, r->object, &r->positives, err));
@@ -114,15 +128,15 @@ static int print_names(const char *key, const vp_mine_name *s, size_t stride, si
     return vp_buf_add(out, "]", 1, err);
 }
 
-/* The row itself, its closing brace left out. */
-static int print_row(const vp_mine_row *r, vp_json_text line, vp_buf *out, vp_error *err) {
+/* The row itself, with the positives that it has, its closing brace left out. */
+static int print_row(const vp_mine_row *r, vp_json_text line, bool positives, vp_buf *out, vp_error *err) {
     vp_json_text own;
     VP_TRY(vp_buf_add(out, "{", 1, err));
     const bool has_query = vp_json_text_member(line, "query", &own) || vp_json_text_member(line, "sentence1", &own);
     if (!has_query && r->id.s) VP_TRY(print_string("\"id\":", r->id, out, err));
     if (!has_query) VP_TRY(print_string(r->id.s ? ",\"query\":" : "\"query\":", r->query, out, err));
     const size_t at = out->len;
-    VP_TRY(vp_json_text_compact(line, replaced, out, err));
+    VP_TRY(vp_json_text_compact(line, replaced + (positives ? POSITIVES : 0), out, err));
     if (out->len == at) return VP_OK;
     out->len--; /* the closing brace; the opening one, after our own members, becomes a comma */
     if (has_query)
@@ -133,9 +147,9 @@ static int print_row(const vp_mine_row *r, vp_json_text line, vp_buf *out, vp_er
 }
 
 int vp_mine_row_print(const vp_mine_row *r, vp_json_text line, const vp_triple *t, vp_buf *out, vp_error *err) {
-    const char *key = json_object_get(r->object, "pos") ? "neg" : "negative";
+    const char *key = !t->positive && json_object_get(r->object, "pos") ? "neg" : "negative";
     const size_t stride = sizeof *t->negative;
-    VP_TRY(print_row(r, line, out, err));
+    VP_TRY(print_row(r, line, !t->positive, out, err));
     if (t->positive) VP_TRY(print_names("positive", t->positive, sizeof *t->positive, t->pos, out, err));
     VP_TRY(print_names(key, &t->negative->text, stride, t->n, out, err));
     if (t->n && t->negative[0].id.s) VP_TRY(print_names("neg_ids", &t->negative->id, stride, t->n, out, err));

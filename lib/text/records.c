@@ -267,8 +267,11 @@ static int take_line(vp_records *r, const char *line, size_t n, vp_record *recor
     *record = (vp_record){.line = line, .line_len = n, .number = r->number};
     json_decref(r->object);
     r->object = NULL;
-    VP_TRY(vp_line_parse(line, n, r->format != VP_RECORDS_LINES ? &r->object : NULL, r->name, r->number, err));
-    if (r->format != VP_RECORDS_LINES) return take_json(r, (vp_json_text){line, n}, record, control, err);
+    const bool json =
+        r->format == VP_RECORDS_OBJECTS ? memmem(line, n, "\"_vp\"", 5) != NULL : r->format != VP_RECORDS_LINES;
+    VP_TRY(vp_line_parse(line, n, json ? &r->object : NULL, r->name, r->number, err));
+    if (json && (r->format != VP_RECORDS_OBJECTS || json_object_get(r->object, "_vp")))
+        return take_json(r, (vp_json_text){line, n}, record, control, err);
     record->text = line;
     record->text_len = n;
     return VP_OK;

@@ -58,6 +58,7 @@ typedef struct vp_record {
 typedef enum vp_record_format {
     VP_RECORDS_JSONL,
     VP_RECORDS_LINES,
+    VP_RECORDS_OBJECTS, /* lines that the caller parses, without the _vp lines */
     VP_RECORDS_EXAMPLES,
     VP_RECORDS_WORDS,
     VP_RECORDS_QUERIES,

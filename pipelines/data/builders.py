@@ -26,15 +26,17 @@ def make_row(query, positives, negatives=(), **more):
 
 
 def convert(example):
-    """The row of an example of any layout."""
-    more, positives = {}, len(example.positives)
+    """The row of an example of any layout, without given negatives that are the query, a positive or one another."""
+    more, positives, scores = {}, len(example.positives), example.scores
+    seen = {same(p.text) for p in (example.query, *example.positives, *example.known)}
+    kept = [k for k, p in enumerate(example.negatives) if not (same(p.text) in seen or seen.add(same(p.text)))]
     if example.name:
         more["id"] = example.name
     if example.query.instruction:
         more["instruction"] = example.query.instruction
-    if example.scores:
-        more |= {"pos_scores": example.scores[:positives], "neg_scores": example.scores[positives:]}
-    return make_row(example.query, example.positives, example.negatives, **more)
+    if scores:
+        more |= {"pos_scores": scores[:positives], "neg_scores": [scores[positives + k] for k in kept]}
+    return make_row(example.query, example.positives, [example.negatives[k] for k in kept], **more)
 
 
 def instruct(row, instruction, symmetric):
@@ -71,6 +73,10 @@ class Labelled:
     texts that share none."""
 
     def __init__(self, items, seed, negatives):
+        items, spelled = [(text, list(labels)) for text, labels in items], {}
+        for label in sorted(label for _, labels in items for label in labels):
+            spelled.setdefault(same(label), label)  # one label, however it is written
+        items = ((text, [spelled[same(label)] for label in labels]) for text, labels in items)
         self.texts, self.seed, self.negatives = merge(items), str(seed), negatives
         self.members, self.home = {}, {}
         for text in self.texts:

@@ -1,6 +1,6 @@
 """The layouts in which public data sets come, read into one: an example has a query, passages that answer it and passages
 that do not. Nothing here draws or writes."""
-import collections, hashlib, os, re
+import collections, hashlib, os, re, unicodedata
 from lines import parse
 
 # instruction "": none; name: the data set's own identifier, else one made of the text; known: neither answers nor negatives
@@ -9,8 +9,8 @@ Example = collections.namedtuple("Example", "name query positives negatives scor
 
 
 def same(text):
-    """Equal for texts that differ in case and blanks only."""
-    return " ".join(text.casefold().split())
+    """Equal for texts that differ in case, blanks and compatible forms of characters (NFKC) only, as for mine-negs."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def digest(*parts):

@@ -122,3 +122,72 @@ bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
     run --separate-stderr bash -c 'mine-negs --candidates bm25 --rule naive corpus.idx q.vp >/dev/full'
     [ "$status" -eq 4 ]
 }
+
+@test "a row whose lists of positives are empty comes out with the index's texts, each key once" {
+    index
+    echo '{"query":"what falls","positive":[],"pos":null,"pos_ids":["rain"]}' >rows.jsonl
+    queries >q.vp
+    expect 0 bm25 corpus.idx q.vp
+    grep -q '^{"pos_ids":\["rain"\],"query":"what falls","positive":\["rain falls from a cloud"\],"negative":\["snow' out
+    mine-negs -q --reapply --rule naive out | grep -q "neg_ids.:..snow"
+}
+
+@test "a row without positives is bad, whatever the rule" {
+    index
+    printf '%s\n' '{"query":"a cloud"}' '{"query":"a cloud","positive":[]}' >rows.jsonl
+    queries >q.vp
+    expect 3 bm25 --no-scores corpus.idx q.vp
+    grep -q "^mine-negs: row '0': no positive$" err
+    [ ! -s out ]
+}
+
+@test "a text that stands for the query does so in files, too" {
+    index
+    echo '{"text":"what falls from a cloud","pos_ids":["rain"]}' >rows.jsonl
+    queries >q.vp
+    echo '{"title":"what falls","text":"from a cloud","pos_ids":["wind"]}' >known.jsonl
+    expect 0 bm25 --known rows.jsonl corpus.idx q.vp
+    grep -q '"neg_ids":\["wind","snow"\]' out
+    expect 0 bm25 --known known.jsonl corpus.idx q.vp
+    grep -q '"neg_ids":\["snow"\]' out
+    echo '{"pos_ids":["wind"]}' >known.jsonl
+    expect 3 bm25 --known known.jsonl corpus.idx q.vp
+    grep -q "^mine-negs: known.jsonl:1: no 'query' and no 'text'" err
+}
+
+@test "files as pipelines/rows prints them are read without their first and last line, and cut off are 6" {
+    index
+    queries >q.vp
+    bm25 -q --known rows.jsonl corpus.idx q.vp >plain.jsonl
+    frame() { echo '{"_vp":{"jsonl":1}}'; cat "$1"; echo "{\"_vp\":{\"end\":true,\"rows\":$(wc -l <"$1")}}"; }
+    frame rows.jsonl >framed.jsonl
+    bm25 -q --known framed.jsonl corpus.idx q.vp | cmp - plain.jsonl
+    mine-negs --texts framed.jsonl | cmp - <(mine-negs --texts rows.jsonl)
+    frame plain.jsonl | mine-negs -q --reapply --rule naive | cmp - <(mine-negs -q --reapply --rule naive plain.jsonl)
+    sed -i '$d' framed.jsonl
+    expect 6 bm25 --known framed.jsonl corpus.idx q.vp
+    expect 6 mine-negs --texts framed.jsonl
+    grep -q '^mine-negs: framed.jsonl: the closing _vp line is missing' err
+}
+
+@test "reapply on files that others wrote: no query, no positive, no numbers or ids that cannot be" {
+    cat >foreign.jsonl <<'END'
+{"query":"a","positive":"p","negative":["P ","n"," A","m"],"neg_scores":[0.4,0.3,0.2,0.1],"pos_scores":[0.9],"neg_ids":["1","2","3","4"]}
+END
+    expect 0 mine-negs --reapply --rule naive foreign.jsonl
+    grep -q '"negative":\["n","m"\],"neg_ids":\["2","4"\],"neg_scores":\[0.3,0.1\]' out
+    grep -q '^mine-negs: 1 queries, 2 negatives, 4 candidates, 1 the query itself, 1 known positives' err
+    for wrong in 's/0.4,/1e300,/' 's/"neg_ids":.*\]/"neg_ids":["1"]/' 's/"neg_ids":.*\]/"neg_ids":[1,2,3,4]/'; do
+        sed "$wrong" foreign.jsonl >wrong.jsonl
+        refused 3 mine-negs --reapply wrong.jsonl
+    done
+}
+
+@test "options that would do nothing are refused" {
+    refused 2 mine-negs --reapply --depth 5
+    refused 2 mine-negs --reapply --duplicates drop
+    refused 2 mine-negs --range 0-3 --depth 5 x.idx
+    refused 2 mine-negs --max-score 2.5 x.idx
+    refused 2 mine-negs --words words x.idx
+    refused 2 mine-negs --texts --skip-bad
+}

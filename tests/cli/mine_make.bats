@@ -105,3 +105,27 @@ mine() { make -s -j2 mine "$@" 2>log; }
     expect 0 make -s -f own.mk
     [ "$(wc -l <mined/triples.jsonl)" -ge 1 ]
 }
+
+@test "make: rows as pipelines/rows prints them, whole or cut off" {
+    project MINE_BM25=yes
+    mine
+    mv mined/triples.jsonl plain.jsonl
+    { echo '{"_vp":{"jsonl":1}}'; cat rows.jsonl; echo '{"_vp":{"end":true,"rows":32}}'; } >whole.jsonl
+    mine MINE_QUERIES=whole.jsonl
+    cmp plain.jsonl mined/triples.jsonl
+    sed -i '$d' whole.jsonl
+    run mine MINE_QUERIES=whole.jsonl MINE_KNOWN=none
+    [ "$status" -ne 0 ]
+    grep -q '^mine.mk: whole.jsonl: what wrote it died' log
+}
+
+@test "make: what cannot be is said before anything is done" {
+    project MINE_BM25=yes
+    for wrong in MINE_QUERIES= MINE_MODEL= 'MINE_QUERIES=a b' "MINE_CORPUS=it's" 'MINE_KNOWN=rows.jsonl corpus.jsonl' \
+        'MINE_DIR=a b' MINE_SHARDS=0 MINE_SHARDS=x MINE_SHARDS=-1 MINE_SHARDS= MINE_SHARDS=1000; do
+        run mine "$wrong"
+        [ "$status" -ne 0 ]
+        grep -q "${wrong%%=*}" log
+        [ ! -e mined ] && [ ! -e a ]
+    done
+}

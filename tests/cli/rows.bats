@@ -119,3 +119,17 @@ END
     rows labelled "$BANKING" | head -n 3 >cut.jsonl
     expect 6 tok --batch 1 cut.jsonl
 }
+
+@test "a given negative is not the query, a positive or another one, and its score goes with it" {
+    echo '{"query":"Q","pos":["A","ｂ"],"neg":["a ","n1","N1","q","B","n2"],"pos_scores":[9,8],"neg_scores":[1,2,3,4,5,6]}' >e.jsonl
+    expect 0 rows convert e.jsonl
+    grep -q '"neg": \["n1", "n2"\].*"neg_scores": \[2, 6\]' out
+}
+
+@test "labels and texts that differ in case, blanks and NFKC are the same" {
+    printf '%s\n' '{"text":"x y","label":"Joy"}' '{"text":"ｘ  Y","label":"joy"}' '{"text":"z","label":"joy "}' \
+        '{"text":"w","label":"anger"}' '{"text":"v","label":"anger"}' >l.jsonl
+    expect 0 rows labelled --by example --corpus c.jsonl l.jsonl
+    [ "$(wc -l <c.jsonl)" -eq 4 ]
+    grep -q '"query": "x y", "pos": \["z"\].*"class": "Joy"' out
+}

@@ -103,7 +103,8 @@ def mine(corpus, queries, n=4, depth=100, first=0, rule="percent", limit=0.95, p
             if (own, corpus.keys[i]) in known or corpus.keys[i] in seen:
                 return False
             seen.add(corpus.keys[i])
-            return not (label and meta.get(label) is not None and (corpus.rows[i][3] or {}).get(label) == meta[label])
+            copies = (r[3] or {} for r, k in zip(corpus.rows, corpus.keys) if k == corpus.keys[i])
+            return not (label and meta.get(label) is not None and meta[label] in [r.get(label) for r in copies])
 
         left = [i for i in ranked[first:] if may(i)][shift:]
         kind, bound = (rule, f32(limit)) if rule != "percent" or goal > 0 else ("margin", f32(0.05))

@@ -398,6 +398,7 @@ static int write_model(vp_run *r, const vp_settings *s, vp_error *err) {
 
 /* The result is good for the model's settings with the attention and pooling of this run. */
 int vp_run_finish(vp_run *r, vp_error *err) {
+    if (r->next == 0) return vp_fail(err, VP_DATA, "no step to train on: nothing is published");
     if (r->saved != r->next || !vp_path_exists(r->o.folder, "checkpoint")) VP_TRY(save_checkpoint(r, err));
     vp_settings s = *vp_model_settings(r->model);
     s.attention = r->attention;

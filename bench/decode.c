@@ -100,11 +100,12 @@ int main(int argc, char **argv) {
     vp_error err = {0};
     vp_model *m = NULL;
     vp_tokenizer *t = NULL;
-    const int threads = argc > 2 ? atoi(argv[2]) : 1;
-    if (argc < 2 || threads < 1) {
+    double asked = 1;
+    if (argc < 2 || (argc > 2 && !vp_cli_real(argv[2], &asked)) || !(asked >= 1 && asked <= 1024)) {
         fprintf(stderr, "usage: decode MODEL [THREADS]\n");
         return VP_USAGE;
     }
+    const int threads = (int)asked;
     check(vp_model_open(&m, argv[1], &err), &err);
     check(vp_tokenizer_open(&t, vp_model_transformer(m), &err), &err);
     const double rate = read_rate(), weights = product_weights(vp_model_transformer(m));

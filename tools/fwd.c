@@ -1,5 +1,6 @@
 /* fwd: token ids to hidden states, or with --pool to embeddings. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -16,35 +17,17 @@ static options opt = {.device = "auto", .batch_tokens = VP_BATCH_TOKENS};
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "folder, .gguf file or index; else the stream's model, else $VP_MODEL"},
-    {.name = "adapter",
-     .kind = VP_OPT_LIST,
-     .target = &opt.adapters,
-     .value = "DIR",
-     .help = "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"},
+    OPTION_MODEL(&opt.model, "folder, .gguf file or index; else the stream's model, else $VP_MODEL"),
+    OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
     {.name = "attention",
      .kind = VP_OPT_CHOICE,
      .target = &opt.attention,
      .choices = "auto|" VP_ATTENTIONS,
      .help = "which tokens see which; auto: as the stream or the model says"},
     {.kind = VP_OPT_GROUP, .help = "Computing"},
-    {.name = "compute",
-     .kind = VP_OPT_CHOICE,
-     .target = &opt.compute,
-     .choices = VP_COMPUTES,
-     .help = "arithmetic of the products"},
+    OPTION_COMPUTE(&opt.compute, "arithmetic of the products"),
     {.name = "device", .kind = VP_OPT_STRING, .target = &opt.device, .value = "auto|cpu", .help = "where to compute"},
-    {.name = "threads",
-     .kind = VP_OPT_INT,
-     .target = &opt.threads,
-     .value = "N",
-     .max = 4096,
-     .help = "threads to use; 0: all"},
+    OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.name = "batch-tokens",
      .kind = VP_OPT_INT,
      .target = &opt.batch_tokens,

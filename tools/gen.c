@@ -1,5 +1,6 @@
 /* gen: prompts to texts. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,28 +20,10 @@ static options opt = {.chat = "none", .temperature = 0.7, .top_p = 0.95, .penalt
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "folder or .gguf file; else $VP_MODEL"},
-    {.name = "adapter",
-     .kind = VP_OPT_LIST,
-     .target = &opt.adapters,
-     .value = "DIR",
-     .help = "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"},
-    {.name = "compute",
-     .kind = VP_OPT_CHOICE,
-     .target = &opt.compute,
-     .choices = VP_COMPUTES,
-     .help = "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"},
-    {.name = "threads",
-     .kind = VP_OPT_INT,
-     .target = &opt.threads,
-     .value = "N",
-     .max = 4096,
-     .help = "threads to use; 0: all"},
+    OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
+    OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
+    OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.kind = VP_OPT_GROUP, .help = "Prompts"},
     {.name = "lines", .kind = VP_OPT_FLAG, .target = &opt.lines, .help = "every line is a prompt; else JSONL"},
     {.name = "chat",

@@ -1,5 +1,6 @@
 /* knn: an index of vectors on disk. Each subcommand is an option table and a few calls of lib/index. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -318,13 +319,7 @@ static int search_options(command_line *c, search_run *s, vp_error *err) {
          .help = "a table for reading instead of JSON lines"},
         {.name = "text", .kind = VP_OPT_FLAG, .target = &s->show_text, .help = "print the hits' texts"},
         {.name = "meta", .kind = VP_OPT_FLAG, .target = &s->show_meta, .help = "print the hits' other fields"},
-        {.name = "threads",
-         .kind = VP_OPT_INT,
-         .target = &threads,
-         .value = "N",
-         .min = 0,
-         .max = 1024,
-         .help = "threads; 0: all that the process may use"},
+        OPTION_THREADS(&threads, "threads; 0: all that the process may use"),
         {0}};
     const vp_program program = {.name = "knn search",
                                 .summary = "the rows nearest to each query of a stream",
@@ -438,13 +433,7 @@ static int export(command_line *c, vp_error *err) {
     VP_TRY(vp_index_open(&x, c->index, VP_INDEX_READ, err));
     int status = out ? vp_publish_open(&file, out, err) : VP_OK;
     if (!status && !out) status = export_to(x, npy, STDOUT_FILENO, "standard output", err);
-    if (!status && out) {
-        status = export_to(x, npy, file.fd, out, err);
-        if (status)
-            vp_publish_abort(&file);
-        else
-            status = vp_publish_commit(&file, err);
-    }
+    if (!status && out) status = vp_publish_end(&file, export_to(x, npy, file.fd, out, err), err);
     vp_index_close(x);
     return status;
 }

@@ -1,5 +1,6 @@
 /* loss: embeddings or marked hidden states to each row's share of a loss, and its gradient. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include "tools/objective_options.h"
 #include <math.h>
 #include <stdio.h>
@@ -15,23 +16,13 @@ static struct {
 static const vp_option table[] = {
     OBJECTIVE_OPTIONS,
     {.kind = VP_OPT_GROUP, .help = "Model (mntp, ntp and llara: its output head)"},
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "folder or .gguf file; else the stream's model, else $VP_MODEL"},
+    OPTION_MODEL(&opt.model, "folder or .gguf file; else the stream's model, else $VP_MODEL"),
     {.name = "follow",
      .kind = VP_OPT_STRING,
      .target = &opt.follow,
      .value = "DIR",
      .help = "the head that the run of `step` in DIR trains, as each step wants it"},
-    {.name = "threads",
-     .kind = VP_OPT_INT,
-     .target = &opt.threads,
-     .value = "N",
-     .max = 4096,
-     .help = "threads to use for it; 0: all"},
+    OPTION_THREADS(&opt.threads, "threads to use for it; 0: all"),
     {0},
 };
 static const vp_program program = {

@@ -1,5 +1,6 @@
 /* mask: whole training steps of ids to what an objective needs: hidden tokens and targets, two views, chosen pairs. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,12 +29,7 @@ static const vp_option table[] = {
      .min = 1,
      .max = 1 << 24,
      .help = "tokens of a frame"},
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "mntp, llara: whose tokenizer it is; else the stream's, else $VP_MODEL"},
+    OPTION_MODEL(&opt.model, "mntp, llara: whose tokenizer it is; else the stream's, else $VP_MODEL"),
     {.kind = VP_OPT_GROUP, .help = "mntp"},
     {.name = "rate",
      .kind = VP_OPT_REAL,

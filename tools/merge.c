@@ -1,5 +1,6 @@
 /* merge: a model and its adapters as one Hugging Face folder. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,17 +16,8 @@ typedef struct options {
 static options opt = {.max_shard = INT64_C(5) << 30};
 
 static const vp_option table[] = {
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "model folder, .gguf file or index; else $VP_MODEL"},
-    {.name = "adapter",
-     .kind = VP_OPT_LIST,
-     .target = &opt.adapters,
-     .value = "DIR",
-     .help = "a LoRA adapter in PEFT's layout; may be repeated, merged in that order"},
+    OPTION_MODEL(&opt.model, "model folder, .gguf file or index; else $VP_MODEL"),
+    OPTION_ADAPTER(&opt.adapters, "a LoRA adapter in PEFT's layout; may be repeated, merged in that order"),
     {.name = "out",
      .letter = 'o',
      .kind = VP_OPT_STRING,

@@ -1,5 +1,6 @@
 /* mine-negs: hard negatives for the queries of a stream, out of an index; or another rule on what was mined before. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,12 +119,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_FLAG,
      .target = &opt.mine.skip_bad,
      .help = "count rows that are malformed or whose positive is missing, and go on"},
-    {.name = "threads",
-     .kind = VP_OPT_INT,
-     .target = &opt.threads,
-     .value = "N",
-     .max = 1024,
-     .help = "threads; 0: all that the process may use"},
+    OPTION_THREADS(&opt.threads, "threads; 0: all that the process may use"),
     {.name = "reapply",
      .kind = VP_OPT_FLAG,
      .target = &opt.reapply,

@@ -168,10 +168,7 @@ static int convert(int n, char **paths, vp_error *err) {
     if (strcmp(options.npy, "-") == 0) return convert_to_output(n, paths, err);
     vp_publish file;
     VP_TRY(vp_publish_open(&file, options.npy, err));
-    const int status = convert_into(file.fd, n, paths, err);
-    if (!status) return vp_publish_commit(&file, err);
-    vp_publish_abort(&file);
-    return status;
+    return vp_publish_end(&file, convert_into(file.fd, n, paths, err), err);
 }
 
 static int compare(int n, char **paths, vp_error *err) {

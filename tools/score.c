@@ -130,10 +130,7 @@ static int open_files(files *x, const char *const *path, int n, vp_error *err) {
 static int publish(const char *path, const vp_buf *text, vp_error *err) {
     vp_publish file;
     VP_TRY(vp_publish_open(&file, path, err));
-    const int status = vp_write_all(file.fd, text->data, text->len, path, err);
-    if (!status) return vp_publish_commit(&file, err);
-    vp_publish_abort(&file);
-    return status;
+    return vp_publish_end(&file, vp_write_all(file.fd, text->data, text->len, path, err), err);
 }
 
 static int print(const vp_score *s, bool json, vp_buf *out, vp_error *err) {

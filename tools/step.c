@@ -1,5 +1,6 @@
 /* step: from gradients, or from token ids alone, to a trained adapter or model. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include "tools/objective_options.h"
 #include <math.h>
 #include <stdio.h>
@@ -47,17 +48,8 @@ static const vp_option table[] = {
      .max = (double)VP_MIX_STEPS_MAX,
      .help = "steps between checkpoints; 0: at the end only"},
     {.kind = VP_OPT_GROUP, .help = "Model"},
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "folder or .gguf file; else the stream's model, else $VP_MODEL"},
-    {.name = "adapter",
-     .kind = VP_OPT_LIST,
-     .target = &opt.adapters,
-     .value = "DIR",
-     .help = "LoRA adapter that stays as it is under the one that is trained; may be repeated"},
+    OPTION_MODEL(&opt.model, "folder or .gguf file; else the stream's model, else $VP_MODEL"),
+    OPTION_ADAPTER(&opt.adapters, "LoRA adapter that stays as it is under the one that is trained; may be repeated"),
     {.name = "attention",
      .kind = VP_OPT_CHOICE,
      .target = &opt.attention,
@@ -220,18 +212,9 @@ static const vp_option table[] = {
      .value = "BYTES",
      .max = 9e15,
      .help = "kept at once, and until the loss of a step is known; what does not fit is computed twice"},
-    {.name = "compute",
-     .kind = VP_OPT_CHOICE,
-     .target = &opt.compute,
-     .choices = VP_COMPUTES,
-     .help = "arithmetic of the products"},
+    OPTION_COMPUTE(&opt.compute, "arithmetic of the products"),
     {.name = "device", .kind = VP_OPT_STRING, .target = &opt.device, .value = "auto|cpu", .help = "where to compute"},
-    {.name = "threads",
-     .kind = VP_OPT_INT,
-     .target = &opt.threads,
-     .value = "N",
-     .max = 4096,
-     .help = "threads to use; 0: all"},
+    OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {0},
 };
 static const vp_program program = {

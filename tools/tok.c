@@ -1,5 +1,6 @@
 /* tok: text lines or JSONL to token ids, in frames of a bounded number of tokens, or in training steps. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,17 +38,9 @@ static const vp_option table[] = {
      .target = &opt.skip_bad,
      .help = "count malformed records and go on, instead of an error"},
     {.kind = VP_OPT_GROUP, .help = "Model and prompt"},
-    {.name = "model",
-     .letter = 'm',
-     .kind = VP_OPT_STRING,
-     .target = &opt.model,
-     .value = "PATH",
-     .help = "folder, .gguf file or index; else $VP_MODEL, else what `knn missing` names"},
-    {.name = "adapter",
-     .kind = VP_OPT_LIST,
-     .target = &opt.adapters,
-     .value = "DIR",
-     .help = "adapter whose settings count, and which `fwd` without one of its own applies; may be repeated"},
+    OPTION_MODEL(&opt.model, "folder, .gguf file or index; else $VP_MODEL, else what `knn missing` names"),
+    OPTION_ADAPTER(&opt.adapters,
+                   "adapter whose settings count, and which `fwd` without one of its own applies; may be repeated"),
     {.name = "query",
      .kind = VP_OPT_FLAG,
      .target = &opt.input.query,

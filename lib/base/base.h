@@ -88,17 +88,16 @@ int vp_wait_input(int in, int output, int timeout_ms, bool *ready, vp_error *err
 int vp_sync_folder_of(const char *path, vp_error *err);
 
 /* A file that appears under its name whole or not at all: written as a temporary beside it, synced, renamed, the folder
- * synced. A name that is a device, pipe or folder is refused (VP_IO). vp_publish_abort (also after a failure) removes
- * the temporary. Temporaries of killed programs are unlinked by the next vp_publish_open of the same name when no
- * process holds them locked. */
+ * synced. A name that is a device, pipe or folder is refused (VP_IO). vp_publish_end with the status of
+ * the writing publishes after VP_OK, and removes the temporary after anything else. Temporaries of killed programs are
+ * unlinked by the next vp_publish_open of the same name when no process holds them locked. */
 typedef struct vp_publish {
     int fd;
     char *path, *temporary;
     int slot; /* from vp_temporary_add */
 } vp_publish;
 int vp_publish_open(vp_publish *p, const char *path, vp_error *err);
-int vp_publish_commit(vp_publish *p, vp_error *err);
-void vp_publish_abort(vp_publish *p);
+int vp_publish_end(vp_publish *p, int status, vp_error *err);
 /* All of it: folder/name with these n bytes. */
 int vp_publish_file(const char *folder, const char *name, const void *data, size_t n, vp_error *err);
 

@@ -100,6 +100,15 @@ int vp_wait_input(int in, int output, int timeout_ms, bool *ready, vp_error *err
     return VP_OK;
 }
 
+static void close_publish(vp_publish *p) {
+    if (p->temporary && p->fd >= 0) unlink(p->temporary);
+    if (p->fd >= 0) close(p->fd);
+    vp_temporary_remove(p->slot);
+    free(p->path);
+    free(p->temporary);
+    *p = (vp_publish){.fd = -1};
+}
+
 int vp_publish_open(vp_publish *p, const char *path, vp_error *err) {
     struct stat st;
     *p = (vp_publish){.fd = -1};
@@ -109,14 +118,14 @@ int vp_publish_open(vp_publish *p, const char *path, vp_error *err) {
     p->path = vp_strndup(path, strlen(path));
     p->temporary = malloc(strlen(path) + 16);
     if (!p->path || !p->temporary) {
-        vp_publish_abort(p);
+        close_publish(p);
         return vp_fail_memory(err, "a path", strlen(path));
     }
     snprintf(p->temporary, strlen(path) + 16, "%s.tmp-XXXXXX", path);
     p->fd = mkostemp(p->temporary, O_CLOEXEC);
     if (p->fd < 0) {
         int status = vp_fail_errno(err, "cannot create '%s'", p->temporary);
-        vp_publish_abort(p);
+        close_publish(p);
         return status;
     }
     p->slot = vp_temporary_add(p->temporary);
@@ -124,7 +133,7 @@ int vp_publish_open(vp_publish *p, const char *path, vp_error *err) {
     umask(mask);
     if (flock(p->fd, LOCK_EX | LOCK_NB) != 0 || fchmod(p->fd, 0666 & ~mask) != 0) {
         int status = vp_fail_errno(err, "cannot lock '%s'", p->temporary);
-        vp_publish_abort(p);
+        close_publish(p);
         return status;
     }
     return VP_OK;
@@ -146,28 +155,17 @@ int vp_sync_folder_of(const char *path, vp_error *err) {
     return status;
 }
 
-int vp_publish_commit(vp_publish *p, vp_error *err) {
-    int status = VP_OK;
-    if (fsync(p->fd) != 0)
-        status = vp_fail_errno(err, "cannot sync '%s'", p->temporary);
-    else if (rename(p->temporary, p->path) != 0)
+int vp_publish_end(vp_publish *p, int status, vp_error *err) {
+    if (!status && fsync(p->fd) != 0) status = vp_fail_errno(err, "cannot sync '%s'", p->temporary);
+    if (!status && rename(p->temporary, p->path) != 0)
         status = vp_fail_errno(err, "cannot rename '%s' to '%s'", p->temporary, p->path);
-    else {
+    if (!status) {
         free(p->temporary);
         p->temporary = NULL;
         status = vp_sync_folder_of(p->path, err);
     }
-    vp_publish_abort(p);
+    close_publish(p);
     return status;
-}
-
-void vp_publish_abort(vp_publish *p) {
-    if (p->temporary && p->fd >= 0) unlink(p->temporary);
-    if (p->fd >= 0) close(p->fd);
-    vp_temporary_remove(p->slot);
-    free(p->path);
-    free(p->temporary);
-    *p = (vp_publish){.fd = -1};
 }
 
 int vp_publish_file(const char *folder, const char *name, const void *data, size_t n, vp_error *err) {
@@ -175,13 +173,7 @@ int vp_publish_file(const char *folder, const char *name, const void *data, size
     vp_publish p;
     VP_TRY(vp_buf_printf(&path, err, "%s/%s", folder, name));
     int status = vp_publish_open(&p, path.data, err);
-    if (!status) {
-        status = vp_write_all(p.fd, data, n, path.data, err);
-        if (!status)
-            status = vp_publish_commit(&p, err);
-        else
-            vp_publish_abort(&p);
-    }
+    if (!status) status = vp_publish_end(&p, vp_write_all(p.fd, data, n, path.data, err), err);
     vp_buf_free(&path);
     return status;
 }

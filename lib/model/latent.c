@@ -31,7 +31,7 @@ int vp_latent_parse(const char *text, vp_latent_sizes *s, vp_error *err) {
         size_t k = 0;
         while (k < 4 && !number_of(word, names[k], values[k])) k++;
         const bool form = !strcmp(word, "form=plain") || !strcmp(word, "form=gated");
-        if (form) s->plain = !strcmp(word, "form=plain");
+        if (form) s->plain = !(s->gated = !strcmp(word, "form=gated"));
         if ((k == 4 && !form) || seen[k]) return vp_fail(err, VP_USAGE, "'%s' is none of " VP_LATENT_SPEC, word);
         seen[k] = true;
         at += n + (at[n] == ',');

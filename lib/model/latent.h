@@ -10,6 +10,7 @@
 typedef struct vp_latent_sizes {
     int64_t latents, heads, head_width, inner; /* r, H, d, F; of all but the options of a run, latents 0: no layer */
     bool plain;
+    bool gated; /* the other form was asked for; of the options of a run alone */
 } vp_latent_sizes;
 #define VP_LATENT_SPEC "latents=N,heads=N,width=N,inner=N,form=gated|plain"
 /* Any of VP_LATENT_SPEC, each once. VP_USAGE: something else. */

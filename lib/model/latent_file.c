@@ -135,13 +135,7 @@ int vp_latent_file_write(const char *folder, const vp_latent_sizes *s, int64_t w
     vp_publish p;
     VP_TRY(vp_path_join(&path, folder, VP_LATENT_WEIGHTS, err));
     int status = vp_publish_open(&p, path, err);
-    if (!status) {
-        status = write_tensors(p.fd, path, s, width, value, dtype, err);
-        if (!status)
-            status = vp_publish_commit(&p, err);
-        else
-            vp_publish_abort(&p);
-    }
+    if (!status) status = vp_publish_end(&p, write_tensors(p.fd, path, s, width, value, dtype, err), err);
     free(path);
     return status;
 }

@@ -19,7 +19,7 @@ static int take_sizes(vp_training *t, const vp_train_options *o, const char *fol
     t->latent = f.sizes;
     const bool same = agrees(asked->latents, f.sizes.latents) && agrees(asked->heads, f.sizes.heads) &&
                       agrees(asked->head_width, f.sizes.head_width) && agrees(asked->inner, f.sizes.inner) &&
-                      agrees(asked->plain, f.sizes.plain);
+                      agrees(asked->plain, f.sizes.plain) && !(asked->gated && f.sizes.plain);
     if (!status && !same)
         status = vp_fail(err, VP_USAGE, "%s: its latent layer, which training goes on with, has other sizes", folder);
     vp_latent_file_close(&f);

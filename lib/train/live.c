@@ -72,9 +72,7 @@ static int create(vp_live *l, int64_t version, const void *data, vp_error *err) 
     VP_TRY(vp_publish_open(&p, l->path, err));
     l->fd = fcntl(p.fd, F_DUPFD_CLOEXEC, 0); /* the same open file, whose lock lives on */
     int status = l->fd < 0 ? vp_fail_errno(err, "cannot open '%s'", l->path) : lay_out(l, version, data, err);
-    if (!status) return vp_publish_commit(&p, err);
-    vp_publish_abort(&p);
-    return status;
+    return vp_publish_end(&p, status, err);
 }
 
 int vp_live_lock(vp_live **out, const char *folder, vp_error *err) {

@@ -92,13 +92,7 @@ static int write_weights(const char *folder, const vp_params *params, vp_dtype d
     vp_publish p;
     VP_TRY(vp_path_join(&path, folder, "adapter_model.safetensors", err));
     int status = vp_publish_open(&p, path, err);
-    if (!status) {
-        status = vp_tensors_write(p.fd, path, params, &weights, 1, err);
-        if (!status)
-            status = vp_publish_commit(&p, err);
-        else
-            vp_publish_abort(&p);
-    }
+    if (!status) status = vp_publish_end(&p, vp_tensors_write(p.fd, path, params, &weights, 1, err), err);
     free(path);
     return status;
 }

@@ -141,6 +141,9 @@ END
     nv-embed stage1 -o run ask.jsonl "${small[@]}" --steps 1
     expect 2 step --objective infonce --attention bi --pool latent --continue run --latent latents=9 --out other <steps.vp
     grep -q 'has other sizes' err
+    expect 0 step --objective infonce --attention bi --pool latent --latent latents=4,heads=2,form=plain --out flat <steps.vp
+    expect 2 step --objective infonce --attention bi --pool latent --continue flat --latent form=gated --out other <steps.vp
+    grep -q 'has other sizes' err
 }
 
 @test "a model that is trained whole gets its latents beside it" {

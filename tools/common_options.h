@@ -1,0 +1,15 @@
+/* Rows of option tables that several programs have, for what is said of them in each. */
+#ifndef VP_TOOLS_COMMON_OPTIONS_H
+#define VP_TOOLS_COMMON_OPTIONS_H
+#include "lib/vecpipe.h"
+
+#define OPTION_MODEL(to, what)                                                                                         \
+    { .name = "model", .letter = 'm', .kind = VP_OPT_STRING, .target = (to), .value = "PATH", .help = (what) }
+#define OPTION_ADAPTER(to, what)                                                                                       \
+    { .name = "adapter", .kind = VP_OPT_LIST, .target = (to), .value = "DIR", .help = (what) }
+#define OPTION_COMPUTE(to, what)                                                                                       \
+    { .name = "compute", .kind = VP_OPT_CHOICE, .target = (to), .choices = VP_COMPUTES, .help = (what) }
+#define OPTION_THREADS(to, what)                                                                                       \
+    { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
+
+#endif

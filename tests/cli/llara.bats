@@ -117,6 +117,8 @@ assert len(rows) == 6'
         [ ! -s out ]
         [ "$(grep -vc '^tok: ' err)" -eq 0 ]
     done
+    cmp run/mined/1/triples.jsonl run--piped/mined/1/triples.jsonl
+    [ "$(grep -c '"neg_scores"' run/mined/1/triples.jsonl)" -eq "$(wc -l <pairs.jsonl)" ]
     for stage in pretrain finetune; do
         cmp run/$stage/adapter_model.safetensors run--piped/$stage/adapter_model.safetensors
         [ "$(grep -c '"program":"step","event":"step"' run/$stage/log.jsonl)" -eq 3 ]

@@ -8,6 +8,7 @@ const fuzz_target fuzz_targets[] = {
     {"stream", 1, stream_seeds, stream_repair, stream_run},
     {"records", 1, records_seeds, NULL, records_run},
     {"mix", 1, records_seeds, NULL, mix_run},
+    {"mine", 1, mine_seeds, NULL, mine_run},
     {"tokenizer", 2, tokenizer_seeds, NULL, tokenizer_run},
     {"vocabulary", 2, vocabulary_seeds, NULL, vocabulary_run},
     {"config", 2, config_seeds, NULL, config_run},

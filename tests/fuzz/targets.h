@@ -38,6 +38,8 @@ int stream_run(const vp_buf *input, vp_error *err);
 void records_seeds(fuzz_seeds *s);
 int records_run(const vp_buf *input, vp_error *err);
 int mix_run(const vp_buf *input, vp_error *err);
+void mine_seeds(fuzz_seeds *s);
+int mine_run(const vp_buf *input, vp_error *err);
 
 /* targets_tokenizer.c */
 void tokenizer_seeds(fuzz_seeds *s);

@@ -1,6 +1,7 @@
-/* Texts: JSONL and line records, read in order and mixed. */
+/* Texts: JSONL and line records, read in order and mixed; rows of examples, mined anew by their scores. */
 #include "lib/vecpipe.h"
 #include "tests/fuzz/targets.h"
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -78,4 +79,37 @@ int mix_run(const vp_buf *input, vp_error *err) {
     if (is_answer(lines)) return status;
     *err = (vp_error){0};
     return vp_fail(err, VP_BUG, "lines: %d %s", lines, why.text);
+}
+
+void mine_seeds(fuzz_seeds *s) {
+    fuzz_seed_text(s, "{\"query\":\"q\",\"positive\":\"p\",\"negative\":[\"a\",\"b\"],\"pos_scores\":[0.8],"
+                      "\"neg_scores\":[0.5,1e-3],\"neg_ids\":[\"1\",\"2\"],\"id\":12345678901234567890}\n");
+    fuzz_seed_text(s, "{\"query\":[\"instruction\",\"q\"],\"pos\":[[\"\",\"p\"],[\"i\",\"r\"]],\"neg\":[[\"i\",\"n\"]],"
+                      "\"pos_scores\":[1,2],\"neg_scores\":[-1.5]}\r\n{\"query\":\"x\",\"pos\":[\"y\"],\"neg\":[],"
+                      "\"pos_scores\":[1],\"neg_scores\":[]}");
+    fuzz_seed_text(s,
+                   "{\"_vp\":{\"jsonl\":1}}\n{\"query\":\"q\",\"positive_passages\":[{\"docid\":\"1\",\"title\":\"t\","
+                   "\"text\":\"p\"}],\"negative_passages\":[{\"docid\":\"2\",\"text\":\"\\u00e9\"}],\"pos_scores\":[1],"
+                   "\"neg_scores\":[0]}\n"
+                   "{\"_vp\":{\"end\":true,\"rows\":1}}\n");
+}
+
+/* The texts of the rows, the rows by their scores, and those that skip what is bad: the second one's answer counts. */
+int mine_run(const vp_buf *input, vp_error *err) {
+    int fd, out = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    vp_error why = {0}, skip = {0};
+    vp_mine_counts counts = {0};
+    vp_mine_options o = {.rule = {.kind = VP_MINE_NAIVE, .limit = 0, .n = 2}, .scores = true};
+    fuzz_memory_file(input, &fd);
+    const int texts = vp_mine_texts(fd, "rows", out, &why);
+    lseek(fd, 0, SEEK_SET);
+    const int status = vp_mine_reapply(&o, fd, "rows", out, &counts, err);
+    lseek(fd, 0, SEEK_SET);
+    o.skip_bad = true;
+    const int skipping = vp_mine_reapply(&o, fd, "rows", out, &counts, &skip);
+    close(fd);
+    close(out);
+    if (is_answer(texts) && is_answer(skipping)) return status;
+    *err = (vp_error){0};
+    return vp_fail(err, VP_BUG, "texts: %d %s; skipping: %d %s", texts, why.text, skipping, skip.text);
 }

@@ -2,6 +2,9 @@
 #include "lib/vecpipe.h"
 #include "tools/common_options.h"
 #include "tools/objective_options.h"
+#if __has_include(<malloc.h>)
+#include <malloc.h>
+#endif
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -377,6 +380,9 @@ static int run(state *s, vp_error *err) {
 
 int main(int argc, char **argv) {
     vp_error err = {0};
+#ifdef M_MMAP_THRESHOLD
+    mallopt(M_MMAP_THRESHOLD, 1 << 17); /* glibc would raise it, and keep 40 MB of what large buffers leave behind */
+#endif
     vp_cli_action action = VP_CLI_RUN;
     state s = {0};
     int first = argc;

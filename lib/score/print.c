@@ -5,12 +5,13 @@
 enum { NAME_WIDTH = 22 };
 
 int vp_score_print_table(const vp_score *s, vp_buf *out, vp_error *err) {
+    const double times = s->plain ? 1 : 100;
     VP_TRY(vp_buf_printf(out, err, "%s: %lld %s%s\n", s->task, (long long)s->units, s->unit,
                          s->intervals ? ", 95 % intervals" : ""));
     for (int m = 0; m < s->n; m++) {
         const vp_score_measure *x = &s->measure[m];
-        VP_TRY(vp_buf_printf(out, err, "  %-*s%7.2f", NAME_WIDTH, x->name, 100 * x->value));
-        if (s->intervals) VP_TRY(vp_buf_printf(out, err, "  [%6.2f, %6.2f]", 100 * x->low, 100 * x->high));
+        VP_TRY(vp_buf_printf(out, err, "  %-*s%7.2f", NAME_WIDTH, x->name, times * x->value));
+        if (s->intervals) VP_TRY(vp_buf_printf(out, err, "  [%6.2f, %6.2f]", times * x->low, times * x->high));
         VP_TRY(vp_buf_add(out, "\n", 1, err));
     }
     for (int i = 0; i < s->ncounts; i++)

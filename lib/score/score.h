@@ -30,6 +30,7 @@ typedef struct vp_score {
     int64_t units;           /* what the measures are over, and what is resampled */
     int n;                   /* measure[0] is the main one */
     bool intervals;
+    bool plain;   /* measures are no shares: tables show them as they are, not times 100 */
     bool centred; /* intervals are moved so that resamples lie around the value: drawing twice the same biases some */
     vp_score_measure measure[VP_SCORE_MEASURES];
     int ncounts; /* what else a reader should know: queries without hits, ... */
@@ -69,6 +70,10 @@ int vp_score_rerank(vp_score *s, vp_score_file gold, vp_score_file queries, vp_s
 /* Append the texts of such a file as the records that those vectors are made of, {"id","text"} a line: ids are the
  * line's number, candidates "LINE/1", "LINE/2", ... */
 int vp_score_rerank_texts(vp_score_file gold, bool candidates, vp_buf *out, vp_error *err);
+
+/* losses: a stream that `loss ntp` (or mntp) made of every row. perplexity: exp of nats_per_token, the mean negative
+ * log-likelihood over all predicted tokens. VP_DATA where the tokens of a row do not weigh alike. */
+int vp_score_perplexity(vp_score *s, vp_score_file losses, const vp_score_options *o, vp_error *err);
 
 /* Below, each row of a stream with emb has a label: the member `label` of its meta, a string or an integer. Vectors
  * count as they are in the stream, not scaled. Labels that only the test has are wrong whatever is answered, and

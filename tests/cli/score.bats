@@ -82,6 +82,32 @@ assert abs(o["map"] - (1 + 2 / 3) / 4) < 1e-8 and o["recall_at_10"] == 0.5 and o
     grep -q "bad.jsonl:1: 'positive' is not an array" err
 }
 
+@test "perplexity: of all predicted tokens, however the loss is reduced" {
+    mkdir tiny
+    cp "$REPO"/tests/golden/llama-gqa-tied/{config.json,model.safetensors} "$REPO/tests/pipelines/tokenizer.json" tiny/
+    printf '%s\n' 'one two' 'x' 'a longer line of more words' >texts
+    for reduce in token sample mixed=1; do
+        tok -q -m tiny --lines --batch 3 texts | mask generate --reduce $reduce | fwd --attention causal | pool pick | loss ntp >$reduce.vp
+        score perplexity --json <$reduce.vp >$reduce.json
+        peek --jsonl --columns loss,weight $reduce.vp >$reduce.rows
+    done
+    python3 - <<'PY'
+import json, math
+rows = [json.loads(line) for line in open("token.rows")]
+tokens = sum(len([w for w in row["weight"] if w]) for row in rows)
+nats = sum(row["loss"] for row in rows) * len(rows) / tokens  # the token sum of each row, mean over rows
+for reduce in "token", "sample", "mixed=1":
+    o = json.load(open(reduce + ".json"))
+    assert abs(o["nats_per_token"] - nats) < 1e-5 and abs(o["main_score"] - math.exp(nats)) < 1e-5 * math.exp(nats), (o, nats)
+PY
+    score perplexity token.vp | grep -q "^  perplexity  *$(python3 -c 'import json; print("%.2f" % json.load(open("token.json"))["main_score"])')$"
+    vectors >a.vp
+    refused 3 score perplexity a.vp
+    grep -q 'no column loss' err
+    head -c 900 token.vp >cut.vp
+    refused 6 score perplexity cut.vp
+}
+
 @test "bad lines are named" {
     echo 'nonsense' >>hits.jsonl
     refused 3 score retrieval qrels.tsv hits.jsonl

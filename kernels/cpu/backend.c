@@ -33,6 +33,7 @@ static const vp_backend cpu = {
     .softmax_rows = vp_cpu_softmax_rows,
     .softmax_rows_bwd = vp_cpu_softmax_rows_bwd,
     .rope = vp_cpu_rope,
+    .rope_shift = vp_cpu_rope_shift,
     .attn = vp_cpu_attn,
     .attn_bwd = vp_cpu_attn_bwd,
     .kv_append = vp_cpu_kv_append,

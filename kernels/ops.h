@@ -213,7 +213,8 @@ typedef struct vp_attn_op {
     vp_drop drop;
     const vp_mat *dout, *dq, *dk, *dv;
 } vp_attn_op;
-typedef struct vp_kv_op { /* the rows of k and v that are a sequence's to the end of its cache, rounded to `dtype` */
+typedef struct vp_kv_op { /* the rows of k and v that are a sequence's, rounded to `dtype`: to the end of its cache
+                             (kv_append), or into host memory (kv_export) */
     const vp_batch *batch;
     vp_mat k, v;                     /* [T, G*d] */
     void *const *k_to, *const *v_to; /* [B] where a sequence's first row goes; rows are `ld` elements apart */

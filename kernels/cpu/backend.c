@@ -37,6 +37,7 @@ static const vp_backend cpu = {
     .attn = vp_cpu_attn,
     .attn_bwd = vp_cpu_attn_bwd,
     .kv_append = vp_cpu_kv_append,
+    .kv_export = vp_cpu_kv_append, /* all memory is the host's */
     .glu = vp_cpu_glu,
     .glu_bwd = vp_cpu_glu_bwd,
     .act = vp_cpu_act,

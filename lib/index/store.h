@@ -2,6 +2,7 @@
  * layout. Functions return statuses; a failure leaves the store usable only for closing. */
 #ifndef VP_INDEX_STORE_H
 #define VP_INDEX_STORE_H
+#include "lib/index/idset.h"
 #include "lib/index/index.h"
 #include "lib/index/schema.h"
 #include "lib/base/dtype.h"
@@ -140,16 +141,6 @@ void vp_change_abort(vp_change *c); /* roll back, release the lock */
 /* Inside vp_change_commit: segments and generation into the database, COMMIT; compaction (compact.c). */
 int vp_change_write(vp_change *c, vp_error *err);
 int vp_change_compact(vp_change *c, vp_error *err);
-
-/* ---- idset.c: ids seen, by 128-bit hash, each with a number (row or line) ---- */
-typedef struct vp_idset {
-    struct vp_idset_slot *slot;
-    size_t n, cap;
-} vp_idset;
-/* *earlier = the number (>= 0) given with the same id before, -1 if it is new (then it is added). */
-int vp_idset_add(vp_idset *s, const char *id, size_t len, int64_t number, int64_t *earlier, vp_error *err);
-bool vp_idset_find(const vp_idset *s, const char *id, size_t len, int64_t *number);
-void vp_idset_free(vp_idset *s);
 
 /* ---- json.c ---- */
 /* A stored JSON object as one line; anything else is written as a string. */

@@ -68,7 +68,7 @@ only() {
 }
 
 @test "lib/gen includes base, stream, text and model, and reaches arithmetic through kernels/ops.h" {
-    only 'lib/(base|stream|text|model|gen)/.*|lib/index/(index|kv)\.h|kernels/ops\.h' lib/gen/*.[ch]
+    only 'lib/(base|stream|text|model|gen)/.*|lib/index/(index|kv|idset)\.h|kernels/ops\.h' lib/gen/*.[ch]
 }
 
 @test "lib/score does not know models nor indexes" {

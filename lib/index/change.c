@@ -1,6 +1,6 @@
 /* A change: one transaction on the database under the writer lock, and the vectors appended for it, which are on disk
  * before the transaction names them. */
-#include "lib/index/store.h"
+#include "lib/index/kv_store.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,6 +21,7 @@ int vp_change_begin(vp_change *c, vp_index *x, vp_error *err) {
     if (!status) status = vp_store_setting_int(x, "generation", &c->generation, err);
     c->generation++;
     if (!status && !x->swept) status = vp_segments_sweep(x, &c->segments, err);
+    if (!status && !x->swept) status = vp_kv_sweep(x, err);
     if (status) {
         vp_change_abort(c);
         return status;
@@ -48,6 +49,7 @@ int vp_change_commit(vp_change *c, vp_error *err) {
     if (c->dirty) {
         status = vp_change_write(c, err);
         if (!status) status = vp_change_compact(c, err);
+        if (!status && c->x->kv.layers) status = vp_kv_compact(c->x, err);
     }
     vp_change_abort(c);
     return status;
@@ -78,6 +80,7 @@ int vp_change_drop(vp_change *c, const vp_entry *e, vp_error *err) {
         return vp_store_damaged(c->x, err, "an entry lies outside the segments");
     vp_segment_set(g, e->place.slot, false);
     VP_TRY(drop_document(c->x, e->n, err));
+    if (c->x->kv.layers) VP_TRY(vp_kv_drop(c->x, e->n, err));
     VP_TRY(vp_store_statement(c->x, VP_SQL_ENTRY_DROP, &s, err));
     sqlite3_bind_int64(s, 1, e->n);
     c->dirty = true;

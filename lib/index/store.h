@@ -10,6 +10,11 @@
 /* A segment takes no more slots than this, nor more than 1 GiB: bitmaps stay small, compaction works in pieces. */
 enum { VP_SEGMENT_SLOTS = 1 << 18 };
 
+typedef struct vp_kv_format { /* of keys and values; layers 0: none */
+    int64_t layers, groups, head_dim;
+    bool i8, zstd;
+} vp_kv_format;
+
 struct vp_index {
     char *path;
     int dir;  /* the folder: files are reached through it, so that a `swap` does not matter to who has it open */
@@ -23,6 +28,7 @@ struct vp_index {
     vp_dtype dtype;
     size_t row_bytes;
     vp_map *model, *encoder;
+    vp_kv_format kv;
 };
 
 /* ---- create.c, store.c: opening; db.c: statements ---- */
@@ -46,6 +52,8 @@ int vp_store_bind_text(vp_index *x, sqlite3_stmt *s, int at, const char *text, s
                        vp_error *err); /* NULL: null */
 /* Column `at` of a row as UTF-8 (VP_DATA if it is not), NULL and 0 for null; valid until the next step. */
 int vp_store_text(vp_index *x, sqlite3_stmt *s, int at, const char **text, size_t *n, vp_error *err);
+/* A text setting, "" if absent; valid until the statement runs again. */
+int vp_store_setting_text(vp_index *x, const char *key, const char **text, size_t *n, vp_error *err);
 int vp_store_setting_int(vp_index *x, const char *key, int64_t *value, vp_error *err); /* absent: 0 */
 int vp_store_setting_put(vp_index *x, const char *key, const char *text, int64_t value, vp_error *err);
 

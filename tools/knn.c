@@ -54,16 +54,35 @@ static bool is_readable(int fd) {
     return poll(&p, 1, 0) > 0;
 }
 
+typedef struct add_options {
+    bool bm25, kv_zstd;
+    int kv;
+} add_options;
+
+/* Before keys and values are stored for the first time: how much room they will take. */
+static int say_size(vp_index_adder *a, const vp_frame *f, vp_error *err) {
+    vp_kv_forecast c;
+    VP_TRY(vp_index_add_forecast(a, f, &c, err));
+    if (c.token_bytes && c.fresh)
+        vp_cli_note("keys and values: %lld bytes a token, about %.1f MiB a row (%lld rows of %lld tokens came first)",
+                    (long long)c.token_bytes, (double)(c.token_bytes * c.tokens / c.rows) / 1048576, (long long)c.rows,
+                    (long long)(c.tokens / c.rows));
+    return VP_OK;
+}
+
 /* Batches until the end; what came is committed also when the stream breaks off. */
 static int add_batches(vp_index_adder *a, vp_reader *r, int fd, bool bm25, vp_progress *progress, vp_error *err) {
     int status = VP_OK;
+    bool first = true;
     while (!status) {
         vp_frame *f;
         if (!is_readable(fd)) VP_TRY(vp_index_add_commit(a, err));
         status = vp_reader_next(r, &f, err);
         if (status || !f) break;
         if (f->kind != VP_FRAME_BATCH) continue;
-        status = bm25 ? vp_index_add_texts(a, f, err) : vp_index_add_frame(a, f, err);
+        if (first && f->B) status = say_size(a, f, err);
+        first = first && !f->B;
+        if (!status) status = bm25 ? vp_index_add_texts(a, f, err) : vp_index_add_frame(a, f, err);
         vp_progress_add(progress, f->B, f->T);
     }
     vp_error commit = {0};
@@ -71,7 +90,7 @@ static int add_batches(vp_index_adder *a, vp_reader *r, int fd, bool bm25, vp_pr
     return status ? status : committed ? vp_fail(err, committed, "%s", commit.text) : VP_OK;
 }
 
-static int add_stream(const char *path, vp_reader *r, int fd, bool bm25, vp_error *err) {
+static int add_stream(const char *path, vp_reader *r, int fd, const add_options *o, vp_error *err) {
     vp_index *x = NULL;
     vp_index_adder *a = NULL;
     vp_frame *header;
@@ -80,7 +99,8 @@ static int add_stream(const char *path, vp_reader *r, int fd, bool bm25, vp_erro
     if (!status) status = vp_index_add_open(&a, x, vp_reader_header(r), err);
     if (!status) {
         vp_progress *progress = vp_progress_start("rows", -1);
-        status = add_batches(a, r, fd, bm25, progress, err);
+        vp_index_add_kv(a, &(vp_kv_options){.coding = (vp_kv_coding)o->kv, .zstd = o->kv_zstd});
+        status = add_batches(a, r, fd, o->bm25, progress, err);
         vp_progress_finish(progress);
         const vp_index_counts *n = vp_index_add_counts(a);
         if (vp_cli_verbose())
@@ -95,9 +115,16 @@ static int add_stream(const char *path, vp_reader *r, int fd, bool bm25, vp_erro
 }
 
 static int add(command_line *c, vp_error *err) {
-    bool bm25 = false;
+    add_options o = {0};
     const vp_option options[] = {
-        {.name = "bm25", .kind = VP_OPT_FLAG, .target = &bm25, .help = "texts alone, without vectors"}, {0}};
+        {.name = "bm25", .kind = VP_OPT_FLAG, .target = &o.bm25, .help = "texts alone, without vectors"},
+        {.name = "kv",
+         .kind = VP_OPT_CHOICE,
+         .target = &o.kv,
+         .choices = "auto|bf16|i8",
+         .help = "how a new index stores keys and values (fwd --emit emb,kv); auto: bf16"},
+        {.name = "kv-zstd", .kind = VP_OPT_FLAG, .target = &o.kv_zstd, .help = "and compress them, record by record"},
+        {0}};
     const vp_program program = {
         .name = "knn add",
         .summary = "put the vectors of a stream into an index",
@@ -112,7 +139,7 @@ static int add(command_line *c, vp_error *err) {
     vp_reader *r;
     VP_TRY(open_input(c, &fd, &name, err));
     VP_TRY(vp_reader_open(&r, fd, name, err));
-    int status = add_stream(c->index, r, fd, bm25, err);
+    int status = add_stream(c->index, r, fd, &o, err);
     vp_reader_close(r);
     return status;
 }

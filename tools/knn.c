@@ -1,7 +1,6 @@
 /* knn: an index of vectors on disk. Each subcommand is an option table and a few calls of lib/index. */
 #include "lib/vecpipe.h"
 #include "tools/common_options.h"
-#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +15,7 @@ typedef struct command_line {
     int argc;
     char **argv;
     const char *index;
-    char **operand; /* [operands] after INDEX */
+    char **operand; /* [operands] after INDEX, then NULL */
     int operands;
     bool done; /* --help or --version was answered */
 } command_line;
@@ -37,16 +36,6 @@ static int parse(command_line *c, const vp_program *p, int least, int most, vp_e
     return VP_OK;
 }
 
-/* The file operand, or standard input where there is none or "-". */
-static int open_input(const command_line *c, int *fd, const char **name, vp_error *err) {
-    *fd = STDIN_FILENO;
-    *name = "standard input";
-    if (c->operands == 0 || strcmp(c->operand[0], "-") == 0) return VP_OK;
-    *name = c->operand[0];
-    *fd = open(*name, O_RDONLY | O_CLOEXEC);
-    return *fd < 0 ? vp_fail_errno(err, "cannot open '%s'", *name) : VP_OK;
-}
-
 /* ---- add ---- */
 
 static bool is_readable(int fd) {
@@ -64,8 +53,8 @@ static int say_size(vp_index_adder *a, const vp_frame *f, vp_error *err) {
     vp_kv_forecast c;
     VP_TRY(vp_index_add_forecast(a, f, &c, err));
     if (c.token_bytes && c.fresh)
-        vp_cli_note("keys and values: %lld bytes a token, about %.1f MiB a row (%lld rows of %lld tokens came first)",
-                    (long long)c.token_bytes, (double)(c.token_bytes * c.tokens / c.rows) / 1048576, (long long)c.rows,
+        vp_cli_note("keys and values: %lld bytes a token, about %.1f MiB a row (of %lld tokens, as in the first frame)",
+                    (long long)c.token_bytes, (double)(c.token_bytes * c.tokens / c.rows) / 1048576,
                     (long long)(c.tokens / c.rows));
     return VP_OK;
 }
@@ -137,7 +126,7 @@ static int add(command_line *c, vp_error *err) {
     int fd;
     const char *name;
     vp_reader *r;
-    VP_TRY(open_input(c, &fd, &name, err));
+    VP_TRY(vp_open_input(c->operand[0], &fd, &name, err));
     VP_TRY(vp_reader_open(&r, fd, name, err));
     int status = add_stream(c->index, r, fd, &o, err);
     vp_reader_close(r);
@@ -181,7 +170,7 @@ static int missing(command_line *c, vp_error *err) {
     const char *name;
     vp_index *x;
     vp_missing_counts n;
-    VP_TRY(open_input(c, &fd, &name, err));
+    VP_TRY(vp_open_input(c->operand[0], &fd, &name, err));
     VP_TRY(vp_index_open(&x, c->index, VP_INDEX_CREATE, err));
     int status = vp_index_missing(x, fd, name, STDOUT_FILENO, &o, &n, err);
     vp_index_close(x);
@@ -372,7 +361,7 @@ static int search(command_line *c, vp_error *err) {
     const char *name;
     vp_index *x;
     vp_reader *r = NULL;
-    VP_TRY(open_input(c, &fd, &name, err));
+    VP_TRY(vp_open_input(c->operand[0], &fd, &name, err));
     VP_TRY(vp_index_open(&x, c->index, VP_INDEX_READ, err));
     int status = vp_reader_open(&r, fd, name, err);
     if (!status) {

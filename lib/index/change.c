@@ -129,8 +129,7 @@ static int append_to(vp_change *c, vp_segment *g, const uint8_t *vectors, int64_
     int fd = -1;
     size_t bytes = (size_t)rows * x->row_bytes;
     int status = vp_segment_open(x, g, &fd, err);
-    if (!status)
-        status = vp_datafile_write(x, fd, vectors, bytes, (int64_t)((size_t)g->slots * x->row_bytes), err);
+    if (!status) status = vp_datafile_write(x, fd, vectors, bytes, (int64_t)((size_t)g->slots * x->row_bytes), err);
     if (!status) status = vp_datafile_sync(x, fd, g->slots == 0, err);
     if (fd >= 0) close(fd);
     VP_TRY(status);

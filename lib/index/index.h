@@ -46,9 +46,9 @@ typedef struct vp_index_stats {
     const char *dtype;  /* "F32", "" */
     int64_t generation; /* grows by one with every commit */
     int64_t segments, vector_bytes, database_bytes;
-    const char *kv; /* how keys and values are stored (kv.h); "none" */
+    const char *kv;                             /* how keys and values are stored (kv.h); "none" */
     int64_t kv_tokens, kv_bytes, kv_file_bytes; /* of live rows; of the files: with what is dead */
-    vp_map *model, *encoder; /* or NULL */
+    vp_map *model, *encoder;                    /* or NULL */
 } vp_index_stats;
 int vp_index_stats_read(vp_index *x, vp_index_stats *s, vp_error *err);
 void vp_index_stats_free(vp_index_stats *s);

@@ -49,8 +49,7 @@ static int read_span(vp_index *x, const char *id, size_t len, vp_kv_span *span, 
     VP_TRY(vp_store_bind_text(x, s, 1, id, len, err));
     VP_TRY(vp_store_step(x, s, found, err));
     if (!*found) return VP_OK;
-    if (sqlite3_column_type(s, 0) == SQLITE_NULL)
-        return vp_store_damaged(x, err, "an entry without keys and values");
+    if (sqlite3_column_type(s, 0) == SQLITE_NULL) return vp_store_damaged(x, err, "an entry without keys and values");
     return vp_kv_span_read(x, s, span, err);
 }
 
@@ -86,11 +85,8 @@ int vp_index_kv(vp_index *x, const char *id, size_t len, vp_kv *kv, bool *found,
             data = (const uint8_t *)h->decoded;
             vp_map_close(&h->map);
         }
-        *kv = (vp_kv){.dtype = VP_BF16,
-                      .layers = f->layers,
-                      .tokens = span.tokens,
-                      .width = f->groups * f->head_dim,
-                      .owned = h};
+        *kv = (vp_kv){
+            .dtype = VP_BF16, .layers = f->layers, .tokens = span.tokens, .width = f->groups * f->head_dim, .owned = h};
         if (sound) kv->k = data, kv->v = data + half;
         if (!sound) status = damaged(x, id, len, err);
     }

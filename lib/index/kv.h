@@ -34,8 +34,8 @@ typedef struct vp_kv_options {
 void vp_index_add_kv(vp_index_adder *a, const vp_kv_options *o);
 /* What a stream's keys and values will take, before anything of it is stored. */
 typedef struct vp_kv_forecast {
-    bool fresh;          /* the index is empty: it is this stream that decides */
-    int64_t token_bytes; /* before compression; 0: there are no keys and values */
+    bool fresh;           /* the index is empty: it is this stream that decides */
+    int64_t token_bytes;  /* before compression; 0: there are no keys and values */
     int64_t rows, tokens; /* of the frame, as a sample */
 } vp_kv_forecast;
 int vp_index_add_forecast(vp_index_adder *a, const vp_frame *f, vp_kv_forecast *c, vp_error *err);

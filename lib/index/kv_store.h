@@ -71,7 +71,7 @@ int vp_kv_write(vp_kv_writer *w, const void *data, size_t n, vp_kv_place *place,
 int vp_kv_add(vp_kv_writer *w, int64_t n, const void *data, const vp_kv_piece *p, vp_error *err);
 /* What was written is on disk, and the database knows it. */
 int vp_kv_writer_end(vp_kv_writer *w, vp_error *err);
-void vp_kv_writer_close(vp_kv_writer *w); /* also after a failure */
+void vp_kv_writer_close(vp_kv_writer *w);              /* also after a failure */
 int vp_kv_drop(vp_index *x, int64_t n, vp_error *err); /* of an entry that goes */
 int vp_kv_sweep(vp_index *x, vp_error *err);           /* files that nothing names */
 /* Records of files that are over 25 % dead move to the end, a file and a transaction at a time; under the lock. */

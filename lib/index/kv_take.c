@@ -18,7 +18,8 @@ static int read_format(const vp_frame *f, vp_kv_format *out, vp_error *err) {
     *out = (vp_kv_format){0};
     const bool has_k = vp_frame_find(f, "k"), has_v = vp_frame_find(f, "v");
     if (!has_k && !has_v) return VP_OK;
-    if (!has_k || !has_v) return vp_frame_fail(f, VP_DATA, err, "column %s without %s", has_k ? "k" : "v", has_k ? "v" : "k");
+    if (!has_k || !has_v)
+        return vp_frame_fail(f, VP_DATA, err, "column %s without %s", has_k ? "k" : "v", has_k ? "v" : "k");
     const vp_column *k = find(f, "k", err), *v = find(f, "v", err), *cu;
     const int64_t offsets[] = {f->B + 1};
     if (!k || !v) return VP_DATA;
@@ -40,11 +41,12 @@ static int compare(const vp_kv_taken *t, const vp_index *x, const vp_frame *f, c
         return vp_frame_fail(f, VP_DATA, err, "the index '%s' is without keys and values, the stream has them: k, v",
                              x->path);
     if (want->layers && !got->layers)
-        return vp_frame_fail(f, VP_DATA, err,
-                             "no columns k and v: the index '%s' holds keys and values of every row (fwd --emit emb,kv)",
-                             x->path);
+        return vp_frame_fail(
+            f, VP_DATA, err,
+            "no columns k and v: the index '%s' holds keys and values of every row (fwd --emit emb,kv)", x->path);
     if (want->layers == got->layers && want->groups == got->groups && want->head_dim == got->head_dim) return VP_OK;
-    return vp_frame_fail(f, VP_DATA, err, "k and v are [%lld, T, %lld, %lld], the index '%s' holds [%lld, T, %lld, %lld]",
+    return vp_frame_fail(f, VP_DATA, err,
+                         "k and v are [%lld, T, %lld, %lld], the index '%s' holds [%lld, T, %lld, %lld]",
                          (long long)got->layers, (long long)got->groups, (long long)got->head_dim, x->path,
                          (long long)want->layers, (long long)want->groups, (long long)want->head_dim);
 }

@@ -86,7 +86,7 @@ demo: deps ## embed Debian's package descriptions and ask questions
 	@$(MAKE) $(JOBS) -s --no-print-directory all
 	@scripts/models
 	@BUILD=$(BUILD) scripts/demo
-bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels $(BUILD)/bench/decode ## measure against peers (BENCHMARKS.md); TRAIN=1: training
+bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels $(BUILD)/bench/decode $(BUILD)/bench/rag ## measure against peers (BENCHMARKS.md); TRAIN=1: training
 	@scripts/models
 	@BUILD=$(BUILD) bench/$(if $(TRAIN),train,run).py
 peers: ## install what bench compares with (several GB) into $(BUILD)/peers
@@ -101,7 +101,7 @@ uninstall: ## remove what install put there
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove $(PROGRAMS)
 
 SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.c)
-SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
+SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %/prompts %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
 fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	clang-format -i $(SOURCES)
 	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \

@@ -179,11 +179,12 @@ typedef struct vp_rope_op { /* in place on heads of width d; rotates the first `
     int sign;
     const float *cos, *sin; /* [positions, rotary/2], LLaMA 3 scaling already in it */
 } vp_rope_op;
-typedef struct vp_rope_shift_op {
-    vp_mat k;
+typedef struct vp_rope_shift_op { /* in place on keys that rope has turned already: those of position p become those of
+                                     position p + s, whose angle is the one that cos and sin are of */
+    vp_mat k;                     /* [n, heads * d] F32 or BF16, which is rounded again */
     int32_t heads, d, rotary;
     bool interleaved;
-    const float *cos, *sin;
+    const float *cos, *sin; /* [rotary/2]: row s of rope's tables */
 } vp_rope_shift_op;
 
 typedef enum vp_attention { VP_ATTN_CAUSAL, VP_ATTN_BI } vp_attention; /* segments: batch.seg; prefix: batch.prefix */
@@ -212,7 +213,8 @@ typedef struct vp_attn_op {
     vp_drop drop;
     const vp_mat *dout, *dq, *dk, *dv;
 } vp_attn_op;
-typedef struct vp_kv_op { /* the rows of k and v that are a sequence's to the end of its cache, rounded to `dtype` */
+typedef struct vp_kv_op { /* the rows of k and v that are a sequence's, rounded to `dtype`: to the end of its cache
+                             (kv_append), or into host memory (kv_export) */
     const vp_batch *batch;
     vp_mat k, v;                     /* [T, G*d] */
     void *const *k_to, *const *v_to; /* [B] where a sequence's first row goes; rows are `ld` elements apart */

@@ -19,6 +19,7 @@
 #include "lib/model/model.h"
 #include "lib/gen/gen.h"
 #include "lib/index/index.h"
+#include "lib/index/kv.h"
 #include "lib/train/train.h"
 #include "lib/train/steps.h"
 #include "lib/train/mask.h"

@@ -1,12 +1,17 @@
-/* fwd: token ids to hidden states, or with --pool to embeddings. */
+/* fwd: token ids to hidden states, to embeddings, to keys and values. */
 #include "lib/vecpipe.h"
 #include "tools/common_options.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#define EMITTED "hidden, emb, kv"
+/* Frames with keys and values are cut into parts of whole rows of about this many bytes of them. */
+#define PART_BYTES ((int64_t)128 << 20)
+
 typedef struct options {
-    const char *model, *device, *pool, *follow;
+    const char *model, *device, *emit, *pool, *follow;
     vp_list adapters;
     int attention, compute;
     int64_t threads, batch_tokens, dims;
@@ -53,6 +58,12 @@ static const vp_option table[] = {
      .value = "P",
      .max = 0.99,
      .help = "with --follow: of what attention and MLP add"},
+    {.kind = VP_OPT_GROUP, .help = "Output"},
+    {.name = "emit",
+     .kind = VP_OPT_STRING,
+     .target = &opt.emit,
+     .value = "LIST",
+     .help = "what of " EMITTED ": hidden, or with --pool emb, if not given; kv: keys and values, BF16"},
     {.kind = VP_OPT_GROUP, .help = "Pooling in place (as `| pool` does)"},
     {.name = "pool",
      .kind = VP_OPT_STRING,
@@ -74,10 +85,12 @@ static const vp_program program = {
     .summary = "token ids to hidden states: the transformer",
     .usage = "fwd [OPTION]... <IDS >HIDDEN",
     .options = table,
-    .notes = "Reads a stream with the columns ids and cu (pos, seg, prefix if present) and adds hidden [T, C].\n",
+    .notes = "Reads a stream with the columns ids and cu (pos, seg, prefix if present) and adds hidden [T, C].\n"
+             "--emit emb,kv adds instead emb [B, D] and k, v [L, T, G, d]: 2 * L * G * d * 2 bytes a token.\n",
 };
 
 typedef struct state {
+    bool hidden, emb, kv; /* emitted */
     vp_reader *reader;
     vp_writer *writer;
     vp_model *model;
@@ -89,14 +102,33 @@ typedef struct state {
     int64_t rows, tokens, empty;
 } state;
 
+/* The names of --emit, separated by commas. */
+static int choose_output(state *s, vp_error *err) {
+    const struct {
+        const char *name;
+        bool *wanted;
+    } names[] = {{"hidden", &s->hidden}, {"emb", &s->emb}, {"kv", &s->kv}};
+    for (const char *at = opt.emit ? opt.emit : opt.pool ? "emb" : "hidden"; at;) {
+        const size_t n = strcspn(at, ",");
+        size_t i = 0;
+        while (i < 3 && (strlen(names[i].name) != n || memcmp(names[i].name, at, n) != 0)) i++;
+        if (i == 3) return vp_fail(err, VP_USAGE, "--emit: '%.*s' is not one of " EMITTED, (int)n, at);
+        *names[i].wanted = true;
+        at = at[n] ? at + n + 1 : NULL;
+    }
+    if (s->hidden && s->emb) return vp_fail(err, VP_USAGE, "--emit: hidden and emb: one of them");
+    if (opt.pool && !s->emb) return vp_fail(err, VP_USAGE, "--pool: --emit does not name emb");
+    return VP_OK;
+}
+
 static int open_pooler(state *s, vp_error *err) {
-    if (!opt.pool) {
+    if (!s->emb) {
         if (opt.normalize || opt.raw || opt.dims)
             return vp_fail(err, VP_USAGE, "--normalize, --no-normalize and --dims go with --pool");
         return VP_OK;
     }
     vp_pool_options o;
-    VP_TRY(vp_pool_options_set(&o, opt.pool, opt.normalize, opt.raw, opt.dims, err));
+    VP_TRY(vp_pool_options_set(&o, opt.pool ? opt.pool : "auto", opt.normalize, opt.raw, opt.dims, err));
     o.trained = opt.follow != NULL;
     VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
     return vp_pooler_describe(s->pooler, s->header, vp_model_width(s->model), err);
@@ -133,25 +165,39 @@ static int check_options(vp_error *err) {
     return vp_cli_refuse_terminal(STDOUT_FILENO, err);
 }
 
+static int declare_output(state *s, vp_error *err) {
+    const vp_kv_shape kv = vp_model_kv_shape(s->model);
+    char shape[80];
+    snprintf(shape, sizeof shape, "T %lld", (long long)vp_model_width(s->model));
+    if (s->hidden) VP_TRY(vp_header_declare(s->header, "hidden", "F32", shape, err));
+    if (!s->kv) return VP_OK;
+    snprintf(shape, sizeof shape, "L T %lld %lld", (long long)kv.groups, (long long)kv.head_dim);
+    VP_TRY(vp_header_declare(s->header, "k", "BF16", shape, err));
+    return vp_header_declare(s->header, "v", "BF16", shape, err);
+}
+
 /* The model that the stream or the user names, and the header that says what will be computed with it. */
 static int open_all(state *s, vp_error *err) {
     const vp_encode_options o = encode_options();
     VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, s->header, err));
-    char shape[40];
-    snprintf(shape, sizeof shape, "T %lld", (long long)vp_model_width(s->model));
     VP_TRY(vp_model_describe(s->model, s->header, err));
     VP_TRY(vp_encoder_describe(s->encoder, s->header, err));
     if (opt.follow) VP_TRY(describe_following(s, err));
-    VP_TRY(vp_header_declare(s->header, "hidden", "F32", shape, err));
+    VP_TRY(declare_output(s, err));
     vp_reader_set_vocab(s->reader, vp_model_vocab(s->model));
-    return open_pooler(s, err);
+    VP_TRY(open_pooler(s, err));
+    vp_map *columns = vp_map_sub(s->header, "columns");
+    const bool lost = s->kv && !(columns && vp_map_has(columns, "k"));
+    vp_map_free(columns);
+    return lost ? vp_fail(err, VP_USAGE, "--emit: the rows of --pool %s have no keys and values", opt.pool) : VP_OK;
 }
 
 static int begin(state *s, const char *command, vp_error *err) {
     vp_frame *f;
     VP_TRY(check_options(err));
+    VP_TRY(choose_output(s, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
@@ -179,21 +225,67 @@ static int choose_encoder(state *s, const vp_frame *f, vp_encoder **encoder, vp_
     return vp_following_encoder(s->following, f, encoder, err);
 }
 
-static int encode(state *s, vp_frame *f, vp_error *err) {
+static int put_kv(const state *s, vp_frame *f, const uint16_t *kv, vp_error *err) {
+    const vp_kv_shape m = vp_model_kv_shape(s->model);
+    const int64_t shape[] = {m.layers, f->T, m.groups, m.head_dim};
+    const uint16_t *v = kv + m.layers * f->T * m.groups * m.head_dim;
+    VP_TRY(vp_frame_put(f, "k", VP_BF16, 4, shape, kv, err));
+    return vp_frame_put(f, "v", VP_BF16, 4, shape, v, err);
+}
+
+static int encode(state *s, vp_encoder *encoder, vp_frame *f, vp_error *err) {
     float *hidden;
-    vp_encoder *encoder;
+    uint16_t *kv = NULL;
     const int64_t width = vp_model_width(s->model), shape[] = {f->T, width};
-    VP_TRY(choose_encoder(s, f, &encoder, err));
-    if (s->pooler) vp_pooler_use(s->pooler, encoder);
-    VP_TRY(vp_encoder_run(encoder, f, &hidden, err));
-    int status = s->pooler ? vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err)
-                           : vp_frame_put(f, "hidden", VP_F32, 2, shape, hidden, err);
+    VP_TRY(s->kv ? vp_encoder_run_kv(encoder, f, &hidden, &kv, err) : vp_encoder_run(encoder, f, &hidden, err));
+    int status = s->kv ? put_kv(s, f, kv, err) : VP_OK;
+    if (!status && s->hidden) status = vp_frame_put(f, "hidden", VP_F32, 2, shape, hidden, err);
+    if (!status && s->emb) status = vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err);
     if (!status) status = vp_writer_batch(s->writer, f, err);
     free(hidden);
+    free(kv);
     s->rows += f->B;
     s->tokens += f->T;
     vp_progress_add(s->progress, f->B, f->T);
     return status;
+}
+
+/* The end of the part that begins at row b: whole rows of together `most` tokens at most, but one at least. A row that
+ * no frame can hold is refused before it is computed. */
+static int cut_part(const vp_frame *f, const int32_t *cu, int64_t token_bytes, int64_t b, int64_t *end, vp_error *err) {
+    const int64_t most = PART_BYTES / token_bytes, n = cu[b + 1] - cu[b];
+    if (n * token_bytes >= (int64_t)VP_MAX_PAYLOAD)
+        return vp_frame_fail(f, VP_DATA, err,
+                             "row %lld: keys and values of %lld tokens are %lld MiB, a frame holds 256 MiB: cut the "
+                             "text, tok --chunk or --max-len",
+                             (long long)b, (long long)n, (long long)(n * token_bytes >> 20));
+    for (*end = b + 1; *end < f->B && cu[*end + 1] - cu[b] <= most; ++*end) continue;
+    return VP_OK;
+}
+
+/* Part by part: keys and values are far larger than the ids that they come from. */
+static int encode_parts(state *s, vp_encoder *encoder, vp_frame *f, vp_error *err) {
+    const vp_kv_shape m = vp_model_kv_shape(s->model);
+    const int64_t token_bytes = 2 * m.layers * m.groups * m.head_dim * (int64_t)sizeof(uint16_t);
+    int32_t *cu;
+    VP_TRY(vp_frame_ints(f, "cu", &cu, NULL, err));
+    int status = f->B && cu ? VP_OK : encode(s, encoder, f, err);
+    for (int64_t b = 0, end = 0; cu && b < f->B && !status; b = end) {
+        vp_frame *part = NULL;
+        status = cut_part(f, cu, token_bytes, b, &end, err);
+        if (!status) status = vp_frame_slice(f, b, end, &part, err);
+        if (!status) status = encode(s, encoder, part, err);
+        vp_frame_free(part);
+    }
+    free(cu);
+    return status;
+}
+
+static int take_batch(state *s, vp_frame *f, vp_error *err) {
+    vp_encoder *encoder;
+    VP_TRY(choose_encoder(s, f, &encoder, err));
+    if (s->pooler) vp_pooler_use(s->pooler, encoder);
+    return s->kv ? encode_parts(s, encoder, f, err) : encode(s, encoder, f, err);
 }
 
 static int end(state *s, vp_frame *f, vp_error *err) {
@@ -209,7 +301,7 @@ static int run(state *s, const char *command, vp_error *err) {
     vp_frame *f = NULL;
     do {
         VP_TRY(vp_reader_next(s->reader, &f, err));
-        if (f) VP_TRY(f->kind == VP_FRAME_BATCH ? encode(s, f, err) : end(s, f, err));
+        if (f) VP_TRY(f->kind == VP_FRAME_BATCH ? take_batch(s, f, err) : end(s, f, err));
     } while (f);
     return VP_OK;
 }

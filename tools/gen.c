@@ -9,12 +9,12 @@
 enum { FORMAT_AUTO, FORMAT_TEXT, FORMAT_JSONL };
 
 typedef struct options {
-    const char *model, *chat;
+    const char *model, *chat, *documents, *queries;
     vp_list adapters, stop;
     double temperature, top_p, penalty;
     int64_t max_tokens, top_k, seed, batch, threads;
     int compute, format;
-    bool greedy, logprobs, lines, skip_bad;
+    bool greedy, logprobs, lines, skip_bad, rope_shift;
 } options;
 static options opt = {.chat = "none", .temperature = 0.7, .top_p = 0.95, .penalty = 1, .max_tokens = 256, .batch = 1};
 
@@ -39,6 +39,21 @@ static const vp_option table[] = {
      .max = 1024,
      .help = "prompts that run together"},
     {.name = "skip-bad", .kind = VP_OPT_FLAG, .target = &opt.skip_bad, .help = "count bad records, and go on"},
+    {.kind = VP_OPT_GROUP, .help = "Cached texts"},
+    {.name = "doc-cache",
+     .kind = VP_OPT_STRING,
+     .target = &opt.documents,
+     .value = "INDEX",
+     .help = "where the keys and values are of {\"doc\": ID} in a prompt's `cache`"},
+    {.name = "query-cache",
+     .kind = VP_OPT_STRING,
+     .target = &opt.queries,
+     .value = "FILE",
+     .help = "the same of {\"query\": ID}: a stream of fwd --emit emb,kv"},
+    {.name = "rope-shift",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.rope_shift,
+     .help = "move the keys of a text behind those before it; else each begins at position 0"},
     {.kind = VP_OPT_GROUP, .help = "Answers"},
     {.name = "max-tokens",
      .kind = VP_OPT_INT,
@@ -102,12 +117,15 @@ static const vp_program program = {
     .summary = "prompts to texts: completion and chat",
     .usage = "gen [FILE] [OPTION]... <PROMPTS >ANSWERS",
     .options = table,
-    .notes = "JSONL has `prompt`, a text or a list of a user's and the assistant's turns, or `messages`.\n"
-             "The same prompt at the same place of the input gives the same answer, whatever the batch.\n",
+    .notes =
+        "JSONL has `prompt`, a text or a list of a user's and the assistant's turns, or `messages`.\n"
+        "`cache`, a list of {\"doc\": ID} and {\"query\": ID}, names texts before it that are not computed again.\n"
+        "The same prompt at the same place of the input gives the same answer, whatever the batch.\n",
 };
 
 typedef struct line { /* what an answer is written with */
     char *id, *meta, *prompt;
+    vp_behind behind;
     vp_gen_line view;
 } line;
 
@@ -119,6 +137,7 @@ typedef struct state {
     vp_dialog *dialog;
     vp_encoder *encoder;
     vp_gen *gen;
+    vp_caches *caches;
     vp_tokens ids;
     line *lines; /* a ring of prompts whose answers are not written: number i at i % capacity */
     int64_t capacity, rows, bad, written, counted;
@@ -136,6 +155,7 @@ static int open_model(state *s, vp_error *err) {
     const char *files = vp_model_transformer(s->model);
     VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
     if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
+    VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
     const vp_encode_options encode = {
         .threads = (int)opt.threads, .compute = types[opt.compute], .attention = "causal", .generate = true};
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));
@@ -149,7 +169,8 @@ static int open_model(state *s, vp_error *err) {
                               .nstops = opt.stop.n,
                               .end = s->dialog ? vp_dialog_end(s->dialog) : NULL,
                               .batch = opt.batch,
-                              .logprobs = opt.logprobs};
+                              .logprobs = opt.logprobs,
+                              .rope_shift = opt.rope_shift};
     return vp_gen_open(&s->gen, s->model, s->encoder, s->tokenizer, &o, err);
 }
 
@@ -173,6 +194,7 @@ static void free_line(line *l) {
     free(l->id);
     free(l->meta);
     free(l->prompt);
+    vp_behind_free(&l->behind);
     *l = (line){0};
 }
 
@@ -190,15 +212,29 @@ static int keep_line(line *l, const vp_record *r, vp_error *err) {
     return VP_OK;
 }
 
+/* The prompt's ids behind its cached texts, which have a beginning of their own. */
+static int add_prompt(state *s, const vp_record *r, vp_behind *behind, vp_error *err) {
+    size_t before, after;
+    s->ids.n = 0;
+    vp_tokenizer_specials(s->tokenizer, &before, &after);
+    if (!opt.lines) VP_TRY(vp_caches_find(s->caches, r, behind, err));
+    VP_TRY(vp_gen_prompt(s->tokenizer, s->dialog, r, &s->ids, err));
+    if (!behind->n) before = 0;
+    return vp_gen_add_behind(s->gen, behind, s->ids.id + before, s->ids.n - before, s->rows, err);
+}
+
 static int add_record(state *s, const vp_record *r, vp_error *err) {
     vp_error why = {0};
-    s->ids.n = 0;
-    int status = vp_gen_prompt(s->tokenizer, s->dialog, r, &s->ids, &why);
-    if (!status) status = vp_gen_add(s->gen, s->ids.id, s->ids.n, s->rows, &why);
+    line *l = &s->lines[s->rows % s->capacity];
+    const int status = add_prompt(s, r, &l->behind, &why);
+    if (!status) {
+        s->rows++;
+        return keep_line(l, r, err);
+    }
+    free_line(l);
     s->bad += status == VP_DATA;
     if (status == VP_DATA && opt.skip_bad) return VP_OK;
-    if (status) return vp_fail(err, status, "%s:%lld: %s", vp_records_name(s->records), (long long)r->number, why.text);
-    return keep_line(&s->lines[s->rows++ % s->capacity], r, err);
+    return vp_fail(err, status, "%s:%lld: %s", vp_records_name(s->records), (long long)r->number, why.text);
 }
 
 /* Prompts as there is room for them: while others run, only those that are there already. */
@@ -268,6 +304,8 @@ static int answer_all(state *s, vp_error *err) {
 static int run(state *s, const char *file, vp_error *err) {
     s->text = opt.format == FORMAT_TEXT || (opt.format == FORMAT_AUTO && isatty(STDOUT_FILENO) == 1);
     if (s->text && opt.logprobs) return vp_fail(err, VP_USAGE, "--logprobs needs --format jsonl");
+    if (opt.lines && (opt.documents || opt.queries))
+        return vp_fail(err, VP_USAGE, "--%s: lines name no cached texts", opt.documents ? "doc-cache" : "query-cache");
     VP_TRY(open_input(s, file, err));
     VP_TRY(open_model(s, err));
     s->capacity = vp_gen_waiting(s->gen);
@@ -291,6 +329,7 @@ static void close_all(state *s) {
     vp_records_close(s->records);
     vp_tokens_free(&s->ids);
     for (int64_t i = 0; s->lines && i < s->capacity; i++) free_line(&s->lines[i]);
+    vp_caches_close(s->caches);
     free(s->lines);
     vp_buf_free(&s->out);
     if (s->fd > STDIN_FILENO) close(s->fd);

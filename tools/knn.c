@@ -1,7 +1,6 @@
 /* knn: an index of vectors on disk. Each subcommand is an option table and a few calls of lib/index. */
 #include "lib/vecpipe.h"
 #include "tools/common_options.h"
-#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +15,7 @@ typedef struct command_line {
     int argc;
     char **argv;
     const char *index;
-    char **operand; /* [operands] after INDEX */
+    char **operand; /* [operands] after INDEX, then NULL */
     int operands;
     bool done; /* --help or --version was answered */
 } command_line;
@@ -37,16 +36,6 @@ static int parse(command_line *c, const vp_program *p, int least, int most, vp_e
     return VP_OK;
 }
 
-/* The file operand, or standard input where there is none or "-". */
-static int open_input(const command_line *c, int *fd, const char **name, vp_error *err) {
-    *fd = STDIN_FILENO;
-    *name = "standard input";
-    if (c->operands == 0 || strcmp(c->operand[0], "-") == 0) return VP_OK;
-    *name = c->operand[0];
-    *fd = open(*name, O_RDONLY | O_CLOEXEC);
-    return *fd < 0 ? vp_fail_errno(err, "cannot open '%s'", *name) : VP_OK;
-}
-
 /* ---- add ---- */
 
 static bool is_readable(int fd) {
@@ -54,16 +43,35 @@ static bool is_readable(int fd) {
     return poll(&p, 1, 0) > 0;
 }
 
+typedef struct add_options {
+    bool bm25, kv_zstd;
+    int kv;
+} add_options;
+
+/* Before keys and values are stored for the first time: how much room they will take. */
+static int say_size(vp_index_adder *a, const vp_frame *f, vp_error *err) {
+    vp_kv_forecast c;
+    VP_TRY(vp_index_add_forecast(a, f, &c, err));
+    if (c.token_bytes && c.fresh)
+        vp_cli_note("keys and values: %lld bytes a token, about %.1f MiB a row (of %lld tokens, as in the first frame)",
+                    (long long)c.token_bytes, (double)(c.token_bytes * c.tokens / c.rows) / 1048576,
+                    (long long)(c.tokens / c.rows));
+    return VP_OK;
+}
+
 /* Batches until the end; what came is committed also when the stream breaks off. */
 static int add_batches(vp_index_adder *a, vp_reader *r, int fd, bool bm25, vp_progress *progress, vp_error *err) {
     int status = VP_OK;
+    bool first = true;
     while (!status) {
         vp_frame *f;
         if (!is_readable(fd)) VP_TRY(vp_index_add_commit(a, err));
         status = vp_reader_next(r, &f, err);
         if (status || !f) break;
         if (f->kind != VP_FRAME_BATCH) continue;
-        status = bm25 ? vp_index_add_texts(a, f, err) : vp_index_add_frame(a, f, err);
+        if (first && f->B) status = say_size(a, f, err);
+        first = first && !f->B;
+        if (!status) status = bm25 ? vp_index_add_texts(a, f, err) : vp_index_add_frame(a, f, err);
         vp_progress_add(progress, f->B, f->T);
     }
     vp_error commit = {0};
@@ -71,7 +79,7 @@ static int add_batches(vp_index_adder *a, vp_reader *r, int fd, bool bm25, vp_pr
     return status ? status : committed ? vp_fail(err, committed, "%s", commit.text) : VP_OK;
 }
 
-static int add_stream(const char *path, vp_reader *r, int fd, bool bm25, vp_error *err) {
+static int add_stream(const char *path, vp_reader *r, int fd, const add_options *o, vp_error *err) {
     vp_index *x = NULL;
     vp_index_adder *a = NULL;
     vp_frame *header;
@@ -80,7 +88,8 @@ static int add_stream(const char *path, vp_reader *r, int fd, bool bm25, vp_erro
     if (!status) status = vp_index_add_open(&a, x, vp_reader_header(r), err);
     if (!status) {
         vp_progress *progress = vp_progress_start("rows", -1);
-        status = add_batches(a, r, fd, bm25, progress, err);
+        vp_index_add_kv(a, &(vp_kv_options){.coding = (vp_kv_coding)o->kv, .zstd = o->kv_zstd});
+        status = add_batches(a, r, fd, o->bm25, progress, err);
         vp_progress_finish(progress);
         const vp_index_counts *n = vp_index_add_counts(a);
         if (vp_cli_verbose())
@@ -95,9 +104,16 @@ static int add_stream(const char *path, vp_reader *r, int fd, bool bm25, vp_erro
 }
 
 static int add(command_line *c, vp_error *err) {
-    bool bm25 = false;
+    add_options o = {0};
     const vp_option options[] = {
-        {.name = "bm25", .kind = VP_OPT_FLAG, .target = &bm25, .help = "texts alone, without vectors"}, {0}};
+        {.name = "bm25", .kind = VP_OPT_FLAG, .target = &o.bm25, .help = "texts alone, without vectors"},
+        {.name = "kv",
+         .kind = VP_OPT_CHOICE,
+         .target = &o.kv,
+         .choices = "auto|bf16|i8",
+         .help = "how a new index stores keys and values (fwd --emit emb,kv); auto: bf16"},
+        {.name = "kv-zstd", .kind = VP_OPT_FLAG, .target = &o.kv_zstd, .help = "and compress them, record by record"},
+        {0}};
     const vp_program program = {
         .name = "knn add",
         .summary = "put the vectors of a stream into an index",
@@ -110,9 +126,9 @@ static int add(command_line *c, vp_error *err) {
     int fd;
     const char *name;
     vp_reader *r;
-    VP_TRY(open_input(c, &fd, &name, err));
+    VP_TRY(vp_open_input(c->operand[0], &fd, &name, err));
     VP_TRY(vp_reader_open(&r, fd, name, err));
-    int status = add_stream(c->index, r, fd, bm25, err);
+    int status = add_stream(c->index, r, fd, &o, err);
     vp_reader_close(r);
     return status;
 }
@@ -154,7 +170,7 @@ static int missing(command_line *c, vp_error *err) {
     const char *name;
     vp_index *x;
     vp_missing_counts n;
-    VP_TRY(open_input(c, &fd, &name, err));
+    VP_TRY(vp_open_input(c->operand[0], &fd, &name, err));
     VP_TRY(vp_index_open(&x, c->index, VP_INDEX_CREATE, err));
     int status = vp_index_missing(x, fd, name, STDOUT_FILENO, &o, &n, err);
     vp_index_close(x);
@@ -345,7 +361,7 @@ static int search(command_line *c, vp_error *err) {
     const char *name;
     vp_index *x;
     vp_reader *r = NULL;
-    VP_TRY(open_input(c, &fd, &name, err));
+    VP_TRY(vp_open_input(c->operand[0], &fd, &name, err));
     VP_TRY(vp_index_open(&x, c->index, VP_INDEX_READ, err));
     int status = vp_reader_open(&r, fd, name, err);
     if (!status) {

@@ -1,7 +1,6 @@
 /* mine-negs: hard negatives for the queries of a stream, out of an index; or another rule on what was mined before. */
 #include "lib/vecpipe.h"
 #include "tools/common_options.h"
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -217,14 +216,6 @@ static int report(const vp_mine_counts *c, vp_error *err) {
 }
 
 /* ---- the work ---- */
-static int open_input(const char *path, int *fd, const char **name, vp_error *err) {
-    *fd = STDIN_FILENO;
-    *name = "standard input";
-    if (!path || strcmp(path, "-") == 0) return VP_OK;
-    *name = path;
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    return *fd < 0 ? vp_fail_errno(err, "cannot open '%s'", path) : VP_OK;
-}
 
 static int mine_rows(vp_mine *m, vp_error *err) {
     vp_progress *progress = vp_progress_start("rows", -1);
@@ -254,7 +245,7 @@ static int mine(char **operand, int n, vp_error *err) {
     if (teachers > MAX_TEACHERS) return vp_fail(err, VP_USAGE, "more than %d teachers", MAX_TEACHERS);
     for (int i = 0; i < teachers && !status; i++) {
         teacher[i].index = operand[2 * i];
-        status = open_input(2 * i + 1 < n ? operand[2 * i + 1] : NULL, &teacher[i].fd, &teacher[i].name, err);
+        status = vp_open_input(2 * i + 1 < n ? operand[2 * i + 1] : NULL, &teacher[i].fd, &teacher[i].name, err);
         standard += !status && teacher[i].fd == STDIN_FILENO;
     }
     if (!status && standard > 1) status = vp_fail(err, VP_USAGE, "standard input can be the queries of one INDEX only");
@@ -271,7 +262,7 @@ static int read_lines(char **operand, int n, vp_error *err) {
     const char *name;
     int fd;
     if (n > 1) return vp_fail(err, VP_USAGE, "'%.200s': one file at most", operand[1]);
-    VP_TRY(open_input(n ? operand[0] : NULL, &fd, &name, err));
+    VP_TRY(vp_open_input(n ? operand[0] : NULL, &fd, &name, err));
     int status = opt.texts ? vp_mine_texts(fd, name, STDOUT_FILENO, err)
                            : vp_mine_reapply(&opt.mine, fd, name, STDOUT_FILENO, &counts, err);
     if (fd > STDIN_FILENO) close(fd);

@@ -88,6 +88,7 @@ static const vp_program program = {
              "       score rerank [OPTION]... GOLD.jsonl QUERIES CANDIDATES\n"
              "       score rerank --list queries|candidates GOLD.jsonl\n"
              "       score perplexity [OPTION]... [LOSSES]\n"
+             "       score match [OPTION]... [ANSWERS.jsonl]\n"
              "       score classify|words [OPTION]... TRAIN TEST\n"
              "       score cluster [OPTION]... [VECTORS]",
     .options = table,
@@ -101,11 +102,11 @@ typedef struct files {
     int n;
 } files;
 
-enum task { STS, PAIRS, RETRIEVAL, RERANK, PERPLEXITY, CLASSIFY, CLUSTER, WORDS, TASKS };
+enum task { STS, PAIRS, RETRIEVAL, RERANK, MATCH, PERPLEXITY, CLASSIFY, CLUSTER, WORDS, TASKS };
 static const struct {
     const char *name;
     int least, most; /* files; a missing last one is standard input */
-} tasks[TASKS] = {{"sts", 3, 3},        {"pairs", 3, 3},    {"retrieval", 1, 2}, {"rerank", 3, 3},
+} tasks[TASKS] = {{"sts", 3, 3},        {"pairs", 3, 3},    {"retrieval", 1, 2}, {"rerank", 3, 3}, {"match", 0, 1},
                   {"perplexity", 0, 1}, {"classify", 2, 2}, {"cluster", 0, 1},   {"words", 2, 2}};
 
 static void close_files(files *x) {
@@ -173,6 +174,7 @@ static int score_files(enum task task, const options *o, const vp_score_file f[M
     if (task == PAIRS) VP_TRY(vp_score_pairs(&s, f[0], f[1], f[2], &o->score, err));
     if (task == RERANK) VP_TRY(vp_score_rerank(&s, f[0], f[1], f[2], &o->score, err));
     if (task == PERPLEXITY) VP_TRY(vp_score_perplexity(&s, f[0], &o->score, err));
+    if (task == MATCH) VP_TRY(vp_score_match(&s, f[0], &o->score, err));
     if (task >= CLASSIFY) VP_TRY(learn(task, o, f, &s, err));
     return print(&s, o->json, out, err);
 }

@@ -127,6 +127,7 @@ int vp_cpu_embed(vp_queue *q, const vp_embed_op *op);
 int vp_cpu_norm(vp_queue *q, const vp_norm_op *op);
 int vp_cpu_softmax_rows(vp_queue *q, const vp_softmax_op *op);
 int vp_cpu_rope(vp_queue *q, const vp_rope_op *op);
+int vp_cpu_rope_shift(vp_queue *q, const vp_rope_shift_op *op);
 int vp_cpu_glu(vp_queue *q, const vp_glu_op *op);
 int vp_cpu_act(vp_queue *q, const vp_act_op *op);
 int vp_cpu_add(vp_queue *q, const vp_elem_op *op);

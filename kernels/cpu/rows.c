@@ -128,14 +128,51 @@ static void rope_rows(void *ctx, int64_t first, int64_t last, int thread) {
     }
 }
 
+static int check_rotation(vp_queue *q, int32_t heads, int32_t d, int32_t rotary) {
+    if (heads >= 1 && d >= 1 && rotary >= 0 && rotary <= d && rotary % 2 == 0) return VP_OK;
+    return vp_queue_fail(q, VP_BUG, "rope: %d heads of width %d, %d rotated", (int)heads, (int)d, (int)rotary);
+}
+
 int vp_cpu_rope(vp_queue *q, const vp_rope_op *op) {
     if (!op->batch || !op->cos || !op->sin || (op->batch->T > 0 && !op->batch->pos))
         return vp_queue_fail(q, VP_BUG, "rope: no positions or no table");
-    if (op->heads < 1 || op->d < 1 || op->rotary < 0 || op->rotary > op->d || op->rotary % 2 != 0)
-        return vp_queue_fail(q, VP_BUG, "rope: %d heads of width %d, %d rotated", (int)op->heads, (int)op->d,
-                             (int)op->rotary);
+    VP_TRY(check_rotation(q, op->heads, op->d, op->rotary));
     VP_TRY(vp_check_mat(q, "rope.x", &op->x, VP_F32, op->batch->T, (int64_t)op->heads * op->d));
     return run_rows(q, op, op->batch->T, op->x.cols, rope_rows);
+}
+
+/* Rotations add up: one more by the angle of `s` positions. */
+typedef struct shift_job {
+    const vp_rope_shift_op *op;
+    const vp_simd_rows *rows;
+    float *wide; /* [threads, heads * d] a row of bf16 */
+} shift_job;
+
+static void shift_rows(void *ctx, int64_t first, int64_t last, int thread) {
+    const shift_job *j = ctx;
+    const vp_rope_shift_op *op = j->op;
+    const int64_t n = op->k.cols;
+    for (int64_t t = first; t < last; t++) {
+        uint16_t *narrow = op->k.dtype == VP_BF16 ? (uint16_t *)op->k.ptr + t * op->k.ld : NULL;
+        float *row = narrow ? j->wide + thread * n : vp_row(&op->k, t);
+        if (narrow) j->rows->from_bf16(narrow, row, n);
+        j->rows->rope(row, op->heads, op->d, op->rotary, op->interleaved, op->cos, op->sin, 1.0f);
+        if (narrow) j->rows->to_bf16(row, narrow, n);
+    }
+}
+
+int vp_cpu_rope_shift(vp_queue *q, const vp_rope_shift_op *op) {
+    const vp_dtype type = op->k.dtype == VP_BF16 ? VP_BF16 : VP_F32;
+    if (!op->cos || !op->sin) return vp_queue_fail(q, VP_BUG, "rope_shift: no angles");
+    VP_TRY(check_rotation(q, op->heads, op->d, op->rotary));
+    VP_TRY(vp_check_mat(q, "rope_shift.k", &op->k, type, op->k.rows, (int64_t)op->heads * op->d));
+    shift_job j = {.op = op, .rows = q->device->simd->rows};
+    const size_t mark = vp_arena_mark(q);
+    const int64_t wide = type == VP_BF16 ? op->k.cols * vp_threads_count(q->device->threads) : 0;
+    if (wide && !(j.wide = vp_queue_floats(q, "rope_shift", wide))) return VP_MEMORY;
+    vp_rows(q, op->k.rows, vp_grain(op->k.cols), shift_rows, &j);
+    vp_arena_release(q, mark);
+    return VP_OK;
 }
 
 /* ---- activations ---- */

@@ -75,6 +75,8 @@ void vp_map_close(vp_map_file *m);
 void vp_map_forget(const vp_map_file *m);
 /* The whole of a small file (at most `limit` bytes, else VP_DATA) plus a terminating NUL that len does not count. */
 int vp_read_file(const char *path, size_t limit, vp_buf *out, vp_error *err);
+/* For reading: standard input where there is no file, or "-". *name is for messages. */
+int vp_open_input(const char *file, int *fd, const char **name, vp_error *err);
 /* All n bytes, or a failure; EINTR and short counts are handled. `name` is for the message. */
 int vp_write_all(int fd, const void *data, size_t n, const char *name, vp_error *err);
 

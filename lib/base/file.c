@@ -40,6 +40,13 @@ int vp_map_open(vp_map_file *m, const char *path, vp_error *err) {
     return status;
 }
 
+int vp_open_input(const char *file, int *fd, const char **name, vp_error *err) {
+    const bool standard = !file || strcmp(file, "-") == 0;
+    *name = standard ? "standard input" : file;
+    *fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
+    return *fd < 0 ? vp_fail_errno(err, "cannot open '%s'", file) : VP_OK;
+}
+
 void vp_map_close(vp_map_file *m) {
     if (m->size) munmap((void *)(uintptr_t)m->data, m->size);
     *m = (vp_map_file){0};

@@ -149,9 +149,9 @@ int64_t vp_gen_tokens(const vp_gen *g) {
 }
 
 /* Tokens that a prompt of n and its answer keep keys and values of: the last one drawn is not read again. */
-static int64_t room_of(const vp_gen *g, size_t n) {
-    const int64_t all = (int64_t)n + g->o.max_tokens - 1;
-    return all < g->positions ? all : g->positions;
+static int64_t room_of(const vp_gen *g, size_t n, int64_t before) {
+    const int64_t all = (int64_t)n + g->o.max_tokens - 1, positions = g->positions - before;
+    return all < positions ? all : positions;
 }
 
 static int see(vp_gen *g, slot *s, const int32_t *ids, size_t n, vp_error *err) {
@@ -176,35 +176,67 @@ static int make_answer(vp_gen *g, int64_t row, int64_t most, vp_answer **out, vp
     return vp_fail_memory(err, "an answer", (size_t)most * 8);
 }
 
-static int fill_slot(vp_gen *g, slot *s, const int32_t *ids, size_t n, int64_t row, vp_error *err) {
-    const int64_t left = g->positions - (int64_t)n + 1; /* the last token drawn needs no position */
+/* What begins: n tokens behind texts that have `before`. */
+typedef struct opening {
+    const vp_behind *behind;
+    int64_t before;
+    const int32_t *ids;
+    size_t n;
+    int64_t row;
+} opening;
+
+static int open_cache(vp_gen *g, slot *s, const opening *p, vp_error *err) {
+    int64_t at = 0;
+    VP_TRY(vp_cache_open(&s->cache, g->encoder, room_of(g, p->n, p->before), err));
+    for (size_t i = 0; i < p->behind->n; at += p->behind->kv[i++].tokens)
+        VP_TRY(vp_cache_prepend(s->cache, g->encoder, &p->behind->kv[i], g->o.rope_shift ? at : 0, err));
+    return VP_OK;
+}
+
+static int fill_slot(vp_gen *g, slot *s, const opening *p, vp_error *err) {
+    const int64_t left = g->positions - p->before - (int64_t)p->n + 1; /* the last token drawn needs no position */
     s->most = left < g->o.max_tokens ? left : g->o.max_tokens;
     s->at_most = left < g->o.max_tokens ? VP_FINISH_CONTEXT : VP_FINISH_LENGTH;
     s->text = (vp_detokenizer){.tokenizer = g->tokenizer};
-    s->nfresh = (int32_t)n;
-    s->fresh = vp_calloc(n, sizeof *s->fresh);
-    if (!s->fresh) return vp_fail_memory(err, "a prompt", n * sizeof *s->fresh);
-    memcpy(s->fresh, ids, n * sizeof *ids);
+    s->nfresh = (int32_t)p->n;
+    s->fresh = vp_calloc(p->n, sizeof *s->fresh);
+    if (!s->fresh) return vp_fail_memory(err, "a prompt", p->n * sizeof *s->fresh);
+    memcpy(s->fresh, p->ids, p->n * sizeof *p->ids);
     if (g->o.penalty != 1 && !(s->seen = vp_calloc((size_t)g->vocab, 1)))
         return vp_fail_memory(err, "tokens seen", (size_t)g->vocab);
-    VP_TRY(see(g, s, ids, n, err));
-    VP_TRY(vp_cache_open(&s->cache, g->encoder, room_of(g, n), err));
-    return make_answer(g, row, s->most, &s->answer, err);
+    VP_TRY(see(g, s, p->ids, p->n, err));
+    VP_TRY(open_cache(g, s, p, err));
+    return make_answer(g, p->row, s->most, &s->answer, err);
 }
 
 int vp_gen_add(vp_gen *g, const int32_t *ids, size_t n, int64_t row, vp_error *err) {
+    return vp_gen_add_behind(g, &(vp_behind){0}, ids, n, row, err);
+}
+
+static int check_room(const vp_gen *g, opening *p, vp_error *err) {
+    const vp_behind *b = p->behind;
+    for (size_t i = 0; i < b->n && p->before <= g->positions; i++) p->before += b->kv[i].tokens;
+    if (p->n <= (size_t)g->positions && p->before <= g->positions - (int64_t)p->n) return VP_OK;
+    if (!b->n)
+        return vp_fail(err, VP_DATA, "the prompt has %zu tokens, the model has %lld positions", p->n,
+                       (long long)g->positions);
+    return vp_fail(err, VP_DATA,
+                   "the prompt has %zu tokens, behind at least %lld cached ones; the model has %lld positions", p->n,
+                   (long long)p->before, (long long)g->positions);
+}
+
+int vp_gen_add_behind(vp_gen *g, const vp_behind *behind, const int32_t *ids, size_t n, int64_t row, vp_error *err) {
+    opening p = {.behind = behind, .ids = ids, .n = n, .row = row};
     slot *s = g->slot;
     if (vp_gen_full(g)) return vp_fail(err, VP_BUG, "no room for another prompt");
     if (n == 0) return vp_fail(err, VP_DATA, "the prompt has no tokens, and the tokenizer begins a text with none");
-    if (n > (size_t)g->positions)
-        return vp_fail(err, VP_DATA, "the prompt has %zu tokens, the model has %lld positions", n,
-                       (long long)g->positions);
+    VP_TRY(check_room(g, &p, err));
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= g->vocab)
             return vp_fail(err, VP_DATA, "the tokenizer gives token %d, the model has tokens below %lld", (int)ids[i],
                            (long long)g->vocab);
     while (s->cache) s++;
-    const int status = fill_slot(g, s, ids, n, row, err);
+    const int status = fill_slot(g, s, &p, err);
     if (status)
         slot_free(s);
     else

@@ -2,6 +2,7 @@
  * prompt, its row and the seed, not on those beside it. */
 #ifndef VP_GEN_H
 #define VP_GEN_H
+#include "lib/gen/caches.h"
 #include "lib/model/model.h"
 #include "lib/text/dialog.h"
 #include "lib/text/text.h"
@@ -24,6 +25,7 @@ typedef struct vp_gen_options {
     const char *end; /* a token's text that ends an answer, beside those that the model's files name; NULL: none */
     int64_t batch;   /* prompts that run together, >= 1 */
     bool logprobs;
+    bool rope_shift; /* keys of cached texts are moved to where the texts stand; else each begins at position 0 */
 } vp_gen_options;
 
 /* An answer, complete or growing. */
@@ -47,6 +49,10 @@ void vp_gen_close(vp_gen *g);
 /* A prompt begins; ids are copied, row < 2^32 counts its random numbers. VP_DATA: it is empty, leaves no room in the
  * model's positions, or has an id outside the vocabulary. Not when vp_gen_full. */
 int vp_gen_add(vp_gen *g, const int32_t *ids, size_t n, int64_t row, vp_error *err);
+/* The same behind texts whose keys and values are there, borrowed until its answer is complete. It sees them all; its
+ * first token's position is the number of theirs. The penalty does not know their tokens. VP_DATA: keys and values of
+ * another shape than the model's. */
+int vp_gen_add_behind(vp_gen *g, const vp_behind *behind, const int32_t *ids, size_t n, int64_t row, vp_error *err);
 /* As many prompts run as may, or so many answers wait for one before them that no more should begin. */
 bool vp_gen_full(const vp_gen *g);
 int64_t vp_gen_waiting(const vp_gen *g); /* answers that there can be at a time */

@@ -1,6 +1,6 @@
 /* Adding a stream: batches are checked and copied as they come, then committed together. Rows that `missing` asked for
  * carry the generation that it saw; a record that changed since keeps its newer version. */
-#include "lib/index/store.h"
+#include "lib/index/kv_store.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,6 +17,7 @@ typedef struct pending {
     bool has_hash, existed; /* existed: the record was in the index before this stream */
     int32_t chunks;         /* 0: not known */
     int64_t generation;     /* that `missing` saw, -1: none */
+    vp_kv_piece kv;
 } pending;
 
 struct vp_index_adder {
@@ -27,6 +28,7 @@ struct vp_index_adder {
     vp_dtype dtype;
     size_t row_bytes;
     vp_buf vectors, strings;
+    vp_kv_taken kv;
     pending *row;
     size_t n, cap;
     struct timespec since; /* when the oldest waiting frame came */
@@ -46,6 +48,17 @@ int vp_index_add_open(vp_index_adder **out, vp_index *x, const vp_frame *header,
     return VP_OK;
 }
 
+void vp_index_add_kv(vp_index_adder *a, const vp_kv_options *o) {
+    a->kv.options = *o;
+}
+
+int vp_index_add_forecast(vp_index_adder *a, const vp_frame *f, vp_kv_forecast *c, vp_error *err) {
+    VP_TRY(vp_kv_take_frame(&a->kv, a->x, f, err));
+    *c = (vp_kv_forecast){.fresh = !a->x->dims, .rows = f->B, .tokens = f->T};
+    if (a->kv.format.layers) c->token_bytes = vp_kv_token_bytes(&a->kv.format);
+    return VP_OK;
+}
+
 const vp_index_counts *vp_index_add_counts(const vp_index_adder *a) {
     return &a->counts;
 }
@@ -54,6 +67,7 @@ void vp_index_add_close(vp_index_adder *a) {
     if (!a) return;
     vp_buf_free(&a->vectors);
     vp_buf_free(&a->strings);
+    vp_kv_taken_free(&a->kv);
     vp_idset_free(&a->ids);
     vp_idset_free(&a->records);
     vp_entries_free(&a->entries);
@@ -108,6 +122,7 @@ static int find_columns(vp_index_adder *a, const vp_frame *f, columns *c, vp_err
         return vp_frame_fail(f, VP_DATA, err,
                              "no column id: tok gives it from JSONL records, or from lines as their number");
     VP_TRY(check_dims(a, f, c->emb, err));
+    VP_TRY(vp_kv_take_frame(&a->kv, a->x, f, err));
     const vp_column *values[] = {c->id, c->parent, c->text, c->meta};
     for (int i = 0; i < 4; i++)
         if (values[i] && !values[i]->is_values)
@@ -154,6 +169,7 @@ static int take_row(vp_index_adder *a, const vp_frame *f, const columns *c, int6
     if (earlier >= 0)
         return vp_frame_fail(f, VP_DATA, err, "rows %lld and %lld have the same id '%.*s'", (long long)earlier,
                              (long long)ordinal, (int)(p->id.n < 200 ? p->id.n : 200), id);
+    VP_TRY(vp_kv_take_row(&a->kv, f, i, &p->kv, err));
     a->n++;
     return VP_OK;
 }
@@ -161,13 +177,13 @@ static int take_row(vp_index_adder *a, const vp_frame *f, const columns *c, int6
 static bool is_due(const vp_index_adder *a) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return a->vectors.len + a->strings.len + a->n * sizeof *a->row >= COMMIT_BYTES ||
+    return a->vectors.len + a->strings.len + a->kv.data.len + a->n * sizeof *a->row >= COMMIT_BYTES ||
            now.tv_sec - a->since.tv_sec >= COMMIT_SECONDS;
 }
 
 int vp_index_add_frame(vp_index_adder *a, const vp_frame *f, vp_error *err) {
     columns c;
-    size_t rows = a->n, strings = a->strings.len;
+    size_t rows = a->n, strings = a->strings.len, kv = a->kv.data.len;
     if (f->B == 0) return VP_OK;
     int status = find_columns(a, f, &c, err);
     if (!status && !a->n) clock_gettime(CLOCK_MONOTONIC, &a->since);
@@ -176,6 +192,7 @@ int vp_index_add_frame(vp_index_adder *a, const vp_frame *f, vp_error *err) {
     if (status) { /* of this frame nothing is committed, of those before it everything */
         a->n = rows;
         a->strings.len = strings;
+        a->kv.data.len = kv;
         return status;
     }
     a->rows_seen += f->B;
@@ -220,11 +237,15 @@ static int settle(vp_index_adder *a, vp_error *err) {
         VP_TRY(vp_store_setting_put(x, "dtype", vp_dtype_name(a->dtype), 0, err));
         VP_TRY(put_map(x, a->header, "model", err));
         VP_TRY(put_map(x, a->header, "encoder", err));
+        if (a->kv.format.layers) VP_TRY(vp_kv_settle(x, &a->kv.format, err));
     }
     VP_TRY(vp_store_match(x, a->header, true, err));
     if (x->dims != a->dims || x->dtype != a->dtype)
         return vp_fail(err, VP_DATA, "'%s': holds %s of %lld dims, the stream's emb is %s of %lld", x->path,
                        vp_dtype_name(x->dtype), (long long)x->dims, vp_dtype_name(a->dtype), (long long)a->dims);
+    if (!vp_kv_format_equal(&x->kv, &a->kv.format))
+        return vp_fail(err, VP_DATA, "'%s': another stream began it with keys and values: %s, this one's: %s", x->path,
+                       vp_kv_format_name(&x->kv), vp_kv_format_name(&a->kv.format));
     return VP_OK;
 }
 
@@ -252,7 +273,8 @@ static int make_room(vp_index_adder *a, vp_change *c, pending *p, bool *keep, vp
     return VP_OK;
 }
 
-static int insert(vp_index_adder *a, const vp_change *c, const pending *p, vp_place place, vp_error *err) {
+static int insert(vp_index_adder *a, const vp_change *c, const pending *p, vp_place place, vp_kv_writer *kv,
+                  vp_error *err) {
     vp_index *x = a->x;
     sqlite3_stmt *s;
     VP_TRY(vp_store_statement(x, VP_SQL_ENTRY_NEW, &s, err));
@@ -265,9 +287,10 @@ static int insert(vp_index_adder *a, const vp_change *c, const pending *p, vp_pl
     sqlite3_bind_int64(s, 7, place.slot);
     sqlite3_bind_int64(s, 8, c->generation);
     VP_TRY(vp_store_run(x, s, err));
+    int64_t n = sqlite3_last_insert_rowid(x->db);
+    if (x->kv.layers) VP_TRY(vp_kv_add(kv, n, a->kv.data.data + p->kv.at, &p->kv, err));
     if (p->text.n == SIZE_MAX) return VP_OK;
     static const vp_statement both[] = {VP_SQL_DOCUMENT_NEW, VP_SQL_BM25_NEW};
-    int64_t n = sqlite3_last_insert_rowid(x->db);
     for (int i = 0; i < 2; i++) {
         VP_TRY(vp_store_statement(x, both[i], &s, err));
         sqlite3_bind_int64(s, 1, n);
@@ -300,8 +323,12 @@ static int write_rows(vp_index_adder *a, vp_change *c, vp_place *place, vp_index
         counts->replaced += a->row[i].existed;
     }
     VP_TRY(vp_change_append(c, a->vectors.data, (int64_t)kept, 0, place, err));
-    for (size_t i = 0; i < kept; i++) VP_TRY(insert(a, c, &a->row[i], place[i], err));
-    return VP_OK;
+    vp_kv_writer kv = {.x = a->x, .fd = -1};
+    int status = VP_OK;
+    for (size_t i = 0; i < kept && !status; i++) status = insert(a, c, &a->row[i], place[i], &kv, err);
+    if (!status) status = vp_kv_writer_end(&kv, err);
+    vp_kv_writer_close(&kv);
+    return status;
 }
 
 int vp_index_add_commit(vp_index_adder *a, vp_error *err) {
@@ -322,6 +349,6 @@ int vp_index_add_commit(vp_index_adder *a, vp_error *err) {
     counts.commits++;
     if (!status) a->counts = counts;
     a->n = 0;
-    a->strings.len = a->vectors.len = 0;
+    a->strings.len = a->vectors.len = a->kv.data.len = 0;
     return status;
 }

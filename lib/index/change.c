@@ -1,7 +1,6 @@
 /* A change: one transaction on the database under the writer lock, and the vectors appended for it, which are on disk
  * before the transaction names them. */
-#include "lib/index/store.h"
-#include <errno.h>
+#include "lib/index/kv_store.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@ int vp_change_begin(vp_change *c, vp_index *x, vp_error *err) {
     if (!status) status = vp_store_setting_int(x, "generation", &c->generation, err);
     c->generation++;
     if (!status && !x->swept) status = vp_segments_sweep(x, &c->segments, err);
+    if (!status && !x->swept) status = vp_kv_sweep(x, err);
     if (status) {
         vp_change_abort(c);
         return status;
@@ -49,6 +49,7 @@ int vp_change_commit(vp_change *c, vp_error *err) {
     if (c->dirty) {
         status = vp_change_write(c, err);
         if (!status) status = vp_change_compact(c, err);
+        if (!status && c->x->kv.layers) status = vp_kv_compact(c->x, err);
     }
     vp_change_abort(c);
     return status;
@@ -79,6 +80,7 @@ int vp_change_drop(vp_change *c, const vp_entry *e, vp_error *err) {
         return vp_store_damaged(c->x, err, "an entry lies outside the segments");
     vp_segment_set(g, e->place.slot, false);
     VP_TRY(drop_document(c->x, e->n, err));
+    if (c->x->kv.layers) VP_TRY(vp_kv_drop(c->x, e->n, err));
     VP_TRY(vp_store_statement(c->x, VP_SQL_ENTRY_DROP, &s, err));
     sqlite3_bind_int64(s, 1, e->n);
     c->dirty = true;
@@ -120,18 +122,6 @@ static int64_t segment_capacity(const vp_index *x) {
     return slots < 1 ? 1 : slots < VP_SEGMENT_SLOTS ? slots : VP_SEGMENT_SLOTS;
 }
 
-static int write_at(vp_index *x, int fd, const uint8_t *data, size_t n, off_t at, vp_error *err) {
-    while (n) {
-        ssize_t done = pwrite(fd, data, n, at);
-        if (done < 0 && errno == EINTR) continue;
-        if (done < 0) return vp_fail_errno(err, "cannot write a segment of '%s'", x->path);
-        data += done;
-        n -= (size_t)done;
-        at += done;
-    }
-    return VP_OK;
-}
-
 /* rows that fit into g, written behind its committed slots and synced */
 static int append_to(vp_change *c, vp_segment *g, const uint8_t *vectors, int64_t rows, vp_place *place,
                      vp_error *err) {
@@ -139,9 +129,8 @@ static int append_to(vp_change *c, vp_segment *g, const uint8_t *vectors, int64_
     int fd = -1;
     size_t bytes = (size_t)rows * x->row_bytes;
     int status = vp_segment_open(x, g, &fd, err);
-    if (!status) status = write_at(x, fd, vectors, bytes, (off_t)((size_t)g->slots * x->row_bytes), err);
-    if (!status && fdatasync(fd) != 0) status = vp_fail_errno(err, "cannot sync a segment of '%s'", x->path);
-    if (!status && g->slots == 0 && fsync(x->dir) != 0) status = vp_fail_errno(err, "cannot sync '%s'", x->path);
+    if (!status) status = vp_datafile_write(x, fd, vectors, bytes, (int64_t)((size_t)g->slots * x->row_bytes), err);
+    if (!status) status = vp_datafile_sync(x, fd, g->slots == 0, err);
     if (fd >= 0) close(fd);
     VP_TRY(status);
     sqlite3_stmt *s;

@@ -103,7 +103,7 @@ int vp_change_compact(vp_change *c, vp_error *err) {
     mover m = {.c = c, .after = c->segments.item[segments - 1].id};
     int status = move_all(&m, segments, err);
     for (size_t i = 0; i < segments && !status; i++)
-        if (is_wasteful(&c->segments.item[i])) vp_segment_unlink(c->x, c->segments.item[i].id);
+        if (is_wasteful(&c->segments.item[i])) vp_datafile_unlink(c->x, VP_DATAFILE_VECTORS, c->segments.item[i].id);
     vp_buf_free(&m.vectors);
     free(m.n);
     free(m.place);

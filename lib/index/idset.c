@@ -1,6 +1,6 @@
 /* A set of ids by XXH3-128 (open addressing, at most 2/3 full): 32 bytes an id, whatever its length. Two different ids
  * of one hash would be taken for the same: 2^-128 a pair. */
-#include "lib/index/store.h"
+#include "lib/index/idset.h"
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>

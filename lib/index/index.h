@@ -5,6 +5,7 @@
  *   INDEX/index.db         SQLite (WAL, synchronous=FULL): settings, rows, extents, liveness, BM25; lib/index/schema.h
  *   INDEX/index.db-wal -shm  SQLite's; they stay when the last program closes the index
  *   INDEX/seg-NNNNNNNN.vec vectors only: [rows, D] little-endian F32, BF16 or I8, row after row, append-only
+ *   INDEX/kv-NNNNNNNN.bin  keys and values, if it has them; lib/index/kv_store.h
  *   INDEX/lock             byte 0: held (OFD write lock) by whoever writes; byte 1: read-locked while an index is being
  *                          opened, write-locked by `swap` while it exchanges two folders
  *   INDEX/run.lock         held by one `missing` at a time
@@ -45,7 +46,9 @@ typedef struct vp_index_stats {
     const char *dtype;  /* "F32", "" */
     int64_t generation; /* grows by one with every commit */
     int64_t segments, vector_bytes, database_bytes;
-    vp_map *model, *encoder; /* or NULL */
+    const char *kv;                             /* how keys and values are stored (kv.h); "none" */
+    int64_t kv_tokens, kv_bytes, kv_file_bytes; /* of live rows; of the files: with what is dead */
+    vp_map *model, *encoder;                    /* or NULL */
 } vp_index_stats;
 int vp_index_stats_read(vp_index *x, vp_index_stats *s, vp_error *err);
 void vp_index_stats_free(vp_index_stats *s);

@@ -5,6 +5,7 @@
 
 #define VP_SCHEMA_APPLICATION 0x76706978 /* "vpix" */
 #define VP_SCHEMA_VERSION     1          /* PRAGMA user_version */
+#define VP_SCHEMA_VERSION_KV  2          /* of an index with keys and values: it has the tables of VP_SCHEMA_KV, too */
 
 /* The tables:
  *
@@ -34,6 +35,17 @@
     "CREATE TABLE document(n INTEGER PRIMARY KEY, text TEXT NOT NULL);"                                                \
     "CREATE VIRTUAL TABLE bm25 USING fts5(text, content='document', content_rowid='n',"                                \
     " tokenize='porter unicode61 remove_diacritics 2');"
+
+/* kv_file: a file of keys and values; its committed bytes, and those of records that are live, each counted up to a
+ * multiple of 64. AUTOINCREMENT: numbers are never used twice. kv_span: the record of entry n: where it lies, its
+ * tokens, XXH3-64 of its bytes; file 0 where it has no bytes. Settings: kv (how they are stored), kv_layers, kv_groups,
+ * kv_head_dim. */
+#define VP_SCHEMA_KV                                                                                                   \
+    "CREATE TABLE kv_file(id INTEGER PRIMARY KEY AUTOINCREMENT, bytes INTEGER NOT NULL, live INTEGER NOT NULL);"       \
+    "CREATE TABLE kv_span(n INTEGER PRIMARY KEY, file INTEGER NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL,"  \
+    " tokens INTEGER NOT NULL, hash INTEGER NOT NULL);"                                                                \
+    "CREATE INDEX kv_span_place ON kv_span(file, at);"                                                                 \
+    "PRAGMA user_version=2;"
 
 /* X(name, SQL). A record ?1 is the entry of that id that is no chunk, and the entries that have it as their parent. */
 #define VP_STATEMENTS(X)                                                                                               \
@@ -82,6 +94,28 @@
               " (SELECT count(DISTINCT parent) FROM entry WHERE parent IS NOT NULL),"                                  \
               " (SELECT count(*) FROM document)")                                                                      \
     X(TEXTLESS, "SELECT 1 WHERE EXISTS(SELECT 1 FROM entry) AND NOT EXISTS(SELECT 1 FROM document)")                   \
+    X(KV_LAST, "SELECT id, bytes FROM kv_file ORDER BY id DESC LIMIT 1")                                               \
+    X(KV_FILES, "SELECT id, bytes, live FROM kv_file ORDER BY id")                                                     \
+    X(KV_FILE, "SELECT 1 FROM kv_file WHERE id = ?1")                                                                  \
+    X(KV_FILE_NEW, "INSERT INTO kv_file(bytes, live) VALUES(0, 0)")                                                    \
+    X(KV_FILE_PUT, "UPDATE kv_file SET bytes = ?2, live = live + ?3 WHERE id = ?1")                                    \
+    X(KV_FILE_DROP, "DELETE FROM kv_file WHERE id = ?1")                                                               \
+    X(KV_WASTEFUL, "SELECT id, bytes FROM kv_file WHERE (bytes - live) * 4 > bytes ORDER BY id LIMIT 1")               \
+    X(KV_SPAN, "SELECT s.n, s.file, s.at, s.bytes, s.tokens, s.hash FROM entry e LEFT JOIN kv_span s ON s.n = e.n"     \
+               " WHERE e.id = ?1")                                                                                     \
+    X(KV_SPANS_OF, "SELECT s.n, s.file, s.at, s.bytes, s.tokens, s.hash, e.id FROM kv_span s LEFT JOIN entry e"        \
+                   " ON e.n = s.n WHERE s.file = ?1 ORDER BY s.at")                                                    \
+    X(KV_FIRST_OF, "SELECT n, file, at, bytes, tokens, hash FROM kv_span WHERE file = ?1 ORDER BY at LIMIT 1")         \
+    X(KV_SPAN_NEW, "INSERT INTO kv_span(n, file, at, bytes, tokens, hash) VALUES(?1, ?2, ?3, ?4, ?5, ?6)")             \
+    X(KV_SPAN_MOVE, "UPDATE kv_span SET file = ?2, at = ?3 WHERE n = ?1")                                              \
+    X(KV_SPAN_DEAD, "UPDATE kv_file SET live = live - (SELECT (bytes + 63) & ~63 FROM kv_span WHERE n = ?1)"           \
+                    " WHERE id = (SELECT file FROM kv_span WHERE n = ?1)")                                             \
+    X(KV_SPAN_DROP, "DELETE FROM kv_span WHERE n = ?1")                                                                \
+    X(KV_COUNTS, "SELECT coalesce(sum(tokens), 0), coalesce(sum(bytes), 0),"                                           \
+                 " (SELECT coalesce(sum(bytes), 0) FROM kv_file) FROM kv_span")                                        \
+    X(CHECK_KV, "SELECT e.id FROM entry e LEFT JOIN kv_span s ON s.n = e.n WHERE s.n IS NULL LIMIT 1")                 \
+    X(CHECK_KV_SPANS, "SELECT n FROM kv_span WHERE n NOT IN (SELECT n FROM entry)"                                     \
+                      " OR (bytes > 0 AND file NOT IN (SELECT id FROM kv_file)) LIMIT 1")                              \
     X(CHECK_DATABASE, "PRAGMA integrity_check(1)")                                                                     \
     X(CHECK_BM25, "INSERT INTO bm25(bm25, rank) VALUES('integrity-check', 1)")                                         \
     X(CHECK_DOCUMENTS, "SELECT n FROM document WHERE n NOT IN (SELECT n FROM entry) LIMIT 1")

@@ -1,20 +1,9 @@
 /* Segments as a transaction sees them: committed slots and liveness from the database, vectors from mapped files. */
 #include "lib/index/store.h"
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum { NAME_BYTES = 40, BITMAP_BYTES = VP_SEGMENT_SLOTS / 8 };
-
-static void segment_name(int64_t id, char name[NAME_BYTES]) {
-    snprintf(name, NAME_BYTES, "seg-%08lld.vec", (long long)id);
-}
+enum { BITMAP_BYTES = VP_SEGMENT_SLOTS / 8 };
 
 vp_segment *vp_segments_add(vp_segments *s, int64_t id, vp_error *err) {
     if (vp_grow(&s->item, &s->cap, s->n, sizeof *s->item, "the list of segments", err)) return NULL;
@@ -91,74 +80,21 @@ int vp_segment_put(vp_index *x, vp_segment *s, vp_error *err) {
 }
 
 int vp_segment_open(vp_index *x, const vp_segment *s, int *fd, vp_error *err) {
-    char name[NAME_BYTES];
-    segment_name(s->id, name);
-    *fd = openat(x->dir, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    struct stat st;
-    off_t committed = (off_t)((size_t)s->slots * x->row_bytes);
-    if (*fd < 0 || fstat(*fd, &st) != 0) return vp_fail_errno(err, "cannot open '%s/%s'", x->path, name);
-    if (st.st_size < committed)
-        return vp_fail(err, VP_DATA, "'%s/%s': damaged: %lld bytes, %lld were committed", x->path, name,
-                       (long long)st.st_size, (long long)committed);
-    /* what a killed writer left behind its last commit */
-    if (st.st_size > committed && ftruncate(*fd, committed) != 0)
-        return vp_fail_errno(err, "cannot cut '%s/%s'", x->path, name);
-    return VP_OK;
+    return vp_datafile_open(x, VP_DATAFILE_VECTORS, s->id, (int64_t)((size_t)s->slots * x->row_bytes), fd, err);
 }
 
 int vp_segment_map(vp_index *x, const vp_segment *s, vp_map_file *m, bool *gone, vp_error *err) {
-    *m = (vp_map_file){.data = (const uint8_t *)""};
-    if (gone) *gone = false;
-    size_t bytes = (size_t)s->slots * x->row_bytes;
-    if (!bytes) return VP_OK;
-    char name[NAME_BYTES];
-    segment_name(s->id, name);
-    int fd = openat(x->dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 && errno == ENOENT) {
-        if (!gone) return vp_fail(err, VP_DATA, "'%s/%s': damaged: the file is missing", x->path, name);
-        *gone = true;
-        return VP_OK;
-    }
-    if (fd < 0) return vp_fail_errno(err, "cannot open '%s/%s'", x->path, name);
-    struct stat st;
-    int status = VP_OK;
-    void *p = MAP_FAILED;
-    if (fstat(fd, &st) != 0)
-        status = vp_fail_errno(err, "cannot read '%s/%s'", x->path, name);
-    else if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < bytes)
-        status = vp_fail(err, VP_DATA, "'%s/%s': damaged: %lld bytes, %zu were committed", x->path, name,
-                         (long long)st.st_size, bytes);
-    else if ((p = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
-        status = vp_fail_errno(err, "cannot map '%s/%s'", x->path, name);
-    else
-        *m = (vp_map_file){.data = p, .size = bytes};
-    close(fd);
-    return status;
+    const vp_datafile_part all = {VP_DATAFILE_VECTORS, s->id, 0, (int64_t)((size_t)s->slots * x->row_bytes)};
+    const uint8_t *data;
+    return vp_datafile_map(x, &all, m, &data, gone, err);
 }
 
-int vp_segments_sweep(vp_index *x, const vp_segments *s, vp_error *err) {
-    int fd = openat(x->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    if (!d) {
-        if (fd >= 0) close(fd);
-        return vp_fail_errno(err, "cannot list '%s'", x->path);
-    }
-    for (struct dirent *e; (e = readdir(d));) {
-        char name[NAME_BYTES];
-        char *end;
-        if (strncmp(e->d_name, "seg-", 4) != 0) continue;
-        errno = 0;
-        int64_t id = strtoll(e->d_name + 4, &end, 10);
-        segment_name(id, name);
-        if (errno || strcmp(name, e->d_name) != 0) continue; /* not a name that we give */
-        if (!vp_segments_find(s, id)) unlinkat(x->dir, name, 0);
-    }
-    closedir(d);
+static int is_named(void *ctx, int64_t id, bool *named, vp_error *err) {
+    (void)err;
+    *named = vp_segments_find(ctx, id) != NULL;
     return VP_OK;
 }
 
-void vp_segment_unlink(vp_index *x, int64_t id) {
-    char name[NAME_BYTES];
-    segment_name(id, name);
-    unlinkat(x->dir, name, 0); /* a failure leaves it to the next writer's sweep */
+int vp_segments_sweep(vp_index *x, vp_segments *s, vp_error *err) {
+    return vp_datafiles_sweep(x, VP_DATAFILE_VECTORS, is_named, s, err);
 }

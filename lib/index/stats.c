@@ -1,5 +1,5 @@
 /* Figures of an index, read and printed. */
-#include "lib/index/store.h"
+#include "lib/index/kv_store.h"
 #include <string.h>
 #include <sys/stat.h>
 
@@ -27,6 +27,15 @@ static int read_stats(vp_index *x, vp_index_stats *s, vp_error *err) {
     s->rows = sqlite3_column_int64(q, 0);
     s->records = sqlite3_column_int64(q, 1);
     s->texts = sqlite3_column_int64(q, 2);
+    sqlite3_reset(q);
+    s->kv = vp_kv_format_name(&x->kv);
+    if (x->kv.layers) {
+        VP_TRY(vp_store_statement(x, VP_SQL_KV_COUNTS, &q, err));
+        VP_TRY(vp_store_step(x, q, &row, err));
+        s->kv_tokens = sqlite3_column_int64(q, 0);
+        s->kv_bytes = sqlite3_column_int64(q, 1);
+        s->kv_file_bytes = sqlite3_column_int64(q, 2);
+    }
     s->dims = x->dims;
     s->dtype = x->dims ? vp_dtype_name(x->dtype) : "";
     memcpy(s->uuid, x->uuid, sizeof s->uuid);
@@ -62,10 +71,14 @@ static int print_json(const vp_index_stats *s, vp_buf *out, vp_error *err) {
                   {"generation", s->generation},
                   {"segments", s->segments},
                   {"vector_bytes", s->vector_bytes},
-                  {"database_bytes", s->database_bytes}};
+                  {"database_bytes", s->database_bytes},
+                  {"kv_tokens", s->kv_tokens},
+                  {"kv_bytes", s->kv_bytes},
+                  {"kv_file_bytes", s->kv_file_bytes}};
     vp_map *m = vp_map_new();
     int status = m ? vp_map_set_str(m, "index", s->uuid, err) : vp_fail_memory(err, "stats", sizeof number);
     if (!status) status = vp_map_set_str(m, "dtype", s->dtype, err);
+    if (!status) status = vp_map_set_str(m, "kv", s->kv, err);
     for (size_t i = 0; i < sizeof number / sizeof *number && !status; i++)
         status = vp_map_set_int(m, number[i].key, number[i].value, err);
     if (!status && s->model) status = vp_map_set_map(m, "model", s->model, err);
@@ -96,6 +109,10 @@ static int print_table(const vp_index_stats *s, vp_buf *out, vp_error *err) {
     if (s->dims) VP_TRY(vp_buf_printf(out, err, "%-12s %lld %s\n", "dims", (long long)s->dims, s->dtype));
     VP_TRY(vp_buf_printf(out, err, "%-12s %.1f MiB, segments: %lld\n", "vectors", (double)s->vector_bytes / 1048576,
                          (long long)s->segments));
+    if (strcmp(s->kv, "none") != 0)
+        VP_TRY(vp_buf_printf(out, err, "%-12s %s, %lld tokens, %.1f MiB, %.0f bytes a token\n", "keys/values", s->kv,
+                             (long long)s->kv_tokens, (double)s->kv_bytes / 1048576,
+                             s->kv_tokens ? (double)s->kv_bytes / (double)s->kv_tokens : 0));
     VP_TRY(vp_buf_printf(out, err, "%-12s %.1f MiB\n", "database", (double)s->database_bytes / 1048576));
     VP_TRY(print_value("model", s->model, "path", out, err));
     VP_TRY(print_value("space", s->encoder, "space", out, err));

@@ -1,5 +1,5 @@
 /* Opening an index: the folder, its locks, its database, its settings. */
-#include "lib/index/store.h"
+#include "lib/index/kv_store.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -50,9 +50,9 @@ static int check_version(vp_index *x, vp_error *err) {
     VP_TRY(pragma_int(x, "PRAGMA application_id", &application, err));
     VP_TRY(pragma_int(x, "PRAGMA user_version", &version, err));
     if (application != VP_SCHEMA_APPLICATION) return vp_fail(err, VP_DATA, "'%s': not an index of vecpipe", x->path);
-    if (version != VP_SCHEMA_VERSION)
-        return vp_fail(err, VP_DATA, "'%s': an index of version %lld, this program knows version %d", x->path,
-                       (long long)version, VP_SCHEMA_VERSION);
+    if (version < VP_SCHEMA_VERSION || version > VP_SCHEMA_VERSION_KV)
+        return vp_fail(err, VP_DATA, "'%s': an index of version %lld, this program knows versions %d to %d", x->path,
+                       (long long)version, VP_SCHEMA_VERSION, VP_SCHEMA_VERSION_KV);
     return pragma_int(x, "SELECT count(*) FROM sqlite_schema", &tables, err); /* opens the -wal */
 }
 
@@ -160,8 +160,7 @@ void vp_index_close(vp_index *x) {
     free(x);
 }
 
-/* A text setting, "" if absent; valid until the statement runs again. */
-static int setting_text(vp_index *x, const char *key, const char **text, size_t *n, vp_error *err) {
+int vp_store_setting_text(vp_index *x, const char *key, const char **text, size_t *n, vp_error *err) {
     sqlite3_stmt *s;
     bool row;
     VP_TRY(vp_store_statement(x, VP_SQL_SETTING, &s, err));
@@ -177,7 +176,7 @@ static int setting_map(vp_index *x, const char *key, vp_map **map, vp_error *err
     const char *text;
     size_t n;
     vp_error why = {0};
-    VP_TRY(setting_text(x, key, &text, &n, err));
+    VP_TRY(vp_store_setting_text(x, key, &text, &n, err));
     if (vp_map_from_json(map, text, n, x->path, &why))
         return vp_fail(err, VP_DATA, "'%s': damaged: setting %s: %s", x->path, key, why.text);
     return VP_OK;
@@ -186,7 +185,7 @@ static int setting_map(vp_index *x, const char *key, vp_map **map, vp_error *err
 static int dtype_of_settings(vp_index *x, int64_t dims, vp_error *err) {
     const char *name;
     size_t n;
-    VP_TRY(setting_text(x, "dtype", &name, &n, err));
+    VP_TRY(vp_store_setting_text(x, "dtype", &name, &n, err));
     vp_dtype dtype = vp_dtype_find(name, n);
     if (dtype != VP_F32 && dtype != VP_BF16 && dtype != VP_I8) return vp_store_damaged(x, err, "an unknown dtype");
     if (dims > 1 << 20) return vp_store_damaged(x, err, "too many dims");
@@ -198,7 +197,7 @@ static int dtype_of_settings(vp_index *x, int64_t dims, vp_error *err) {
 static int read_settings(vp_index *x, vp_error *err) {
     const char *uuid;
     size_t n;
-    VP_TRY(setting_text(x, "uuid", &uuid, &n, err));
+    VP_TRY(vp_store_setting_text(x, "uuid", &uuid, &n, err));
     if (n != 32 || strspn(uuid, "0123456789abcdef") != 32) return vp_store_damaged(x, err, "no uuid");
     memcpy(x->uuid, uuid, 33);
     int64_t dims;
@@ -210,6 +209,7 @@ static int read_settings(vp_index *x, vp_error *err) {
     x->model = x->encoder = NULL;
     VP_TRY(setting_map(x, "model", &x->model, err));
     VP_TRY(setting_map(x, "encoder", &x->encoder, err));
+    VP_TRY(vp_kv_settings(x, err));
     x->dims = dims;
     return VP_OK;
 }

@@ -2,6 +2,7 @@
  * layout. Functions return statuses; a failure leaves the store usable only for closing. */
 #ifndef VP_INDEX_STORE_H
 #define VP_INDEX_STORE_H
+#include "lib/index/idset.h"
 #include "lib/index/index.h"
 #include "lib/index/schema.h"
 #include "lib/base/dtype.h"
@@ -9,6 +10,11 @@
 
 /* A segment takes no more slots than this, nor more than 1 GiB: bitmaps stay small, compaction works in pieces. */
 enum { VP_SEGMENT_SLOTS = 1 << 18 };
+
+typedef struct vp_kv_format { /* of keys and values; layers 0: none */
+    int64_t layers, groups, head_dim;
+    bool i8, zstd;
+} vp_kv_format;
 
 struct vp_index {
     char *path;
@@ -23,6 +29,7 @@ struct vp_index {
     vp_dtype dtype;
     size_t row_bytes;
     vp_map *model, *encoder;
+    vp_kv_format kv;
 };
 
 /* ---- create.c, store.c: opening; db.c: statements ---- */
@@ -46,6 +53,8 @@ int vp_store_bind_text(vp_index *x, sqlite3_stmt *s, int at, const char *text, s
                        vp_error *err); /* NULL: null */
 /* Column `at` of a row as UTF-8 (VP_DATA if it is not), NULL and 0 for null; valid until the next step. */
 int vp_store_text(vp_index *x, sqlite3_stmt *s, int at, const char **text, size_t *n, vp_error *err);
+/* A text setting, "" if absent; valid until the statement runs again. */
+int vp_store_setting_text(vp_index *x, const char *key, const char **text, size_t *n, vp_error *err);
 int vp_store_setting_int(vp_index *x, const char *key, int64_t *value, vp_error *err); /* absent: 0 */
 int vp_store_setting_put(vp_index *x, const char *key, const char *text, int64_t value, vp_error *err);
 
@@ -60,6 +69,27 @@ typedef struct vp_lock_request {
 } vp_lock_request;
 int vp_lock_take(const vp_lock_request *r, vp_error *err);
 void vp_lock_release(int fd, int byte);
+
+/* ---- datafile.c ---- */
+typedef enum vp_datafile { VP_DATAFILE_VECTORS, VP_DATAFILE_KV } vp_datafile;
+/* For writing, created if need be, cut to its committed bytes (a shorter one is VP_DATA); under the writer lock. Close
+ * *fd, also after a failure, if it is not -1. */
+int vp_datafile_open(vp_index *x, vp_datafile kind, int64_t id, int64_t committed, int *fd, vp_error *err);
+int vp_datafile_write(vp_index *x, int fd, const void *data, size_t n, int64_t at, vp_error *err);
+/* What was written is on disk when it returns; fresh: the file's name, too. */
+int vp_datafile_sync(vp_index *x, int fd, bool fresh, vp_error *err);
+typedef struct vp_datafile_part {
+    vp_datafile kind;
+    int64_t id, at, bytes;
+} vp_datafile_part;
+/* Committed bytes, mapped: *data is where the part begins; close m. A shorter file is VP_DATA. *gone (if not NULL)
+ * instead of a failure when there is no such file: it was compacted away after the caller's snapshot began. */
+int vp_datafile_map(vp_index *x, const vp_datafile_part *part, vp_map_file *m, const uint8_t **data, bool *gone,
+                    vp_error *err);
+/* Unlink files that the database does not name; under the writer lock. */
+typedef int vp_datafile_named(void *ctx, int64_t id, bool *named, vp_error *err);
+int vp_datafiles_sweep(vp_index *x, vp_datafile kind, vp_datafile_named *named, void *ctx, vp_error *err);
+void vp_datafile_unlink(vp_index *x, vp_datafile kind, int64_t id);
 
 /* ---- segment.c ---- */
 typedef struct vp_place {
@@ -89,8 +119,7 @@ int vp_segment_map(vp_index *x, const vp_segment *s, vp_map_file *m, bool *gone,
 /* The file for writing, created if need be, cut to its committed slots; under the writer lock. */
 int vp_segment_open(vp_index *x, const vp_segment *s, int *fd, vp_error *err);
 /* Unlink segment files that the database does not name; under the writer lock. */
-int vp_segments_sweep(vp_index *x, const vp_segments *s, vp_error *err);
-void vp_segment_unlink(vp_index *x, int64_t id);
+int vp_segments_sweep(vp_index *x, vp_segments *s, vp_error *err);
 
 /* ---- snapshot.c: what a reader sees ---- */
 typedef struct vp_snapshot {
@@ -140,16 +169,6 @@ void vp_change_abort(vp_change *c); /* roll back, release the lock */
 /* Inside vp_change_commit: segments and generation into the database, COMMIT; compaction (compact.c). */
 int vp_change_write(vp_change *c, vp_error *err);
 int vp_change_compact(vp_change *c, vp_error *err);
-
-/* ---- idset.c: ids seen, by 128-bit hash, each with a number (row or line) ---- */
-typedef struct vp_idset {
-    struct vp_idset_slot *slot;
-    size_t n, cap;
-} vp_idset;
-/* *earlier = the number (>= 0) given with the same id before, -1 if it is new (then it is added). */
-int vp_idset_add(vp_idset *s, const char *id, size_t len, int64_t number, int64_t *earlier, vp_error *err);
-bool vp_idset_find(const vp_idset *s, const char *id, size_t len, int64_t *number);
-void vp_idset_free(vp_idset *s);
 
 /* ---- json.c ---- */
 /* A stored JSON object as one line; anything else is written as a string. */

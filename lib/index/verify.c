@@ -1,5 +1,5 @@
 /* Everything that must hold of an index. */
-#include "lib/index/store.h"
+#include "lib/index/kv_store.h"
 #include <string.h>
 
 static int check_database(vp_index *x, vp_error *err) {
@@ -84,6 +84,7 @@ int vp_index_verify(vp_index *x, vp_error *err) {
     if (!status) status = check_entries(x, &p, err);
     vp_store_rollback(x);
     vp_snapshot_drop(&p);
+    if (!status) status = vp_kv_verify(x, err);
     /* FTS5 asks for its check by an INSERT, which a read-only database refuses */
     if (!status && !sqlite3_db_readonly(x->db, "main")) status = vp_store_execute(x, VP_SQL_CHECK_BM25, err);
     return status;

@@ -3,9 +3,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+typedef struct before { /* tokens of another pass */
+    vp_kv kv;
+    void *shifted; /* a copy of the keys, or NULL */
+} before;
+
 struct vp_cache {
-    int64_t layers, capacity, length, width; /* width: G d */
+    int64_t layers, capacity, length, width; /* width: G d; length: of what was appended */
     float *k, *v;                            /* [L, capacity, G d] */
+    before *before;
+    size_t nbefore, before_cap;
+    int64_t tokens_before;
 };
 
 static size_t half_bytes(const vp_encoder *e, int64_t capacity) {
@@ -35,28 +43,92 @@ int vp_cache_open(vp_cache **out, const vp_encoder *e, int64_t capacity, vp_erro
 
 void vp_cache_close(vp_cache *c) {
     if (!c) return;
+    for (size_t i = 0; i < c->nbefore; i++) free(c->before[i].shifted);
+    free(c->before);
     free(c->k);
     free(c->v);
     free(c);
 }
 
 int64_t vp_cache_length(const vp_cache *c) {
-    return c->length;
+    return c->tokens_before + c->length;
+}
+
+/* ---- tokens of another pass ---- */
+static int check_before(const vp_cache *c, const vp_config *m, const vp_kv *kv, int64_t shift, vp_error *err) {
+    if (c->length) return vp_fail(err, VP_BUG, "the cache holds tokens already");
+    if ((kv->dtype != VP_F32 && kv->dtype != VP_BF16) || kv->tokens < 0 || shift < 0)
+        return vp_fail(err, VP_BUG, "keys and values of another type, or of no tokens");
+    if (kv->layers != c->layers || kv->width != c->width)
+        return vp_fail(err, VP_DATA,
+                       "keys and values of %lld layers of %lld numbers a token; the model has %lld of %lld",
+                       (long long)kv->layers, (long long)kv->width, (long long)c->layers, (long long)c->width);
+    if (kv->tokens > m->positions - c->capacity - c->tokens_before)
+        return vp_fail(err, VP_DATA, "%lld cached tokens and up to %lld behind them: the model has %lld positions",
+                       (long long)(c->tokens_before + kv->tokens), (long long)c->capacity, (long long)m->positions);
+    if (shift && !m->rotary) return vp_fail(err, VP_DATA, "a model without RoPE: cached keys cannot be moved");
+    return VP_OK;
+}
+
+/* The keys [L n, G d] of kv as those of positions `shift` further on, in a copy of the caller's to free. */
+static int shift_keys(vp_encoder *e, const vp_kv *kv, int64_t shift, void **out, vp_error *err) {
+    const vp_config *m = &e->model->config;
+    const size_t bytes = (size_t)(kv->layers * kv->tokens * kv->width) * vp_dtype_size(kv->dtype);
+    VP_TRY(vp_encoder_prepare(e, err));
+    VP_TRY(vp_encoder_rope(e, (int32_t)shift, err));
+    if (!(*out = malloc(bytes))) return vp_fail_memory(err, "keys that are moved", bytes);
+    memcpy(*out, kv->k, bytes);
+    vp_rope_shift_op op = {.heads = (int32_t)m->groups,
+                           .d = (int32_t)m->head_dim,
+                           .rotary = (int32_t)m->rotary,
+                           .interleaved = m->arch->rope == VP_ROPE_INTERLEAVED,
+                           .cos = e->cosines + shift * m->rotary / 2,
+                           .sin = e->sines + shift * m->rotary / 2};
+    op.k = (vp_mat){.ptr = *out, .dtype = kv->dtype, .cols = kv->width, .ld = kv->width};
+    op.k.rows = kv->layers * kv->tokens;
+    return vp_encoder_check(e, e->ops->rope_shift(e->queue, &op), err);
+}
+
+int vp_cache_prepend(vp_cache *c, vp_encoder *e, const vp_kv *kv, int64_t shift, vp_error *err) {
+    VP_TRY(check_before(c, &e->model->config, kv, shift, err));
+    VP_TRY(vp_grow(&c->before, &c->before_cap, c->nbefore, sizeof *c->before, "cached texts", err));
+    before *b = &c->before[c->nbefore++];
+    *b = (before){.kv = *kv};
+    c->tokens_before += kv->tokens;
+    return shift && kv->tokens ? shift_keys(e, kv, shift, &b->shifted, err) : VP_OK;
 }
 
 /* ---- a pass ---- */
+/* One layer's spans of a sequence with n tokens more, at `s`; the end. */
+static vp_span *layer_spans(const vp_cache *c, int64_t layer, int32_t n, vp_span *s) {
+    for (size_t i = 0; i < c->nbefore; i++) {
+        const vp_kv *kv = &c->before[i].kv;
+        const size_t at = (size_t)(layer * kv->tokens * kv->width) * vp_dtype_size(kv->dtype);
+        const void *k = c->before[i].shifted ? c->before[i].shifted : kv->k;
+        *s++ = (vp_span){.k = (const char *)k + at,
+                         .v = (const char *)kv->v + at,
+                         .dtype = kv->dtype,
+                         .ld = kv->width,
+                         .length = (int32_t)kv->tokens};
+    }
+    const int64_t at = layer * c->capacity * c->width;
+    *s++ = (vp_span){.k = c->k + at, .v = c->v + at, .dtype = VP_F32, .ld = c->width, .length = (int32_t)c->length + n};
+    return s;
+}
+
 int vp_cached_attend(vp_pass *p, const vp_attn_op *op, int64_t layer, vp_error *err) {
     const vp_cached *cached = p->cached;
     vp_encoder *e = p->e;
     const int32_t *cu = p->batch->cu_q;
+    vp_span *end = cached->span;
     for (int64_t b = 0; b < p->batch->B; b++) {
         const vp_cache *c = cached->cache[b];
-        float *k = c->k + layer * c->capacity * c->width, *v = c->v + layer * c->capacity * c->width;
-        cached->span[b] = (vp_span){.k = k, .v = v, .dtype = VP_F32, .ld = c->width};
-        cached->span[b].length = (int32_t)c->length + cu[b + 1] - cu[b];
-        cached->spans[b] = &cached->span[b];
-        cached->k_to[b] = k + c->length * c->width;
-        cached->v_to[b] = v + c->length * c->width;
+        const int64_t at = (layer * c->capacity + c->length) * c->width;
+        cached->spans[b] = end;
+        end = layer_spans(c, layer, cu[b + 1] - cu[b], end);
+        cached->nspans[b] = (int32_t)(end - cached->spans[b]);
+        cached->k_to[b] = c->k + at;
+        cached->v_to[b] = c->v + at;
     }
     const vp_kv_op append = {.batch = p->batch,
                              .k = op->k,
@@ -83,13 +155,14 @@ typedef struct append_work {
     vp_cache **cache;
     piece *piece;
     int64_t pieces;
-    int32_t *cu, *pos, *offsets, *zeros, *ones;
+    int32_t *cu, *pos, *offsets, *zeros;
     float *hidden;
 } append_work;
 
 static void work_free(append_work *w) {
     free(w->cached.span);
     free(w->cached.spans);
+    free(w->cached.nspans);
     free(w->cached.k_to);
     free(w->cached.v_to);
     free(w->cache);
@@ -98,14 +171,16 @@ static void work_free(append_work *w) {
     free(w->pos);
     free(w->offsets);
     free(w->zeros);
-    free(w->ones);
     free(w->hidden);
 }
 
-static int work_make(append_work *w, int64_t B, int64_t width, vp_error *err) {
+static int work_make(append_work *w, vp_cache *const *cache, int64_t B, int64_t width, vp_error *err) {
     const size_t n = (size_t)B + 1;
-    w->cached.span = vp_calloc(n, sizeof *w->cached.span);
+    size_t spans = n;
+    for (int64_t b = 0; b < B; b++) spans += cache[b]->nbefore;
+    w->cached.span = vp_calloc(spans, sizeof *w->cached.span);
     w->cached.spans = vp_calloc(n, sizeof *w->cached.spans);
+    w->cached.nspans = vp_calloc(n, sizeof *w->cached.nspans);
     w->cached.k_to = vp_calloc(n, sizeof *w->cached.k_to);
     w->cached.v_to = vp_calloc(n, sizeof *w->cached.v_to);
     w->cache = vp_calloc(n, sizeof *w->cache);
@@ -113,14 +188,11 @@ static int work_make(append_work *w, int64_t B, int64_t width, vp_error *err) {
     w->cu = vp_calloc(n, sizeof *w->cu);
     w->offsets = vp_calloc(n, sizeof *w->offsets);
     w->zeros = vp_calloc(n, sizeof *w->zeros);
-    w->ones = vp_calloc(n, sizeof *w->ones);
     w->pos = vp_calloc(VP_APPEND_TOKENS, sizeof *w->pos);
     w->hidden = vp_calloc(VP_APPEND_TOKENS * (size_t)width, sizeof *w->hidden);
-    const bool good = w->cached.span && w->cached.spans && w->cached.k_to && w->cached.v_to && w->cache && w->piece &&
-                      w->cu && w->offsets && w->zeros && w->ones && w->pos && w->hidden;
+    const bool good = w->cached.span && w->cached.spans && w->cached.nspans && w->cached.k_to && w->cached.v_to &&
+                      w->cache && w->piece && w->cu && w->offsets && w->zeros && w->pos && w->hidden;
     if (!good) return vp_fail_memory(err, "a pass", VP_APPEND_TOKENS * (size_t)width * sizeof(float));
-    for (int64_t b = 0; b < B; b++) w->ones[b] = 1;
-    w->cached.nspans = w->ones;
     w->cached.cache = w->cache;
     return VP_OK;
 }
@@ -160,7 +232,7 @@ static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, 
     const size_t width = (size_t)e->model->config.width;
     for (int64_t i = 0; i < w->pieces; i++) {
         w->cache[i] = cache[w->piece[i].b];
-        w->offsets[i] = (int32_t)w->cache[i]->length;
+        w->offsets[i] = (int32_t)vp_cache_length(w->cache[i]);
     }
     const size_t mark = e->ops->arena_mark(e->queue);
     const int status = run_pass(e, w, ids, err);
@@ -185,7 +257,7 @@ static int check_append(const vp_encoder *e, vp_cache *const *cache, int64_t B, 
         if (end > cache[b]->capacity)
             return vp_fail(err, VP_DATA, "%lld tokens do not fit a cache of %lld", (long long)end,
                            (long long)cache[b]->capacity);
-        if (end - 1 > *top) *top = (int32_t)(end - 1);
+        if (cache[b]->tokens_before + end - 1 > *top) *top = (int32_t)(cache[b]->tokens_before + end - 1);
     }
     for (int32_t i = cu[0]; i < cu[B]; i++)
         if (ids[i] < 0 || ids[i] >= e->model->config.vocab)
@@ -201,7 +273,7 @@ int vp_encoder_append(vp_encoder *e, vp_cache *const *cache, int64_t B, const in
     VP_TRY(check_append(e, cache, B, ids, cu, &top, err));
     int status = vp_encoder_prepare(e, err);
     if (!status) status = vp_encoder_rope(e, top, err);
-    if (!status) status = work_make(&w, B, e->model->config.width, err);
+    if (!status) status = work_make(&w, cache, B, e->model->config.width, err);
     for (int32_t at = cu[0]; !status && at < cu[B]; at += VP_APPEND_TOKENS) {
         take_pieces(&w, cu, B, at);
         status = append_pieces(e, &w, cache, ids, cu, last, err);

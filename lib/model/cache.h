@@ -1,7 +1,8 @@
-/* Keys and values of sequences that grow: a prompt is appended, then token after token. Legend: B sequences, C width,
- * L layers, G key/value heads, d head width. */
+/* Keys and values of sequences that grow: a prompt is appended, then token after token, perhaps behind texts whose keys
+ * and values another pass has left. Legend: B sequences, C width, L layers, G key/value heads, d head width. */
 #ifndef VP_MODEL_CACHE_H
 #define VP_MODEL_CACHE_H
+#include "lib/index/kv.h"
 #include "lib/model/model.h"
 
 /* One sequence: keys after RoPE and values of all layers, [L, capacity, G d] each, in f32. */
@@ -10,7 +11,14 @@ typedef struct vp_cache vp_cache;
  * as it is used. Close with vp_cache_close (NULL is fine). */
 int vp_cache_open(vp_cache **c, const vp_encoder *e, int64_t capacity, vp_error *err);
 void vp_cache_close(vp_cache *c);
-int64_t vp_cache_length(const vp_cache *c); /* tokens */
+/* Put the n tokens of another pass before those that will be appended, and after what was put there earlier: all that
+ * is appended sees them, at positions behind their number. Before anything is appended. k and v [L, n, G d] are F32 or
+ * BF16 and borrowed until vp_cache_close; nothing is copied, unless shift > 0: then keys are turned on by so many
+ * positions (GRIT's caches begin at 0 each, wherever they stand), in a copy of the keys in their own type. VP_DATA:
+ * another number of layers or another width than the model's, more tokens than it has positions, or a shift in a model
+ * without RoPE. */
+int vp_cache_prepend(vp_cache *c, vp_encoder *e, const vp_kv *kv, int64_t shift, vp_error *err);
+int64_t vp_cache_length(const vp_cache *c); /* tokens, those before included */
 
 enum { VP_APPEND_TOKENS = 256 }; /* of a pass of vp_encoder_append; what bounds its memory */
 /* Append ids [cu[b], cu[b+1]) to cache[b], at least one token each, and give the hidden state of each one's last token:

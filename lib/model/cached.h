@@ -6,9 +6,9 @@
 
 typedef struct vp_cached { /* of a batch's B sequences */
     vp_cache *const *cache;
-    vp_span *span;         /* [B] one span each, made anew for every layer */
+    vp_span *span;         /* all spans of all sequences, made anew for every layer */
     const vp_span **spans; /* [B] */
-    const int32_t *nspans; /* [B] */
+    int32_t *nspans;       /* [B] */
     void **k_to, **v_to;   /* [B] */
 } vp_cached;
 

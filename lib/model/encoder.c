@@ -1,6 +1,6 @@
 /* The public side of encoding: options, the device, the header's `encoder` map, and a frame as a run of micro-batches.
  */
-#include "lib/model/encoder.h"
+#include "lib/model/pass.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,13 +134,28 @@ const char *vp_encoder_compute_type(const vp_encoder *e) {
     return vp_compute_name(e->compute);
 }
 
-static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, float *hidden, vp_error *err) {
+/* kv: NULL, or where the frame's keys and values go */
+static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, uint16_t *kv, float *hidden,
+                           vp_error *err) {
     vp_batch batch;
     const int32_t *ids;
     if (s->cu[b0] == s->cu[b1]) return VP_OK;
     size_t mark = e->ops->arena_mark(e->queue);
     int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
-    if (!status) status = vp_forward(e, &batch, ids, s->step, NULL, hidden, err);
+    if (!status && !kv) status = vp_forward(e, &batch, ids, s->step, NULL, hidden, err);
+    if (!status && kv) {
+        const vp_config *c = &e->model->config;
+        vp_exported to = {.k = kv, .T = s->T, .first = s->cu[b0]};
+        to.v = kv + c->layers * s->T * c->groups * c->head_dim;
+        to.k_to = vp_calloc((size_t)(b1 - b0), sizeof *to.k_to);
+        to.v_to = vp_calloc((size_t)(b1 - b0), sizeof *to.v_to);
+        if (to.k_to && to.v_to)
+            status = vp_forward_exported(e, &batch, ids, s->step, &to, hidden, err);
+        else
+            status = vp_fail_memory(err, "rows", (size_t)(b1 - b0) * sizeof *to.k_to);
+        free(to.k_to);
+        free(to.v_to);
+    }
     e->ops->arena_release(e->queue, mark);
     return status;
 }
@@ -160,31 +175,54 @@ int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *
     return VP_OK;
 }
 
-static int run_all(vp_encoder *e, const vp_sequences *s, float *hidden, vp_error *err) {
+static int run_all(vp_encoder *e, const vp_sequences *s, uint16_t *kv, float *hidden, vp_error *err) {
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, s->top, err));
     for (int64_t b = 0, end; b < s->B; b = end) {
         end = vp_sequences_cut(s, b, e->batch_tokens);
-        VP_TRY(run_micro_batch(e, s, b, end, hidden + (int64_t)s->cu[b] * e->model->config.width, err));
+        VP_TRY(run_micro_batch(e, s, b, end, kv, hidden + (int64_t)s->cu[b] * e->model->config.width, err));
     }
     return VP_OK;
 }
 
-int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err) {
+/* kv NULL: not wanted */
+static int run(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err) {
     vp_sequences s;
+    const vp_config *c = &e->model->config;
     *hidden = NULL;
     int status = vp_sequences_read(&s, e, f, err);
-    size_t n = (size_t)s.T * (size_t)e->model->config.width;
+    const size_t n = (size_t)s.T * (size_t)c->width;
+    const size_t cached = 2 * (size_t)s.T * (size_t)(c->layers * c->groups * c->head_dim);
     if (!status) {
         *hidden = vp_calloc(n, sizeof **hidden);
         if (!*hidden) status = vp_fail_memory(err, "hidden states", n * sizeof **hidden);
     }
-    if (!status && s.T) status = run_all(e, &s, *hidden, err);
+    if (!status && kv && !(*kv = vp_calloc(cached, sizeof **kv)))
+        status = vp_fail_memory(err, "keys and values", cached * sizeof **kv);
+    if (!status && s.T) status = run_all(e, &s, kv ? *kv : NULL, *hidden, err);
     if (!status) status = vp_hidden_check(e, f, &s, *hidden, err);
     vp_sequences_free(&s);
-    if (status) {
-        free(*hidden);
-        *hidden = NULL;
+    if (!status) return VP_OK;
+    free(*hidden);
+    *hidden = NULL;
+    if (kv) {
+        free(*kv);
+        *kv = NULL;
     }
     return status;
+}
+
+int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err) {
+    return run(e, f, hidden, NULL, err);
+}
+
+int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err) {
+    *kv = NULL;
+    if (!e->ops->kv_export)
+        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->ops->name);
+    return run(e, f, hidden, kv, err);
+}
+
+vp_kv_shape vp_model_kv_shape(const vp_model *m) {
+    return (vp_kv_shape){m->config.layers, m->config.groups, m->config.head_dim};
 }

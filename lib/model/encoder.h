@@ -135,6 +135,10 @@ int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1,
 /* forward.c: hidden [T, C] f32 of one micro-batch into host memory; what backward needs into `tape` (NULL: nothing). */
 int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
                vp_error *err);
+/* The same without a tape; the micro-batch's keys and values as well. */
+struct vp_exported;
+int vp_forward_exported(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step,
+                        const struct vp_exported *exported, float *hidden, vp_error *err);
 /* The same over what the sequences' caches hold; the tokens' own keys and values are put behind it. */
 struct vp_cached;
 int vp_forward_cached(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const struct vp_cached *cached,

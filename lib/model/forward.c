@@ -160,12 +160,32 @@ static int keep_raw(vp_pass *p, vp_error *err) {
     return vp_pass_check(p, p->e->ops->add(p->e->queue, &op), err);
 }
 
+/* k and v [T, G d] of a layer, to the host. */
+static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *err) {
+    const vp_exported *to = p->exported;
+    const int32_t *cu = p->batch->cu_q;
+    for (int64_t b = 0; b < p->batch->B; b++) {
+        const int64_t at = (layer * to->T + to->first + cu[b]) * attn->k.cols;
+        to->k_to[b] = to->k + at;
+        to->v_to[b] = to->v + at;
+    }
+    const vp_kv_op op = {.batch = p->batch,
+                         .k = attn->k,
+                         .v = attn->v,
+                         .k_to = to->k_to,
+                         .v_to = to->v_to,
+                         .dtype = VP_BF16,
+                         .ld = attn->k.cols};
+    return vp_pass_check(p, p->e->ops->kv_export(p->e->queue, &op), err);
+}
+
 int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
     VP_TRY(linear(p, &l->qkv, &p->h, &p->qkv, NULL, err));
     if (p->raw.ptr) VP_TRY(keep_raw(p, err));
     const vp_attn_op op = vp_pass_attn_op(p, layer);
     VP_TRY(position_heads(p, &op.q, p->c->heads, &l->q_norm, err));
     VP_TRY(position_heads(p, &op.k, p->c->groups, &l->k_norm, err));
+    if (p->exported) VP_TRY(export(p, &op, layer, err));
     if (p->cached) return vp_cached_attend(p, &op, layer, err);
     return vp_pass_check(p, p->e->ops->attn(p->e->queue, &op), err);
 }
@@ -240,15 +260,24 @@ static int run_layers(vp_pass *p, vp_tape *tape, vp_error *err) {
     return tape ? vp_pass_copy(p, &tape->x, &p->x, err) : VP_OK;
 }
 
-static int forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape,
-                   const vp_cached *cached, float *hidden, vp_error *err) {
+/* What a pass may have beside its batch. */
+typedef struct extras {
+    uint32_t step;
+    vp_tape *tape;
+    const vp_cached *cached;
+    const vp_exported *exported;
+} extras;
+
+static int forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const extras *x, float *hidden,
+                   vp_error *err) {
     vp_pass p;
     size_t mark = e->ops->arena_mark(e->queue);
-    int status = vp_pass_open(&p, e, batch, step, err);
-    p.cached = cached;
+    int status = vp_pass_open(&p, e, batch, x->step, err);
+    p.cached = x->cached;
+    p.exported = x->exported;
     if (!status) status = vp_pass_scratch(&p, err);
     if (!status) status = embed(&p, ids, err);
-    if (!status) status = run_layers(&p, tape, err);
+    if (!status) status = run_layers(&p, x->tape, err);
     size_t bytes = (size_t)batch->T * (size_t)e->model->config.width * sizeof *hidden;
     if (!status) status = vp_encoder_check(e, e->ops->copy(e->queue, hidden, p.h.ptr, bytes), err);
     if (!status) status = e->ops->queue_wait(e->queue, err);
@@ -258,10 +287,15 @@ static int forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uin
 
 int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
                vp_error *err) {
-    return forward(e, batch, ids, step, tape, NULL, hidden, err);
+    return forward(e, batch, ids, &(extras){.step = step, .tape = tape}, hidden, err);
 }
 
 int vp_forward_cached(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_cached *cached, float *hidden,
                       vp_error *err) {
-    return forward(e, batch, ids, 0, NULL, cached, hidden, err);
+    return forward(e, batch, ids, &(extras){.cached = cached}, hidden, err);
+}
+
+int vp_forward_exported(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step,
+                        const vp_exported *exported, float *hidden, vp_error *err) {
+    return forward(e, batch, ids, &(extras){.step = step, .exported = exported}, hidden, err);
 }

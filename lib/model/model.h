@@ -126,6 +126,14 @@ const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32" or "bf16" */
  * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
  * not depend on its neighbours. */
 int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err);
+/* Layers, key/value heads and their width: L, G, d. */
+typedef struct vp_kv_shape {
+    int64_t layers, groups, head_dim;
+} vp_kv_shape;
+vp_kv_shape vp_model_kv_shape(const vp_model *m);
+/* The same as vp_encoder_run, and from the same pass every token's keys (after RoPE) and values, rounded to bf16:
+ * *kv [2, L, T, G, d], keys first, caller frees. */
+int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err);
 void vp_encoder_close(vp_encoder *e);
 
 /* Pooling, on one thread of the CPU. */

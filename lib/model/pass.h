@@ -16,6 +16,13 @@ typedef struct vp_saved {
     vp_mat up;     /* [T, 2 F] or [T, F] */
 } vp_saved;
 
+/* Where the keys (after RoPE) and values of a micro-batch go, in bf16: [L, T, G d] each, T the frame's tokens. */
+typedef struct vp_exported {
+    uint16_t *k, *v;
+    int64_t T, first;    /* first: tokens of the frame before this micro-batch */
+    void **k_to, **v_to; /* [B] set anew for every layer */
+} vp_exported;
+
 struct vp_tape {
     vp_batch batch;
     const int32_t *ids;
@@ -31,6 +38,7 @@ typedef struct vp_pass {
     uint32_t step;                  /* of dropout */
     vp_saved *keep;                 /* the layer's, or NULL */
     const struct vp_cached *cached; /* NULL: the sequences are whole */
+    const vp_exported *exported;    /* NULL: keys and values are not wanted */
     vp_mat x, h, y;                 /* [T, C]: residual stream, its norm, what a block adds to it */
     vp_mat raw, qkv, mixed, lse, up;
     vp_mat mid; /* [T, F] */

@@ -75,6 +75,11 @@ int vp_score_rerank_texts(vp_score_file gold, bool candidates, vp_buf *out, vp_e
  * log-likelihood over all predicted tokens. VP_DATA where the tokens of a row do not weigh alike. */
 int vp_score_perplexity(vp_score *s, vp_score_file losses, const vp_score_options *o, vp_error *err);
 
+/* answers: JSON lines with a `text`, as gen writes it, and `answers`, a list of texts, or one `answer`. match: the
+ * share of the texts that hold one of them, exact_match: that are one, both in lower case, without ASCII punctuation
+ * and the words a, an, the, blanks folded. Lines whose answers leave nothing are left out and counted. */
+int vp_score_match(vp_score *s, vp_score_file answers, const vp_score_options *o, vp_error *err);
+
 /* Below, each row of a stream with emb has a label: the member `label` of its meta, a string or an integer. Vectors
  * count as they are in the stream, not scaled. Labels that only the test has are wrong whatever is answered, and
  * counted. */

@@ -56,7 +56,7 @@ only() {
 }
 
 @test "lib/model reaches arithmetic through kernels/ops.h" {
-    only 'lib/(base|file|stream|model)/.*|lib/index/index\.h|kernels/ops\.h' lib/model/*.[ch]
+    only 'lib/(base|file|stream|model)/.*|lib/index/(index|kv)\.h|kernels/ops\.h' lib/model/*.[ch]
 }
 
 @test "lib/index does not know models" {
@@ -68,7 +68,7 @@ only() {
 }
 
 @test "lib/gen includes base, stream, text and model, and reaches arithmetic through kernels/ops.h" {
-    only 'lib/(base|stream|text|model|gen)/.*|kernels/ops\.h' lib/gen/*.[ch]
+    only 'lib/(base|stream|text|model|gen)/.*|lib/index/(index|kv|idset)\.h|kernels/ops\.h' lib/gen/*.[ch]
 }
 
 @test "lib/score does not know models nor indexes" {

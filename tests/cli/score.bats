@@ -194,3 +194,37 @@ assert o["main_score"] == o["accuracy"] == o["f1"] == 1 and o["labels"] == 2 and
     refused 2 score classify a
     refused 4 score cluster missing.vp
 }
+
+@test "generated texts that hold or are their answers, normalised as SQuAD's script does it" {
+    python3 - >want <<'PY'
+import json, random, re, string
+def normalise(s):
+    s = "".join(c for c in s.lower() if c not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", s).split())
+random.seed(5)
+words = ["a", "The", "an", "Ann", "then", "Tower", "U.S.", "x-y", "école", "ÉCOLE", "7", "7a", "–", "\u00a0", "\t", "  ", "'s", "a\u2013b", "the,"]
+pick = lambda n: " ".join(random.choice(words) for _ in range(random.randint(0, n)))
+right = exact = units = 0
+with open("answers.jsonl", "w", encoding="utf-8") as f:
+    for i in range(400):
+        text, answers = pick(6), [pick(2) for _ in range(random.randint(1, 2))]
+        f.write(json.dumps({"text": answers[0] + "!" if i % 9 == 0 else text, **({"answers": answers} if i % 3 else {"answer": answers[0]})}, ensure_ascii=i % 2) + "\n")
+        sought = [a for a in map(normalise, answers if i % 3 else answers[:1]) if a]
+        units += bool(sought)
+        text = answers[0] + "!" if i % 9 == 0 else text
+        right += any(a in normalise(text) for a in sought)
+        exact += normalise(text) in sought
+assert 50 < right < units and 0 < exact < right, (right, units, exact)
+print(units, round(right / units, 6), round(exact / units, 6))
+PY
+    score match --json <answers.jsonl | python3 -c '
+import json, sys
+o = json.load(sys.stdin)
+assert o["main_score"] == o["match"] and o["texts"] + o["texts_left_out"] == 400, o
+print(o["texts"], round(o["match"], 6), round(o["exact_match"], 6))' | diff want -
+    refused 3 score match <<<'{"text":"x"}'
+    grep -q "^score: standard input:1: no 'answer', a string, nor 'answers', a list of strings$" err
+    refused 3 score match <<<'{"answer":"x"}'
+    refused 3 score match /dev/null
+    refused 2 score match a b
+}

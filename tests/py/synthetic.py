@@ -2,7 +2,7 @@
 """Synthetic streams for the index's tests: what `tok | fwd | pool` would give, without a model. Texts decide vectors.
 
 usage: synthetic.py [--dims D] [--dtype F32|BF16|I8] [--batch N] [--space S] [--no-end] [--delay SECONDS] [--text]
-                    [--chunks N] < corpus.jsonl > stream
+                    [--chunks N] [--kv L,G,D] < corpus.jsonl > stream
 Reads the JSONL of `knn missing` (its _vp lines are carried on as `source`) or plain records, batch by batch.
 """
 import argparse, json, struct, sys, time
@@ -39,6 +39,14 @@ def vector(text, dims, dtype):
     return (v.view(np.uint32) >> 16).astype(np.uint16) if dtype == "BF16" else v
 
 
+def keys_values(text, shape):
+    """k and v [L, n, G, d] of a text of n words, as the bits of BF16."""
+    layers, groups, width = shape
+    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(b"kv" + text.encode()))
+    x = rng.standard_normal((2, layers, len(text.split()), groups, width)).astype(np.float32)
+    return (x.view(np.uint32) >> 16).astype(np.uint16)
+
+
 def header(dims, dtype, space="synthetic", source=None):
     columns = {"id": ["VALUES", ["B"]], "emb": [dtype, ["B", dims]], "hash": ["U8", ["B", 16]], "row": ["I64", ["B"]]}
     h = {"vecpipe": 1, "kind": "header", "model": {"path": "synthetic", "fingerprint": "0" * 32},
@@ -64,7 +72,7 @@ def rows_of(records, chunks):
             yield r, f"{r['id']}#{i}", str(r["id"]), " ".join(words[i::chunks]), chunks
 
 
-def batch(rows, seq, first, dims, dtype, text=False, chunks=1, source=None):
+def batch(rows, seq, first, dims, dtype, text=False, chunks=1, source=None, kv=None):
     """A batch of rows_of(...)."""
     hashes = b"".join(hash_of(x[0]) for x in rows)
     columns = {
@@ -79,23 +87,29 @@ def batch(rows, seq, first, dims, dtype, text=False, chunks=1, source=None):
         columns["chunks"] = tensor(np.array([x[4] for x in rows], np.int32))
     if text:
         columns["text"] = [x[3] for x in rows]
+    if kv:
+        both = [keys_values(x[3], kv) for x in rows]
+        columns["cu"] = tensor(np.cumsum([0] + [x.shape[2] for x in both], dtype=np.int32))
+        for i, name in enumerate("kv"):
+            columns[name] = tensor(np.concatenate([x[i] for x in both], axis=1))
     b = {"kind": "batch", "seq": seq, "columns": columns}
     if source:
         b["source"] = source
     return b
 
 
-def stream(records, size=16, dims=8, dtype="F32", space="synthetic", text=False, chunks=1, source=None):
+def stream(records, size=16, dims=8, dtype="F32", space="synthetic", text=False, chunks=1, source=None,
+           kv=None):
     """The frames of a complete stream. Chunks of a record may lie in two batches."""
     yield frame(header(dims, dtype, space))
     rows, seq, first = [], 0, 0
     for row in rows_of(records, chunks):
         rows.append(row)
         if len(rows) == size:
-            yield frame(batch(rows, seq, first, dims, dtype, text, chunks, source() if callable(source) else source))
+            yield frame(batch(rows, seq, first, dims, dtype, text, chunks, source() if callable(source) else source, kv))
             rows, seq, first = [], seq + 1, first + size
     if rows:
-        yield frame(batch(rows, seq, first, dims, dtype, text, chunks, source() if callable(source) else source))
+        yield frame(batch(rows, seq, first, dims, dtype, text, chunks, source() if callable(source) else source, kv))
         seq, first = seq + 1, first + len(rows)
     yield frame(end(seq, first))
 
@@ -111,6 +125,7 @@ def main():
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--space", default="synthetic")
     p.add_argument("--chunks", type=int, default=1)
+    p.add_argument("--kv", type=lambda s: tuple(map(int, s.split(","))))
     p.add_argument("--delay", type=float, default=0)
     p.add_argument("--text", action="store_true")
     p.add_argument("--no-end", action="store_true")
@@ -129,7 +144,7 @@ def main():
                 source = {k: record["_vp"][k] for k in ("index", "generation")}
 
     held = None  # the last frame is `end`, and only for who has seen the whole input
-    for f in stream(records(), o.batch, o.dims, o.dtype, o.space, o.text, o.chunks, lambda: source):
+    for f in stream(records(), o.batch, o.dims, o.dtype, o.space, o.text, o.chunks, lambda: source, o.kv):
         if held:
             sys.stdout.buffer.write(held)
             sys.stdout.buffer.flush()

@@ -1,6 +1,7 @@
 /* Row-wise operations against double precision, and to the byte with 1 and 3 threads and row by row; the bounds of our
  * own exp, tanh and erf over their whole range. */
 #include "kernels/cpu/simd_tables.h"
+#include "lib/base/half.h"
 #include "tests/unit/ops_case.h"
 #include "tests/unit/reference.h"
 #include <math.h>
@@ -208,6 +209,66 @@ static void test_rope(op_case *c) {
     case_near(c, "rope", &op.x, want, NULL, 4.0 * EPS);
 }
 
+/* ---- rope_shift ---- */
+/* Keys of the positions of a batch, in f32: x at these positions, each s further on. */
+static vp_mat keys_at(op_case *c, vp_rope_op rope, const vp_mat *x, int32_t further) {
+    int32_t *pos = case_alloc(c, (size_t)(rope.batch->T + 1) * sizeof *pos);
+    vp_batch batch = *rope.batch;
+    for (int64_t t = 0; t < batch.T; t++) pos[t] = batch.pos[t] + further;
+    batch.pos = pos;
+    rope.batch = &batch;
+    rope.x = case_copy(c, x);
+    CASE_OK(c, c->be->rope(c->one, &rope), c->one);
+    return rope.x;
+}
+
+/* k in bf16, shifted there, and as f32 again */
+static vp_mat shift_bf16(op_case *c, vp_rope_shift_op op, vp_queue *q) {
+    const vp_mat wide = op.k;
+    op.k.dtype = VP_BF16;
+    op.k.ptr = case_alloc(c, (size_t)(wide.rows * wide.ld) * sizeof(uint16_t));
+    uint16_t *h = op.k.ptr;
+    for (int64_t i = 0; i < wide.rows * wide.cols; i++)
+        h[i / wide.cols * wide.ld + i % wide.cols] = vp_float_bf16(mat_row(&wide, i / wide.cols)[i % wide.cols]);
+    CASE_OK(c, c->be->rope_shift(q, &op), q);
+    vp_mat out = case_copy(c, &wide);
+    for (int64_t i = 0; i < wide.rows * wide.cols; i++)
+        mat_row(&out, i / wide.cols)[i % wide.cols] = vp_bf16_float(h[i / wide.cols * wide.ld + i % wide.cols]);
+    return out;
+}
+
+static void test_rope_shift(op_case *c) {
+    enum { POSITIONS = 400 };
+    const int64_t B = case_int(c, 1, 3);
+    const vp_batch batch = case_batch(c, case_offsets(c, B, 90), B);
+    const int32_t heads = (int32_t)case_int(c, 1, 4), d = 2 * (int32_t)case_size(c, 70);
+    const int32_t rotary = case_int(c, 0, 1) ? d : 2 * (int32_t)case_int(c, 0, d / 2), half = rotary / 2;
+    const int32_t further = (int32_t)case_int(c, 0, 300);
+    float *co = case_alloc(c, (size_t)(POSITIONS * half + 1) * sizeof *co);
+    float *si = case_alloc(c, (size_t)(POSITIONS * half + 1) * sizeof *si);
+    for (int32_t i = 0; i < POSITIONS * half; i++) {
+        const double angle = (double)(i / half) / (1 + i % half);
+        co[i] = (float)cos(angle);
+        si[i] = (float)sin(angle);
+    }
+    const vp_mat x = case_mat(c, batch.T, (int64_t)heads * d);
+    vp_rope_op rope = {.batch = &batch, .heads = heads, .d = d, .rotary = rotary, .sign = 1, .cos = co, .sin = si};
+    rope.interleaved = case_int(c, 0, 1) == 1;
+    const vp_mat there = keys_at(c, rope, &x, further);
+    double *want = case_alloc(c, (size_t)(batch.T * x.cols + 1) * sizeof *want);
+    for (int64_t i = 0; i < batch.T * x.cols; i++) want[i] = (double)mat_row(&there, i / x.cols)[i % x.cols];
+    vp_rope_shift_op op = {.k = keys_at(c, rope, &x, 0), .heads = heads, .d = d, .rotary = rotary};
+    op.interleaved = rope.interleaved;
+    op.cos = co + further * half;
+    op.sin = si + further * half;
+    const vp_mat bf16 = shift_bf16(c, op, c->one), again = shift_bf16(c, op, c->three);
+    CASE_OK(c, c->be->rope_shift(c->three, &op), c->three);
+    case_near(c, "f32", &op.k, want, NULL, 16 * EPS);
+    case_guards(c, "f32", &op.k);
+    case_near(c, "bf16", &bf16, want, NULL, 2.5 / 256); /* two roundings of numbers up to 1.42, the first one turned */
+    case_same_bytes(c, "3 threads", &again, &bf16);
+}
+
 /* ---- activations ---- */
 static void test_activations(op_case *c) {
     int64_t T = case_size(c, 40), n = case_size(c, 500);
@@ -272,9 +333,15 @@ static void test_bf16(op_case *c) {
 }
 
 int main(int argc, char **argv) {
-    static const op_test tests[] = {
-        {"functions", test_functions, 1},      {"embed", test_embed, 40},       {"norm", test_norm, 60},
-        {"softmax", test_softmax, 40},         {"l2norm", test_l2norm, 30},     {"rope", test_rope, 40},
-        {"activations", test_activations, 40}, {"elements", test_elements, 30}, {"bf16", test_bf16, 1}};
+    static const op_test tests[] = {{"functions", test_functions, 1},
+                                    {"embed", test_embed, 40},
+                                    {"norm", test_norm, 60},
+                                    {"softmax", test_softmax, 40},
+                                    {"l2norm", test_l2norm, 30},
+                                    {"rope", test_rope, 40},
+                                    {"rope_shift", test_rope_shift, 40},
+                                    {"activations", test_activations, 40},
+                                    {"elements", test_elements, 30},
+                                    {"bf16", test_bf16, 1}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

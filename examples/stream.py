@@ -21,6 +21,9 @@ def encode(name, x):
     if isinstance(x, list): return x
     own = next((d for d in NUMPY if np.dtype(NUMPY[d]) == x.dtype), None)
     dtype = own if own in COLUMNS.get(name, [own]) else COLUMNS[name][0]
+    if dtype == "BF16":
+        bits = x.astype("<f4").view("<u4") # to the nearest, ties to even
+        return {"dtype": dtype, "shape": list(x.shape), "data": (bits + 0x7fff + (bits >> 16 & 1) >> 16).astype("<u2").tobytes()}
     return {"dtype": dtype, "shape": list(x.shape), "data": x.astype(NUMPY[dtype]).tobytes()}
 
 def decode(x):

@@ -52,7 +52,7 @@ typedef struct add_options {
 static int say_size(vp_index_adder *a, const vp_frame *f, vp_error *err) {
     vp_kv_forecast c;
     VP_TRY(vp_index_add_forecast(a, f, &c, err));
-    if (c.token_bytes && c.fresh)
+    if (c.fresh && c.token_bytes)
         vp_cli_note("keys and values: %lld bytes a token, about %.1f MiB a row (of %lld tokens, as in the first frame)",
                     (long long)c.token_bytes, (double)(c.token_bytes * c.tokens / c.rows) / 1048576,
                     (long long)(c.tokens / c.rows));
@@ -62,15 +62,13 @@ static int say_size(vp_index_adder *a, const vp_frame *f, vp_error *err) {
 /* Batches until the end; what came is committed also when the stream breaks off. */
 static int add_batches(vp_index_adder *a, vp_reader *r, int fd, bool bm25, vp_progress *progress, vp_error *err) {
     int status = VP_OK;
-    bool first = true;
     while (!status) {
         vp_frame *f;
         if (!is_readable(fd)) VP_TRY(vp_index_add_commit(a, err));
         status = vp_reader_next(r, &f, err);
         if (status || !f) break;
         if (f->kind != VP_FRAME_BATCH) continue;
-        if (first && f->B) status = say_size(a, f, err);
-        first = first && !f->B;
+        status = say_size(a, f, err);
         if (!status) status = bm25 ? vp_index_add_texts(a, f, err) : vp_index_add_frame(a, f, err);
         vp_progress_add(progress, f->B, f->T);
     }

@@ -53,8 +53,9 @@ void vp_index_add_kv(vp_index_adder *a, const vp_kv_options *o) {
 }
 
 int vp_index_add_forecast(vp_index_adder *a, const vp_frame *f, vp_kv_forecast *c, vp_error *err) {
+    *c = (vp_kv_forecast){.fresh = !a->x->dims && !a->kv.decided, .rows = f->B, .tokens = f->T};
+    if (f->B == 0) return VP_OK;
     VP_TRY(vp_kv_take_frame(&a->kv, a->x, f, err));
-    *c = (vp_kv_forecast){.fresh = !a->x->dims, .rows = f->B, .tokens = f->T};
     if (a->kv.format.layers) c->token_bytes = vp_kv_token_bytes(&a->kv.format);
     return VP_OK;
 }

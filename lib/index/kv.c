@@ -88,7 +88,7 @@ int vp_index_kv(vp_index *x, const char *id, size_t len, vp_kv *kv, bool *found,
         *kv = (vp_kv){
             .dtype = VP_BF16, .layers = f->layers, .tokens = span.tokens, .width = f->groups * f->head_dim, .owned = h};
         if (sound) kv->k = data, kv->v = data + half;
-        if (!sound) status = damaged(x, id, len, err);
+        if (!sound) status = err->code ? err->code : damaged(x, id, len, err);
     }
     if (status || !*found) vp_kv_free(kv);
     return status;

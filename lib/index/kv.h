@@ -34,7 +34,7 @@ typedef struct vp_kv_options {
 void vp_index_add_kv(vp_index_adder *a, const vp_kv_options *o);
 /* What a stream's keys and values will take, before anything of it is stored. */
 typedef struct vp_kv_forecast {
-    bool fresh;           /* the index is empty: it is this stream that decides */
+    bool fresh;           /* the index is empty, and no frame with rows came before: this one decides */
     int64_t token_bytes;  /* before compression; 0: there are no keys and values */
     int64_t rows, tokens; /* of the frame, as a sample */
 } vp_kv_forecast;

@@ -44,6 +44,18 @@ def sample(lengths, first=0):
     }
 
 
+def test_keys_values():
+    """BF16 [L, T, G, d]: what Python writes it reads again, and the programs cut it by tokens."""
+    batch = sample([3, 0, 2, 7])
+    kv = random.normal(size=(2, 3, 12, 2, 4)).astype("f4")
+    for name, x in zip("kv", (kv.view("u4") & 0xffff0000).view("f4")): batch[name] = x
+    data = written([batch])
+    back = [r["columns"] for r in stream.read(io.BytesIO(data)) if r["kind"] == "batch"][0]
+    ok(all(np.array_equal(back[name], batch[name]) for name in "kv"), "keys and values travel as BF16")
+    p = run("peek", data=data)
+    ok(p.returncode == 0 and b"k          BF16   3x12x2x4" in p.stdout, f"and are read {p.stderr.decode().strip()}")
+
+
 def test_jsonl():
     """Every type arrives as the number that Python sent."""
     batch = sample([3, 0, 2, 7])
@@ -152,6 +164,7 @@ def test_example():
 
 def main():
     test_jsonl()
+    test_keys_values()
     test_npy()
     test_diff()
     test_example()

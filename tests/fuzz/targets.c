@@ -20,5 +20,6 @@ const fuzz_target fuzz_targets[] = {
     {"steps", 1, steps_seeds, stream_repair, steps_run},
     {"index_bytes", 20, index_bytes_seeds, NULL, index_bytes_run},
     {"index_values", 20, index_values_seeds, NULL, index_values_run},
+    {"kv_record", 1, kv_record_seeds, NULL, kv_record_run},
     {0},
 };

@@ -72,5 +72,7 @@ void index_bytes_seeds(fuzz_seeds *s);
 int index_bytes_run(const vp_buf *input, vp_error *err);
 void index_values_seeds(fuzz_seeds *s);
 int index_values_run(const vp_buf *input, vp_error *err);
+void kv_record_seeds(fuzz_seeds *s);
+int kv_record_run(const vp_buf *input, vp_error *err);
 
 #endif

@@ -1,5 +1,6 @@
 /* Index folders: a damaged database file, and a sound one whose values lie (the input is SQL that changes them).
- * Whatever opens is searched, exported and verified. */
+ * Whatever opens is searched, exported and verified, its keys and values are read. And a record of keys and values. */
+#include "lib/index/kv_store.h"
 #include "lib/vecpipe.h"
 #include "tests/fuzz/targets.h"
 #include <fcntl.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ROWS = 6, DIMS = 4 };
+enum { ROWS = 6, DIMS = 4, TOKENS = 12, LAYERS = 2, GROUPS = 1, HEAD = 4 };
 
 /* ---- the index that the inputs damage ---- */
 
@@ -35,6 +36,13 @@ static int make_batch(vp_frame *f, vp_error *err) {
         text[i] = strlen(texts[i]);
         emb[i * DIMS + i % DIMS] = 1;
     }
+    static const int32_t cu[ROWS + 1] = {0, 2, 4, 4, 7, 9, TOKENS};
+    static uint16_t kv[LAYERS * TOKENS * GROUPS * HEAD];
+    const int64_t shape[] = {LAYERS, TOKENS, GROUPS, HEAD};
+    for (size_t i = 0; i < sizeof kv / sizeof *kv; i++) kv[i] = (uint16_t)(0x3f80 + i);
+    VP_TRY(vp_frame_put(f, "cu", VP_I32, 1, (const int64_t[]){ROWS + 1}, cu, err));
+    VP_TRY(vp_frame_put(f, "k", VP_BF16, 4, shape, kv, err));
+    VP_TRY(vp_frame_put(f, "v", VP_BF16, 4, shape, kv, err));
     VP_TRY(vp_frame_put(f, "emb", VP_F32, 2, (const int64_t[]){ROWS, DIMS}, emb, err));
     VP_TRY(vp_frame_put_strs(f, "id", ROWS, ids, id, err));
     VP_TRY(vp_frame_put_strs(f, "parent", ROWS, parents, parent, err));
@@ -45,6 +53,7 @@ static int fill(vp_index *x, const vp_frame *header, const vp_frame *batch, vp_e
     vp_index_adder *a = NULL;
     int64_t deleted;
     VP_TRY(vp_index_add_open(&a, x, header, err));
+    vp_index_add_kv(a, &(vp_kv_options){.coding = VP_KV_I8, .zstd = true});
     int status = vp_index_add_frame(a, batch, err);
     if (!status) status = vp_index_add_commit(a, err);
     vp_index_add_close(a);
@@ -103,6 +112,18 @@ static int search(vp_index *x, vp_error *err) {
     return status;
 }
 
+static int read_kv(vp_index *x, vp_error *err) {
+    static const char *const ids[] = {"a", "b", "c#1", "e"};
+    int status = VP_OK;
+    for (int i = 0; i < 4 && !status; i++) {
+        vp_kv kv;
+        bool found;
+        status = vp_index_kv(x, ids[i], strlen(ids[i]), &kv, &found, err);
+        vp_kv_free(&kv);
+    }
+    return status;
+}
+
 static int look(vp_index *x, vp_error *err) {
     vp_index_stats stats = {0};
     vp_buf out = {0};
@@ -114,6 +135,7 @@ static int look(vp_index *x, vp_error *err) {
     if (!status) status = search(x, err);
     if (!status) status = vp_index_export_jsonl(x, null, "/dev/null", err);
     if (!status) status = vp_index_export_npy(x, null, "/dev/null", err);
+    if (!status) status = read_kv(x, err);
     if (!status) status = vp_index_verify(x, err);
     close(null);
     return status;
@@ -157,6 +179,13 @@ void index_values_seeds(fuzz_seeds *s) {
                       "UPDATE setting SET value=substr(value,1,999) WHERE key='encoder';"
                       "UPDATE setting SET value=substr(value,1,32) WHERE key='uuid';"
                       "UPDATE setting SET value=value+0 WHERE key='generation';");
+    fuzz_seed_text(s, "UPDATE kv_span SET at=at+0,bytes=bytes+0,tokens=tokens+0,hash=hash+0 WHERE n>1;"
+                      "UPDATE kv_span SET file=file+0,n=n+0 WHERE n>2;UPDATE kv_file SET bytes=bytes+0,live=live+0;"
+                      "UPDATE kv_file SET id=id+0;");
+    fuzz_seed_text(s, "UPDATE setting SET value=value+0 WHERE key='kv_layers';"
+                      "UPDATE setting SET value=value+0 WHERE key='kv_groups';"
+                      "UPDATE setting SET value=value+0 WHERE key='kv_head_dim';"
+                      "UPDATE setting SET value=substr(value,1,7) WHERE key='kv';");
 }
 
 int index_values_run(const vp_buf *input, vp_error *err) {
@@ -172,4 +201,32 @@ int index_values_run(const vp_buf *input, vp_error *err) {
     for (const char *one; (one = strsep(&rest, ";"));) sqlite3_exec(db, one, NULL, NULL, NULL);
     sqlite3_close(db);
     return read_index(err);
+}
+
+/* ---- a record of keys and values, whose checksum held: the first byte says which format ---- */
+
+static const vp_kv_format formats[] = {
+    {LAYERS, GROUPS, HEAD, true, false}, {LAYERS, GROUPS, HEAD, false, true}, {LAYERS, GROUPS, HEAD, true, true}};
+
+void kv_record_seeds(fuzz_seeds *s) {
+    static uint16_t x[LAYERS * TOKENS * GROUPS * HEAD];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (uint16_t)(0xbf80 + 3 * i);
+    const vp_kv_rows rows = {.k = (const uint8_t *)x, .v = (const uint8_t *)x, .T = TOKENS, .first = 3, .n = 5};
+    for (int i = 0; i < 3; i++) {
+        vp_error err = {0};
+        vp_buf scratch = {0}, *seed = fuzz_add_seed(s);
+        const char first = (char)i;
+        if (vp_buf_add(seed, &first, 1, &err) || vp_kv_encode(&formats[i], &rows, &scratch, seed, &err))
+            die("a record", err.text);
+        vp_buf_free(&scratch);
+    }
+}
+
+int kv_record_run(const vp_buf *input, vp_error *err) {
+    if (!input->len) return vp_fail(err, VP_DATA, "no format");
+    const uint8_t *data = (const uint8_t *)input->data;
+    uint16_t *kv = vp_kv_decode(&formats[data[0] % 3], data + 1, input->len - 1, 5, err);
+    if (!kv) return err->code ? err->code : vp_fail(err, VP_DATA, "damaged");
+    free(kv);
+    return VP_OK;
 }

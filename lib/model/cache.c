@@ -74,6 +74,8 @@ static int check_before(const vp_cache *c, const vp_config *m, const vp_kv *kv, 
 static int shift_keys(vp_encoder *e, const vp_kv *kv, int64_t shift, void **out, vp_error *err) {
     const vp_config *m = &e->model->config;
     const size_t bytes = (size_t)(kv->layers * kv->tokens * kv->width) * vp_dtype_size(kv->dtype);
+    if (!e->ops->rope_shift)
+        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation rope_shift", e->ops->name);
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, (int32_t)shift, err));
     if (!(*out = malloc(bytes))) return vp_fail_memory(err, "keys that are moved", bytes);

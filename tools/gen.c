@@ -107,6 +107,7 @@ static const vp_program program = {
 };
 
 typedef struct line { /* what an answer is written with */
+    int64_t number;   /* of the input */
     char *id, *meta, *prompt;
     vp_gen_line view;
 } line;
@@ -121,8 +122,9 @@ typedef struct state {
     vp_gen *gen;
     vp_tokens ids;
     line *lines; /* a ring of prompts whose answers are not written: number i at i % capacity */
-    int64_t capacity, rows, bad, written, counted;
-    size_t printed; /* bytes of the first answer */
+    int64_t capacity, rows, bad, written, counted, failures;
+    vp_error failed; /* of the first answer that has failed */
+    size_t printed;  /* bytes of the first answer */
     bool text, more;
     vp_buf out;
     vp_progress *progress;
@@ -181,6 +183,7 @@ static int keep_line(line *l, const vp_record *r, vp_error *err) {
     VP_TRY(copy(r->id, r->id_len, &l->id, err));
     VP_TRY(copy(r->meta, r->meta_len, &l->meta, err));
     VP_TRY(copy(prompt, r->text_len, &l->prompt, err));
+    l->number = r->number;
     l->view = (vp_gen_line){.id = l->id,
                             .meta = l->meta,
                             .prompt = l->prompt,
@@ -201,13 +204,18 @@ static int add_record(state *s, const vp_record *r, vp_error *err) {
     return keep_line(&s->lines[s->rows++ % s->capacity], r, err);
 }
 
-/* Prompts as there is room for them: while others run, only those that are there already. */
+/* Prompts as there is room for them: while others run, only those whose lines are there already. */
 static int add_prompts(state *s, vp_error *err) {
     vp_record r;
-    while (s->more && !vp_gen_full(s->gen)) {
-        if (!vp_gen_idle(s->gen) && !vp_records_ready(s->records, 0)) return VP_OK;
-        VP_TRY(vp_records_next(s->records, &r, &s->more, err));
-        if (s->more) VP_TRY(add_record(s, &r, err));
+    bool got = true;
+    while (s->more && got && !vp_gen_full(s->gen)) {
+        if (vp_gen_idle(s->gen)) {
+            VP_TRY(vp_records_next(s->records, &r, &got, err));
+            s->more = got;
+        } else {
+            VP_TRY(vp_records_next_here(s->records, &r, &got, &s->more, err));
+        }
+        if (got) VP_TRY(add_record(s, &r, err));
     }
     return VP_OK;
 }
@@ -225,8 +233,22 @@ static int put_text(state *s, const char *text, size_t n, vp_error *err) {
     return VP_OK;
 }
 
+/* An answer that failed is not written; the first one's line is named by the error that the program ends with. */
+static void note_failed(state *s, int64_t number) {
+    static const char why[] = "the model's logits are not finite";
+    if (s->failures++)
+        vp_cli_note("%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
+    else
+        (void)vp_fail(&s->failed, VP_DATA, "%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
+}
+
 static int put_answer(state *s, const vp_answer *a, vp_error *err) {
-    if (!s->text) return a->finish ? vp_gen_write(a, &s->lines[a->number % s->capacity].view, &s->out, err) : VP_OK;
+    const line *l = &s->lines[a->number % s->capacity];
+    if (a->finish == VP_FINISH_FAILED) note_failed(s, l->number);
+    if (!s->text) {
+        const bool whole = a->finish && a->finish != VP_FINISH_FAILED;
+        return whole ? vp_gen_write(a, &l->view, &s->out, err) : VP_OK;
+    }
     if (a->certain > s->printed) VP_TRY(put_text(s, a->text.data + s->printed, a->certain - s->printed, err));
     s->printed = a->certain;
     return a->finish ? vp_buf_add(&s->out, "\n", 1, err) : VP_OK;
@@ -278,7 +300,8 @@ static int run(state *s, const char *file, vp_error *err) {
     VP_TRY(answer_all(s, err));
     s->bad += vp_records_skipped(s->records);
     if (s->bad) vp_cli_note("%lld bad records were skipped", (long long)s->bad);
-    return VP_OK;
+    *err = s->failed;
+    return s->failed.code;
 }
 
 static void close_all(state *s) {

@@ -44,6 +44,10 @@ int64_t vp_cache_length(const vp_cache *c) {
     return c->length;
 }
 
+void vp_cache_cut(vp_cache *c, int64_t length) {
+    if (length < c->length) c->length = length;
+}
+
 /* ---- a pass ---- */
 int vp_cached_attend(vp_pass *p, const vp_attn_op *op, int64_t layer, vp_error *err) {
     const vp_cached *cached = p->cached;

@@ -10,7 +10,8 @@ typedef struct vp_cache vp_cache;
  * as it is used. Close with vp_cache_close (NULL is fine). */
 int vp_cache_open(vp_cache **c, const vp_encoder *e, int64_t capacity, vp_error *err);
 void vp_cache_close(vp_cache *c);
-int64_t vp_cache_length(const vp_cache *c); /* tokens */
+int64_t vp_cache_length(const vp_cache *c);     /* tokens */
+void vp_cache_cut(vp_cache *c, int64_t length); /* forget the tokens from `length` on */
 
 enum { VP_APPEND_TOKENS = 256 }; /* of a pass of vp_encoder_append; what bounds its memory */
 /* Append ids [cu[b], cu[b+1]) to cache[b], at least one token each, and give the hidden state of each one's last token:

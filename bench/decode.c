@@ -1,8 +1,8 @@
-/* Speed of generation on a model, and what share of memory's it is. Usage: decode MODEL [THREADS]   (default: 1)
- * For every type of weights, prompts of 128, 512 and 2048 tokens: the tokens/s at which they are taken up. Then prompts
- * of 16 tokens, 1 and 8 at a time: the best of 25 steps, tokens/s, and the bytes of weights that a step reads over the
- * rate of a plain read of 512 MiB in the same run. With one thread times are of the processor, so that other work on
- * the machine disturbs less; with more they are the clock's. */
+/* Speed of generation on a model, and what share of memory's it is. Usage: decode MODEL [THREADS [TYPE]]   (default: 1,
+ * every type). For each type of weights, prompts of 128, 512 and 2048 tokens: the tokens/s at which they are taken up.
+ * Then prompts of 16 tokens, 1 and 8 at a time: the best of 25 steps, tokens/s, and the bytes of weights that a step
+ * reads over the rate of a plain read of 512 MiB in the same run. With one thread times are of the processor, so that
+ * other work on the machine disturbs less; with more they are the clock's. */
 #include "lib/file/source.h"
 #include "lib/vecpipe.h"
 #include <stdio.h>
@@ -102,8 +102,8 @@ int main(int argc, char **argv) {
     vp_model *m = NULL;
     vp_tokenizer *t = NULL;
     double asked = 1;
-    if (argc < 2 || (argc > 2 && !vp_cli_real(argv[2], &asked)) || !(asked >= 1 && asked <= 1024)) {
-        fprintf(stderr, "usage: decode MODEL [THREADS]\n");
+    if (argc < 2 || argc > 4 || (argc > 2 && !vp_cli_real(argv[2], &asked)) || !(asked >= 1 && asked <= 1024)) {
+        fprintf(stderr, "usage: decode MODEL [THREADS [TYPE]]\n");
         return VP_USAGE;
     }
     const int threads = (int)asked;
@@ -113,6 +113,7 @@ int main(int argc, char **argv) {
     printf("%d threads; a thread reads %.1f GB/s; %.1f million weights\n", threads, rate / 1e9, weights / 1e6);
     for (int i = 0; i < 3; i++) {
         double first;
+        if (argc > 3 && strcmp(argv[3], types[i])) continue;
         for (size_t n = 128; n <= LONGEST; n *= 4) {
             best_step(m, t, types[i], threads, 1, n, &first);
             printf("%-5s prompt of %zu: %.0f tokens/s\n", types[i], n, (double)n / first);

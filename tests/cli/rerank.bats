@@ -80,10 +80,10 @@ PY
 
 @test "a query and a text are cut to characters" {
     echo '{"query":"q","id":"d","text":"ëëëë","query_text":"öööö"}' >long
-    echo '{"query":"q","id":"d","text":"ëë","query_text":"öö"}' >cut
+    echo '{"query":"q","id":"d","text":"ëë","query_text":"öö"}' >short
     score() { grep -o '"score":[^,]*'; }
-    [ "$(rerank --max-chars 2 long | score)" = "$(rerank cut | score)" ]
-    [ "$(rerank --max-chars 3 long | score)" != "$(rerank cut | score)" ]
+    [ "$(rerank --max-chars 2 long | score)" = "$(rerank short | score)" ]
+    [ "$(rerank --max-chars 3 long | score)" != "$(rerank short | score)" ]
 }
 
 @test "the prompt is that of GritLM's script" {

@@ -90,7 +90,7 @@ bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels $(BUILD)/bench/decode $(BU
 	@scripts/models
 	@BUILD=$(BUILD) bench/$(if $(TRAIN),train,run).py
 peers: ## install what bench compares with (several GB) into $(BUILD)/peers
-	@scripts/venv $(BUILD)/peers torch sentence-transformers transformers peft gguf tokenizers faiss-cpu numpy msgpack xxhash
+	@scripts/venv $(BUILD)/peers torch sentence-transformers transformers peft gguf tokenizers faiss-cpu xllamacpp numpy msgpack xxhash
 report: ## curves and results of a training run: make report RUN=DIR writes DIR/report.svg
 	@command -v gnuplot >/dev/null || scripts/deps gnuplot-nox
 	@scripts/report '$(RUN)'

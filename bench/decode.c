@@ -1,7 +1,8 @@
-/* Speed of generation on a model, and what share of memory's it is. Usage: decode MODEL [THREADS]   (default: 1)
- * For every type of weights, prompts of 16 tokens, 1 and 8 at a time: the best of 25 steps, tokens/s, and the bytes of
- * weights, keys and values that a step reads over the rate of a plain read of 512 MiB in the same run. With one thread
- * times are of the processor, so that other work on the machine disturbs less; with more they are the clock's. */
+/* Speed of generation on a model, and what share of memory's it is. Usage: decode MODEL [THREADS [TYPE]]   (default: 1,
+ * every type). For each type of weights, prompts of 128, 512 and 2048 tokens: the tokens/s at which they are taken up.
+ * Then prompts of 16 tokens, 1 and 8 at a time: the best of 25 steps, tokens/s, and the bytes of weights that a step
+ * reads over the rate of a plain read of 512 MiB in the same run. With one thread times are of the processor, so that
+ * other work on the machine disturbs less; with more they are the clock's. */
 #include "lib/file/source.h"
 #include "lib/vecpipe.h"
 #include <stdio.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { STEPS = 25, PROMPT = 16, PREFILL = 512 };
+enum { STEPS = 25, PROMPT = 16, LONGEST = 2048 };
 
 typedef uint64_t block __attribute__((vector_size(64)));
 
@@ -70,7 +71,7 @@ static double best_step(vp_model *m, vp_tokenizer *t, const char *type, int thre
     vp_gen *g = NULL;
     const vp_encode_options encode = {.threads = threads, .compute = type, .attention = "causal", .generate = true};
     const vp_gen_options o = {.max_tokens = STEPS + 2, .top_p = 1, .penalty = 1, .batch = B, .temperature = 1};
-    int32_t ids[PREFILL];
+    int32_t ids[LONGEST];
     double best = 1e9;
     check(vp_encoder_open(&e, m, &encode, NULL, &err), &err);
     check(vp_gen_open(&g, m, e, t, &o, &err), &err);
@@ -101,8 +102,8 @@ int main(int argc, char **argv) {
     vp_model *m = NULL;
     vp_tokenizer *t = NULL;
     double asked = 1;
-    if (argc < 2 || (argc > 2 && !vp_cli_real(argv[2], &asked)) || !(asked >= 1 && asked <= 1024)) {
-        fprintf(stderr, "usage: decode MODEL [THREADS]\n");
+    if (argc < 2 || argc > 4 || (argc > 2 && !vp_cli_real(argv[2], &asked)) || !(asked >= 1 && asked <= 1024)) {
+        fprintf(stderr, "usage: decode MODEL [THREADS [TYPE]]\n");
         return VP_USAGE;
     }
     const int threads = (int)asked;
@@ -111,9 +112,12 @@ int main(int argc, char **argv) {
     const double rate = read_rate(), weights = product_weights(vp_model_transformer(m));
     printf("%d threads; a thread reads %.1f GB/s; %.1f million weights\n", threads, rate / 1e9, weights / 1e6);
     for (int i = 0; i < 3; i++) {
-        double first, prefill;
-        best_step(m, t, types[i], threads, 1, PREFILL, &prefill);
-        printf("%-5s prompt of %d: %.0f tokens/s\n", types[i], PREFILL, PREFILL / prefill);
+        double first;
+        if (argc > 3 && strcmp(argv[3], types[i])) continue;
+        for (size_t n = 128; n <= LONGEST; n *= 4) {
+            best_step(m, t, types[i], threads, 1, n, &first);
+            printf("%-5s prompt of %zu: %.0f tokens/s\n", types[i], n, (double)n / first);
+        }
         for (int64_t B = 1; B <= 8; B *= 8) {
             const double step = best_step(m, t, types[i], threads, B, PROMPT, &first), read = weights * size[i];
             printf("%-5s %lld at a time: %.2f ms a step, %.1f tokens/s, weights at %.1f GB/s, %.0f %% of a read\n",

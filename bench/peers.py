@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Runs one peer on one piece of work and prints one JSON line {"seconds": best of N, ...}.
 
-usage: peers.py WORK CORPUS MODEL [THREADS]     needs: torch, sentence-transformers, transformers, gguf, tokenizers, faiss-cpu
+usage: peers.py WORK CORPUS MODEL [THREADS]     needs: torch, sentence-transformers, transformers, gguf, tokenizers, faiss-cpu, xllamacpp
 
 Loading and one warm-up pass are not counted: a peer is timed in its best state. CORPUS is JSONL with `title` and `text`.
 """
-import json, os, sys, time
+import functools, json, os, re, sys, time
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -77,6 +77,59 @@ def embed_smollm2():
     return {"seconds": best(lambda: run(corpus), 1), "peer": "transformers (PyTorch)"}
 
 
+def rewrite(path, kind):
+    """The GGUF file MODEL with its matrices in BF16 or Q8_0."""
+    import gguf
+
+    old = gguf.GGUFReader(MODEL)
+    new = gguf.GGUFWriter(path, old.fields["general.architecture"].contents())
+    for name, field in old.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            new.add_key_value(name, field.contents(), field.types[0], sub_type=sub_type)
+    for t in old.tensors:
+        to = kind if len(t.shape) == 2 else gguf.GGMLQuantizationType.F32
+        new.add_tensor(t.name, gguf.quants.quantize(gguf.quants.dequantize(t.data, t.tensor_type), to), raw_dtype=to)
+    new.write_header_to_file()
+    new.write_kv_data_to_file()
+    new.write_tensors_to_file()
+    new.close()
+
+
+def decode(kind, batch):
+    """Seconds a step of llama.cpp's server, `batch` prompts of 16 tokens together: 128 steps less those of a prompt alone.
+    With one thread times are of the processor, as bench/decode's."""
+    import gguf, tempfile, xllamacpp
+    from concurrent.futures import ThreadPoolExecutor
+
+    clock = time.process_time if THREADS == 1 else time.perf_counter
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(batch) as pool:
+        params = xllamacpp.CommonParams()
+        params.model.path = os.path.join(folder, "model.gguf")
+        rewrite(params.model.path, gguf.GGMLQuantizationType[kind])
+        params.n_ctx, params.n_parallel, params.cache_prompt, params.warmup = 256 * batch, batch, False, True
+        params.cache_ram_mib = params.n_gpu_layers = 0
+        for cpu in (params.cpuparams, params.cpuparams_batch):
+            cpu.n_threads, cpu.poll = THREADS, 0
+        server = xllamacpp.Server(params)
+
+        def run(tokens):
+            def answer(b):
+                prompt = [100 + (i * 7919 + b) % 5000 for i in range(16)]
+                got = server.handle_completions({"prompt": prompt, "max_tokens": tokens, "ignore_eos": True})
+                if got["usage"]["completion_tokens"] != tokens:
+                    raise SystemExit(f"an answer of {got['usage']['completion_tokens']} tokens, not {tokens}")
+
+            start = clock()
+            list(pool.map(answer, range(batch)))
+            return clock() - start
+
+        run(1)
+        seconds = min(run(129) - run(1) for _ in range(3)) / 128
+    simd = re.findall(r"(AVX2|AVX512|AVX512_VNNI|AVX512_BF16) = 1", xllamacpp.get_system_info())
+    return {"seconds": seconds, "peer": f"llama.cpp {kind}, built for {simd[-1] if simd else 'any CPU'}"}
+
+
 def search(queries):
     import faiss, numpy as np
 
@@ -92,6 +145,7 @@ WORKS = {
     "tok-minilm": tok_minilm,
     "embed-minilm": embed_minilm,
     "embed-smollm2": embed_smollm2,
+    **{f"decode-{t}-{b}": functools.partial(decode, k, b) for t, k in (("bf16", "BF16"), ("i8", "Q8_0")) for b in (1, 8)},
     "search-1": lambda: search(1),
     "search-256": lambda: search(256),
 }

@@ -4,12 +4,12 @@
 usage: bench/run.py [WORK...]      environment: BUILD (build), PEERS (a Python that has the peers: `make peers`), THREADS
 
 A figure of ours is a whole command: starting, loading and packing the model included; a peer is timed without them,
-after a warm-up. "share" is the rate of multiplications in products over the machine's f32 peak as bench/peak measures
-it, for search the bytes read over what one pass of memory takes.
+after a warm-up; of decode both are. "share" is the rate of multiplications in products over the machine's f32 peak as bench/peak measures
+it, for decode the bytes of weights read over what a plain read of memory takes.
 """
-import json, os, subprocess, sys, tempfile, time
+import functools, json, os, re, subprocess, sys, tempfile, time
 
-from common import PEERS, ROOT, SMOLLM2, THREADS, corpus, have_peers, peak
+from common import BUILD, PEERS, ROOT, SMOLLM2, THREADS, corpus, have_peers, peak
 
 MINILM = os.path.join(ROOT, "models", "all-MiniLM-L6-v2")
 GFLOP_A_TOKEN = {"embed-minilm": 0.0212, "embed-smollm2": 0.2124}  # linear layers alone
@@ -56,6 +56,20 @@ def embed(folder, work, model, rows, options, times):
     return "tokens/s", tokens / ours, (lambda s: tokens / s), peer(work, path, model), gflops / peak()
 
 
+@functools.cache
+def steps(kind):
+    """bench/decode's tokens/s and share of a plain read, by batch."""
+    out = subprocess.run([os.path.join(BUILD, "bench", "decode"), SMOLLM2, THREADS, kind], capture_output=True, check=True)
+    line = re.compile(r"(\d+) at a time: .* ([\d.]+) tokens/s, .* (\d+) % of a read")
+    found = filter(None, map(line.search, out.stdout.decode().splitlines()))
+    return {int(m[1]): (float(m[2]), int(m[3]) / 100) for m in found}
+
+
+def decode(kind, batch):
+    ours, share = steps(kind)[batch]
+    return "tokens/s", ours, (lambda s: batch / s), peer(f"decode-{kind}-{batch}", "-", SMOLLM2), share
+
+
 def vectors(folder):
     """The index of 100,000 x 384 f32; None: nothing to make it with."""
     index = os.path.join(folder, "rows.idx")
@@ -91,6 +105,7 @@ WORKS = {
     "tok-minilm": lambda d: tok_minilm(d),
     "embed-minilm": lambda d: embed(d, "embed-minilm", MINILM, 1000, "--pool auto", 2),
     "embed-smollm2": lambda d: embed(d, "embed-smollm2", SMOLLM2, 60, "--pool weighted_mean", 2),
+    **{f"decode-{t}-{b}": (lambda d, t=t, b=b: decode(t, b)) for t in ("bf16", "i8") for b in (1, 8)},
     "search-1": lambda d: search(d, 1),
     "search-256": lambda d: search(d, 256),
     "mine": lambda d: mine(d, 10000, "", ""),

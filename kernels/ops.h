@@ -364,7 +364,7 @@ typedef struct vp_topk_op {
 /* One token a row. A token that was seen has its logit divided by `penalty` when positive, else multiplied. Then the
  * largest, or, with a temperature, a draw from softmax(logits / temperature) over its top_k largest probabilities, of
  * those the fewest largest whose sum reaches top_p. Ties: the lower id first. The random number's counter is (0, row,
- * step, VP_SITE_SAMPLING << 14): it does not depend on the rows beside. Logits that are not finite: VP_DATA. */
+ * step, VP_SITE_SAMPLING << 14): it does not depend on the rows beside. Of logits that are not finite: token -1. */
 typedef struct vp_sample_op {
     vp_mat logits;          /* [B, V], overwritten */
     const int32_t *seen;    /* distinct ids below V; row b's are [seen_cu[b], seen_cu[b + 1]); NULL: no penalty */
@@ -376,7 +376,7 @@ typedef struct vp_sample_op {
     uint64_t seed;
     const int64_t *row, *step; /* [B], below 2^32 */
     int32_t *out;              /* [B] */
-    float *logprob;            /* [B] log softmax of the logits as they were given, at `out`; or NULL */
+    float *logprob;            /* [B] log softmax of the logits as they were given, at `out` >= 0; or NULL */
 } vp_sample_op;
 
 typedef struct vp_device_options {

@@ -18,6 +18,7 @@
 #include "lib/text/input.h"
 #include "lib/model/model.h"
 #include "lib/gen/gen.h"
+#include "lib/gen/rerank.h"
 #include "lib/index/index.h"
 #include "lib/index/kv.h"
 #include "lib/train/train.h"

@@ -1,4 +1,4 @@
-/* gen: prompts to texts. */
+/* gen: prompts to texts; gen rerank: hits in another order. */
 #include "lib/vecpipe.h"
 #include "tools/common_options.h"
 #include <fcntl.h>
@@ -118,12 +118,14 @@ static const vp_program program = {
     .usage = "gen [FILE] [OPTION]... <PROMPTS >ANSWERS",
     .options = table,
     .notes =
+        "gen rerank puts the hits of queries in another order: gen rerank --help.\n"
         "JSONL has `prompt`, a text or a list of a user's and the assistant's turns, or `messages`.\n"
         "`cache`, a list of {\"doc\": ID} and {\"query\": ID}, names texts before it that are not computed again.\n"
         "The same prompt at the same place of the input gives the same answer, whatever the batch.\n",
 };
 
 typedef struct line { /* what an answer is written with */
+    int64_t number;   /* of the input */
     char *id, *meta, *prompt;
     vp_behind behind;
     vp_gen_line view;
@@ -140,8 +142,9 @@ typedef struct state {
     vp_caches *caches;
     vp_tokens ids;
     line *lines; /* a ring of prompts whose answers are not written: number i at i % capacity */
-    int64_t capacity, rows, bad, written, counted;
-    size_t printed; /* bytes of the first answer */
+    int64_t capacity, rows, bad, written, counted, failures;
+    vp_error failed; /* of the first answer that has failed */
+    size_t printed;  /* bytes of the first answer */
     bool text, more;
     vp_buf out;
     vp_progress *progress;
@@ -154,11 +157,15 @@ static int open_model(state *s, vp_error *err) {
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
     const char *files = vp_model_transformer(s->model);
     VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
-    if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
     VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
     const vp_encode_options encode = {
         .threads = (int)opt.threads, .compute = types[opt.compute], .attention = "causal", .generate = true};
-    VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));
+    return vp_encoder_open(&s->encoder, s->model, &encode, NULL, err);
+}
+
+static int open_gen(state *s, vp_error *err) {
+    const char *files = vp_model_transformer(s->model);
+    if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
     const vp_gen_options o = {.max_tokens = opt.max_tokens,
                               .temperature = opt.greedy ? 0 : opt.temperature,
                               .top_k = opt.top_k,
@@ -174,14 +181,18 @@ static int open_model(state *s, vp_error *err) {
     return vp_gen_open(&s->gen, s->model, s->encoder, s->tokenizer, &o, err);
 }
 
-static int open_input(state *s, const char *file, vp_error *err) {
-    const bool standard = !file || strcmp(file, "-") == 0;
-    s->fd = standard ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
-    if (s->fd < 0) return vp_fail_errno(err, "cannot open '%s'", file);
-    VP_TRY(vp_records_open(&s->records, s->fd, standard ? "standard input" : file,
-                           opt.lines ? VP_RECORDS_LINES : VP_RECORDS_PROMPTS, opt.skip_bad, err));
-    vp_records_watch(s->records, STDOUT_FILENO);
+static int open_records(vp_records **r, int *fd, const char *file, vp_record_format format, vp_error *err) {
+    const char *name;
+    VP_TRY(vp_open_input(file, fd, &name, err));
+    VP_TRY(vp_records_open(r, *fd, name, format, opt.skip_bad, err));
+    vp_records_watch(*r, STDOUT_FILENO);
     return VP_OK;
+}
+
+static int parse(const vp_program *p, int argc, char **argv, int *first, vp_cli_action *action, vp_error *err) {
+    VP_TRY(vp_cli_parse(p, argc, argv, first, action, err));
+    if (*action != VP_CLI_RUN || argc - *first <= 1) return VP_OK;
+    return vp_fail(err, VP_USAGE, "'%s': one file at most", argv[*first + 1]);
 }
 
 /* ---- prompts ---- */
@@ -203,6 +214,7 @@ static int keep_line(line *l, const vp_record *r, vp_error *err) {
     VP_TRY(copy(r->id, r->id_len, &l->id, err));
     VP_TRY(copy(r->meta, r->meta_len, &l->meta, err));
     VP_TRY(copy(prompt, r->text_len, &l->prompt, err));
+    l->number = r->number;
     l->view = (vp_gen_line){.id = l->id,
                             .meta = l->meta,
                             .prompt = l->prompt,
@@ -237,13 +249,18 @@ static int add_record(state *s, const vp_record *r, vp_error *err) {
     return vp_fail(err, status, "%s:%lld: %s", vp_records_name(s->records), (long long)r->number, why.text);
 }
 
-/* Prompts as there is room for them: while others run, only those that are there already. */
+/* Prompts as there is room for them: while others run, only those whose lines are there already. */
 static int add_prompts(state *s, vp_error *err) {
     vp_record r;
-    while (s->more && !vp_gen_full(s->gen)) {
-        if (!vp_gen_idle(s->gen) && !vp_records_ready(s->records, 0)) return VP_OK;
-        VP_TRY(vp_records_next(s->records, &r, &s->more, err));
-        if (s->more) VP_TRY(add_record(s, &r, err));
+    bool got = true;
+    while (s->more && got && !vp_gen_full(s->gen)) {
+        if (vp_gen_idle(s->gen)) {
+            VP_TRY(vp_records_next(s->records, &r, &got, err));
+            s->more = got;
+        } else {
+            VP_TRY(vp_records_next_here(s->records, &r, &got, &s->more, err));
+        }
+        if (got) VP_TRY(add_record(s, &r, err));
     }
     return VP_OK;
 }
@@ -261,8 +278,22 @@ static int put_text(state *s, const char *text, size_t n, vp_error *err) {
     return VP_OK;
 }
 
+/* An answer that failed is not written; the first one's line is named by the error that the program ends with. */
+static void note_failed(state *s, int64_t number) {
+    static const char why[] = "the model's logits are not finite";
+    if (s->failures++)
+        vp_cli_note("%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
+    else
+        (void)vp_fail(&s->failed, VP_DATA, "%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
+}
+
 static int put_answer(state *s, const vp_answer *a, vp_error *err) {
-    if (!s->text) return a->finish ? vp_gen_write(a, &s->lines[a->number % s->capacity].view, &s->out, err) : VP_OK;
+    const line *l = &s->lines[a->number % s->capacity];
+    if (a->finish == VP_FINISH_FAILED) note_failed(s, l->number);
+    if (!s->text) {
+        const bool whole = a->finish && a->finish != VP_FINISH_FAILED;
+        return whole ? vp_gen_write(a, &l->view, &s->out, err) : VP_OK;
+    }
     if (a->certain > s->printed) VP_TRY(put_text(s, a->text.data + s->printed, a->certain - s->printed, err));
     s->printed = a->certain;
     return a->finish ? vp_buf_add(&s->out, "\n", 1, err) : VP_OK;
@@ -306,8 +337,9 @@ static int run(state *s, const char *file, vp_error *err) {
     if (s->text && opt.logprobs) return vp_fail(err, VP_USAGE, "--logprobs needs --format jsonl");
     if (opt.lines && (opt.documents || opt.queries))
         return vp_fail(err, VP_USAGE, "--%s: lines name no cached texts", opt.documents ? "doc-cache" : "query-cache");
-    VP_TRY(open_input(s, file, err));
+    VP_TRY(open_records(&s->records, &s->fd, file, opt.lines ? VP_RECORDS_LINES : VP_RECORDS_PROMPTS, err));
     VP_TRY(open_model(s, err));
+    VP_TRY(open_gen(s, err));
     s->capacity = vp_gen_waiting(s->gen);
     if (!(s->lines = vp_calloc((size_t)s->capacity, sizeof *s->lines)))
         return vp_fail_memory(err, "prompts", (size_t)s->capacity * sizeof *s->lines);
@@ -316,7 +348,8 @@ static int run(state *s, const char *file, vp_error *err) {
     VP_TRY(answer_all(s, err));
     s->bad += vp_records_skipped(s->records);
     if (s->bad) vp_cli_note("%lld bad records were skipped", (long long)s->bad);
-    return VP_OK;
+    *err = s->failed;
+    return s->failed.code;
 }
 
 static void close_all(state *s) {
@@ -335,17 +368,118 @@ static void close_all(state *s) {
     if (s->fd > STDIN_FILENO) close(s->fd);
 }
 
-int main(int argc, char **argv) {
-    vp_error err = {0};
+/* ---- rerank ---- */
+typedef struct reranking {
+    state s; /* of what generation has as well */
+    int queries_fd;
+    vp_records *queries;
+    vp_reranker *reranker;
+    vp_rerank_lines *lines;
+} reranking;
+static struct {
+    const char *queries, *prompt, *yes;
+    int64_t hits, chars;
+} rerank = {.prompt = VP_RERANK_PROMPT, .yes = " yes", .hits = 1000, .chars = 600};
+
+static const vp_option rerank_table[] = {
+    {.kind = VP_OPT_GROUP, .help = "Model"},
+    OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
+    OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
+    OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
+    {.kind = VP_OPT_GROUP, .help = "Hits"},
+    {.name = "hits",
+     .letter = 'k',
+     .kind = VP_OPT_INT,
+     .target = &rerank.hits,
+     .value = "N",
+     .min = 1,
+     .max = 1 << 24,
+     .help = "the first N of each query, the others are left out"},
+    {.name = "queries",
+     .kind = VP_OPT_STRING,
+     .target = &rerank.queries,
+     .value = "FILE",
+     .help = "JSONL with id and text, for hits without query_text"},
+    {.kind = VP_OPT_GROUP, .help = "Prompt"},
+    {.name = "prompt",
+     .kind = VP_OPT_STRING,
+     .target = &rerank.prompt,
+     .value = "TEXT",
+     .help = "with {query}, {title}, {text}; default: GritLM's"},
+    {.name = "max-chars",
+     .kind = VP_OPT_INT,
+     .target = &rerank.chars,
+     .value = "N",
+     .min = 1,
+     .max = 1 << 24,
+     .help = "of a query, a title and a text, at most"},
+    {.name = "yes",
+     .kind = VP_OPT_STRING,
+     .target = &rerank.yes,
+     .value = "TEXT",
+     .help = "goes on after the prompt with the token whose logit is the score"},
+    {0},
+};
+static const vp_program rerank_program = {
+    .name = "gen rerank",
+    .summary = "the hits of each query in the order of a decoder's judgment",
+    .usage = "gen rerank [FILE] [OPTION]... <HITS >HITS",
+    .options = rerank_table,
+    .notes = "knn search --text prints the hits.\n",
+};
+
+static int rerank_all(reranking *r, vp_error *err) {
+    int64_t n;
+    do {
+        VP_TRY(vp_rerank_lines_next(r->lines, &r->s.out, &n, err));
+        VP_TRY(vp_write_all(STDOUT_FILENO, r->s.out.data, r->s.out.len, "standard output", err));
+        r->s.out.len = 0;
+        vp_progress_add(r->s.progress, n, 0);
+    } while (n);
+    return VP_OK;
+}
+
+static int run_rerank(reranking *r, const char *file, vp_error *err) {
+    const vp_rerank_options o = {.prompt = rerank.prompt, .yes = rerank.yes, .chars = rerank.chars};
+    VP_TRY(open_records(&r->s.records, &r->s.fd, file, VP_RECORDS_OBJECTS, err));
+    if (rerank.queries) VP_TRY(open_records(&r->queries, &r->queries_fd, rerank.queries, VP_RECORDS_JSONL, err));
+    VP_TRY(open_model(&r->s, err));
+    VP_TRY(vp_rerank_open(&r->reranker, r->s.model, r->s.encoder, r->s.tokenizer, &o, err));
+    VP_TRY(vp_rerank_lines_open(&r->lines, r->reranker, rerank.hits, r->s.records, r->queries, err));
+    r->s.progress = vp_progress_start("hits", -1);
+    return rerank_all(r, err);
+}
+
+static int rerank_main(int argc, char **argv, vp_error *err) {
+    vp_cli_action action = VP_CLI_RUN;
+    reranking r = {.s = {.fd = -1}, .queries_fd = -1};
+    int first = argc;
+    int status = parse(&rerank_program, argc, argv, &first, &action, err);
+    if (!status && action == VP_CLI_RUN) status = run_rerank(&r, first < argc ? argv[first] : NULL, err);
+    vp_rerank_lines_close(r.lines);
+    vp_rerank_close(r.reranker);
+    vp_records_close(r.queries);
+    if (r.queries_fd > STDIN_FILENO) close(r.queries_fd);
+    close_all(&r.s);
+    return status;
+}
+
+static int gen_main(int argc, char **argv, vp_error *err) {
     vp_cli_action action = VP_CLI_RUN;
     state s = {.fd = -1};
     int first = argc;
-    vp_cli_start(program.name);
-    int status = vp_cli_parse(&program, argc, argv, &first, &action, &err);
-    if (!status && action == VP_CLI_RUN && argc - first > 1)
-        status = vp_fail(&err, VP_USAGE, "'%s': one file at most", argv[first + 1]);
-    if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, &err);
+    int status = parse(&program, argc, argv, &first, &action, err);
+    if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, err);
     close_all(&s);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    vp_error err = {0};
+    vp_cli_start(program.name);
+    const bool reranks = argc > 1 && strcmp(argv[1], "rerank") == 0;
+    const int status = reranks ? rerank_main(argc - 1, argv + 1, &err) : gen_main(argc, argv, &err);
     free(opt.adapters.item);
     free(opt.stop.item);
     return vp_cli_finish(status, &err);

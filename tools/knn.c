@@ -246,28 +246,17 @@ typedef struct search_run {
     vp_buf piece, out;
 } search_run;
 
-/* Where the stream carries the queries' texts, a table is headed by them instead of their ids. */
-static int head_by_text(const vp_frame *f, int64_t row, vp_search_result *r, char scratch[32], vp_error *err) {
-    const vp_column *text = vp_frame_find(f, "text");
-    const char *s = NULL;
-    size_t n = 0;
-    if (text) VP_TRY(vp_column_str(f, text, row, &s, &n, scratch, err));
-    if (s) r->query = s, r->query_len = n;
-    return VP_OK;
-}
-
-static int print_results(search_run *s, const vp_frame *f, const vp_search_result *r, int64_t n, vp_error *err) {
+static int print_results(search_run *s, const vp_search_result *r, int64_t n, vp_error *err) {
     for (int64_t i = 0; i < n; i++) {
-        vp_search_result headed = r[i];
-        char scratch[32];
+        vp_search_result shown = r[i];
         s->piece.len = 0;
-        if (s->table) VP_TRY(head_by_text(f, i, &headed, scratch, err));
+        if (!s->table && !s->show_text) shown.text = NULL;
         for (int64_t j = 0; j < r[i].n && !s->table; j++) {
             if (!s->show_text) r[i].hit[j].text = NULL;
             if (!s->show_meta) r[i].hit[j].meta = NULL;
         }
-        VP_TRY(s->table ? vp_search_print_table(&headed, s->columns, &s->piece, err)
-                        : vp_search_print_jsonl(&r[i], &s->piece, err));
+        VP_TRY(s->table ? vp_search_print_table(&shown, s->columns, &s->piece, err)
+                        : vp_search_print_jsonl(&shown, &s->piece, err));
         VP_TRY(vp_row_order_put(&s->order, r[i].row, s->piece.data, s->piece.len, &s->out, err));
     }
     VP_TRY(vp_write_all(STDOUT_FILENO, s->out.data, s->out.len, "standard output", err));
@@ -286,7 +275,7 @@ static int search_batches(search_run *s, vp_index *x, vp_reader *r, vp_error *er
         int64_t n;
         if (f->kind != VP_FRAME_BATCH) continue;
         status = vp_search_frame(searcher, f, &results, &n, err);
-        if (!status) status = print_results(s, f, results, n, err);
+        if (!status) status = print_results(s, results, n, err);
         if (status) break;
     }
     vp_search_close(searcher);
@@ -331,7 +320,10 @@ static int search_options(command_line *c, search_run *s, vp_error *err) {
          .kind = VP_OPT_FLAG,
          .target = &s->table,
          .help = "a table for reading instead of JSON lines"},
-        {.name = "text", .kind = VP_OPT_FLAG, .target = &s->show_text, .help = "print the hits' texts"},
+        {.name = "text",
+         .kind = VP_OPT_FLAG,
+         .target = &s->show_text,
+         .help = "print the texts of hits, and of queries that the stream has"},
         {.name = "meta", .kind = VP_OPT_FLAG, .target = &s->show_meta, .help = "print the hits' other fields"},
         OPTION_THREADS(&threads, "threads; 0: all that the process may use"),
         {0}};

@@ -1,13 +1,13 @@
 /* linear for weights that are kept row by row, [N, K] in F32, BF16 or I8 with a scale a row: what generation uses, one
- * copy for prompts and for single tokens. An output is one chain over K, the same however many rows x has. With few
- * rows the product reads every weight once, as fast as memory gives them; with many, a panel of weights that is not f32
- * is turned into f32 once for all of them, which changes no bit. Legend: x [T, K], out [T, N]. */
+ * copy for prompts and for single tokens. An output is one chain over K, the same however many rows x has
+ * (simd_topk.c's register tiles). With few rows the product reads every weight once, as fast as memory gives them; with
+ * many, a panel of weights stays in the second-level cache while all of them pass. Legend: x [T, K], out [T, N]. */
 #include "kernels/cpu/cpu.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL = 32, BLOCK = 256, FEW = 8 }; /* weights of an item; rows of x of one pass; rows that do not pay a copy */
+enum { PANEL = 48, BLOCK = 256 }; /* rows of weights of an item; rows of x of one pass */
 
 /* ---- preparing ---- */
 typedef struct rows_job {
@@ -72,17 +72,18 @@ typedef struct product_job {
     const vp_weight *w;
     const vp_simd *simd;
     int64_t first, rows; /* of x */
-    float *scratch;      /* [threads]: tile [BLOCK, PANEL], then a panel in f32 [PANEL, K] */
-    int64_t scratch_each;
+    float *scratch;      /* [threads, BLOCK, PANEL] */
 } product_job;
 
-static void to_f32(const product_job *j, const char *from, int64_t n, float *out) {
-    if (j->w->row_type == VP_BF16) {
-        j->simd->rows->from_bf16((const uint16_t *)(const void *)from, out, n);
-        return;
-    }
-    const int8_t *x = (const int8_t *)from;
-    for (int64_t i = 0; i < n; i++) out[i] = (float)x[i];
+/* out[first..] of row r = act(sums * scale + bias) + residual */
+static void finish_row(const product_job *j, int64_t r, int64_t first, int64_t n, float *sums) {
+    const vp_linear_op *op = j->op;
+    const vp_weight *w = j->w;
+    float *out = vp_row(&op->out, j->first + r) + first;
+    const float *bias = w->bias ? w->bias + first : NULL;
+    const float *residual = op->residual.ptr ? vp_row(&op->residual, j->first + r) + first : NULL;
+    if (w->row_scale) j->simd->acts->glu(VP_ACT_NONE, sums, w->row_scale + first, sums, n);
+    j->simd->acts->epilogue(op->act, sums, bias, residual, out, n);
 }
 
 static void multiply_panel(void *ctx, int64_t item, int thread) {
@@ -90,33 +91,19 @@ static void multiply_panel(void *ctx, int64_t item, int thread) {
     const vp_linear_op *op = j->op;
     const vp_weight *w = j->w;
     const int64_t first = item * PANEL, n = w->out - first < PANEL ? w->out - first : PANEL;
-    float *tile = j->scratch + thread * j->scratch_each;
-    vp_dtype type = w->row_type;
-    const char *rows = w->row + first * w->in * (int64_t)vp_dtype_size(type);
-    if (type != VP_F32 && j->rows > FEW) {
-        float *panel = tile + BLOCK * PANEL;
-        to_f32(j, rows, n * w->in, panel);
-        rows = (const char *)panel;
-        type = VP_F32;
-    }
-    j->simd->topk->scores(vp_row(&op->x, j->first), op->x.ld, j->rows, (const uint8_t *)rows,
-                          w->in * (int64_t)vp_dtype_size(type), n, type, w->in, tile, PANEL);
-    for (int64_t r = 0; r < j->rows; r++) {
-        float *sums = tile + r * PANEL;
-        for (int64_t c = 0; w->row_scale && c < n; c++) sums[c] *= w->row_scale[first + c];
-        const float *residual = op->residual.ptr ? vp_row(&op->residual, j->first + r) + first : NULL;
-        j->simd->acts->epilogue(op->act, sums, w->bias ? w->bias + first : NULL, residual,
-                                vp_row(&op->out, j->first + r) + first, n);
-    }
+    const int64_t stride = w->in * (int64_t)vp_dtype_size(w->row_type);
+    float *tile = j->scratch + (int64_t)thread * BLOCK * PANEL;
+    j->simd->topk->scores(vp_row(&op->x, j->first), op->x.ld, j->rows, (const uint8_t *)w->row + first * stride, stride,
+                          n, w->row_type, w->in, tile, PANEL);
+    for (int64_t r = 0; r < j->rows; r++) finish_row(j, r, first, n, tile + r * PANEL);
 }
 
 int vp_linear_rows(vp_queue *q, const vp_linear_op *op) {
     const vp_weight *w = op->weight;
     product_job j = {.op = op, .w = w, .simd = q->device->simd};
-    const int64_t T = op->x.rows, copy = w->row_type != VP_F32 && T > FEW ? PANEL * w->in : 0;
+    const int64_t T = op->x.rows;
     const size_t mark = vp_arena_mark(q);
-    j.scratch_each = BLOCK * PANEL + copy;
-    j.scratch = vp_queue_floats(q, "linear", j.scratch_each * vp_threads_count(q->device->threads));
+    j.scratch = vp_queue_floats(q, "linear", (int64_t)BLOCK * PANEL * vp_threads_count(q->device->threads));
     for (; j.scratch && j.first < T; j.first += BLOCK) {
         j.rows = T - j.first < BLOCK ? T - j.first : BLOCK;
         vp_threads_run(q->device->threads, (w->out + PANEL - 1) / PANEL, multiply_panel, &j);

@@ -286,6 +286,16 @@ static inline float v_max_all(vec a) {
 static inline vec v_zero(void) {
     return v_set1(0.0f);
 }
+/* a in a register. A compiler may make a load part of each multiply-add that uses it: a tile's products are then bound
+ * by its loads. */
+static inline vec v_held(vec a) {
+#if defined(VP_ISA_avx512)
+    __asm__("" : "+v"(a));
+#elif defined(VP_ISA_avx2)
+    __asm__("" : "+x"(a));
+#endif
+    return a;
+}
 /* The first n of VW floats (n >= VW: all, n <= 0: none); the rest reads as 0 and is not written. */
 static inline vec v_load_upto(const float *p, int64_t n) {
     return n >= VW ? v_load(p) : v_load_n(p, n > 0 ? n : 0);

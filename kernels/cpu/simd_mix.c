@@ -25,7 +25,7 @@ static inline __attribute__((always_inline)) void tile(const float *p, int64_t l
 #pragma GCC unroll 4
         for (int v = 0; v < DT; v++) {
             const int64_t at = d + v * VW;
-            b[v] = whole || at + VW <= dim ? v_load_typed(rows, at, VW, dtype)
+            b[v] = whole || at + VW <= dim ? v_held(v_load_typed(rows, at, VW, dtype))
                    : at < dim              ? v_load_typed(rows, at, dim - at, dtype)
                                            : v_zero();
         }

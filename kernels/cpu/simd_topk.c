@@ -6,6 +6,8 @@
 /* Register tiles, queries x rows: of many queries, of some, of one. */
 #if defined(VP_ISA_avx512)
 enum { MANY_Q = 8, MANY_R = 3, SOME_Q = 4, SOME_R = 4 };
+#elif defined(VP_ISA_avx2)
+enum { MANY_Q = 4, MANY_R = 3, SOME_Q = 2, SOME_R = 4 };
 #else
 enum { MANY_Q = 4, MANY_R = 2, SOME_Q = 2, SOME_R = 4 };
 #endif
@@ -64,7 +66,7 @@ static inline __attribute__((always_inline)) void tile(const float *q, int64_t l
         }
 #pragma GCC unroll 8
         for (int i = 0; i < nq; i++) {
-            vec a = v_load(q + i * ldq + d);
+            const vec a = v_held(v_load(q + i * ldq + d));
 #pragma GCC unroll 8
             for (int r = 0; r < rt; r++) acc[r][i] = v_fma(a, b[r], acc[r][i]);
         }

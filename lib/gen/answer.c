@@ -6,7 +6,7 @@
 #include <string.h>
 
 const char *vp_finish_name(vp_finish f) {
-    static const char *const names[] = {NULL, "end", "stop", "length", "context"};
+    static const char *const names[] = {NULL, "end", "stop", "length", "context", "failed"};
     return names[f];
 }
 

@@ -320,12 +320,16 @@ static bool ends(const vp_gen *g, int32_t id) {
 
 static int take_token(vp_gen *g, slot *s, int32_t id, float logprob, vp_error *err) {
     vp_answer *a = s->answer;
-    if (a->logprob) a->logprob[a->tokens] = logprob;
-    VP_TRY(vp_answer_take(a, &s->text, &g->stops, id, ends(g, id), s->most, s->at_most, err));
-    VP_TRY(see(g, s, &id, 1, err));
-    g->tokens++;
-    s->fresh[0] = id;
-    s->nfresh = 1;
+    if (id < 0) {
+        a->finish = VP_FINISH_FAILED;
+    } else {
+        if (a->logprob) a->logprob[a->tokens] = logprob;
+        VP_TRY(vp_answer_take(a, &s->text, &g->stops, id, ends(g, id), s->most, s->at_most, err));
+        VP_TRY(see(g, s, &id, 1, err));
+        g->tokens++;
+        s->fresh[0] = id;
+        s->nfresh = 1;
+    }
     if (!a->finish) return VP_OK;
     slot_free(s);
     g->running--;

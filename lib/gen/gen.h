@@ -7,9 +7,16 @@
 #include "lib/text/dialog.h"
 #include "lib/text/text.h"
 
-typedef enum vp_finish { VP_FINISH_NONE, VP_FINISH_END, VP_FINISH_STOP, VP_FINISH_LENGTH, VP_FINISH_CONTEXT } vp_finish;
+typedef enum vp_finish {
+    VP_FINISH_NONE,
+    VP_FINISH_END,
+    VP_FINISH_STOP,
+    VP_FINISH_LENGTH,
+    VP_FINISH_CONTEXT,
+    VP_FINISH_FAILED
+} vp_finish;
 /* "end" (a token that ends a text), "stop" (a stop text), "length" (max_tokens), "context" (the model has no more
- * positions); NULL for VP_FINISH_NONE */
+ * positions), "failed" (its logits were not finite: what there is of it is no answer); NULL for VP_FINISH_NONE */
 const char *vp_finish_name(vp_finish f);
 
 typedef struct vp_gen_options {

@@ -129,7 +129,8 @@ int vp_search_open(vp_searcher **s, vp_index *x, const vp_frame *header, const v
 /* All queries of a batch on one snapshot: emb [B, D] and, for BM25, text. *results: [B], valid until the next call. */
 int vp_search_frame(vp_searcher *s, const vp_frame *f, const vp_search_result **results, int64_t *n, vp_error *err);
 void vp_search_close(vp_searcher *s);
-/* Append a result's hits as JSON lines {query, rank, id, parent, score, text, meta} (absent ones left out), or as a
+/* Append a result's hits as JSON lines {query, rank, id, parent, score, text, meta, query_text} (absent ones left out),
+ * or as a
  * table for a person: the query, then rank, score, id, and the title in `meta` or the text, cut to `width` columns. */
 int vp_search_print_jsonl(const vp_search_result *r, vp_buf *out, vp_error *err);
 int vp_search_print_table(const vp_search_result *r, int width, vp_buf *out, vp_error *err);

@@ -28,6 +28,10 @@ int vp_search_print_jsonl(const vp_search_result *r, vp_buf *out, vp_error *err)
             VP_TRY(vp_buf_printf(out, err, ",\"meta\":"));
             VP_TRY(vp_json_object(out, h->meta, h->meta_len, err));
         }
+        if (r->text) {
+            VP_TRY(vp_buf_printf(out, err, ",\"query_text\":"));
+            VP_TRY(vp_json_quote(out, r->text, r->text_len, err));
+        }
         VP_TRY(vp_buf_add(out, "}\n", 2, err));
     }
     return VP_OK;

@@ -100,6 +100,11 @@ int vp_cache_prepend(vp_cache *c, vp_encoder *e, const vp_kv *kv, int64_t shift,
     return shift && kv->tokens ? shift_keys(e, kv, shift, &b->shifted, err) : VP_OK;
 }
 
+void vp_cache_cut(vp_cache *c, int64_t length) {
+    const int64_t kept = length - c->tokens_before;
+    if (kept < c->length) c->length = kept > 0 ? kept : 0;
+}
+
 /* ---- a pass ---- */
 /* One layer's spans of a sequence with n tokens more, at `s`; the end. */
 static vp_span *layer_spans(const vp_cache *c, int64_t layer, int32_t n, vp_span *s) {

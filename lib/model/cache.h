@@ -18,7 +18,8 @@ void vp_cache_close(vp_cache *c);
  * another number of layers or another width than the model's, more tokens than it has positions, or a shift in a model
  * without RoPE. */
 int vp_cache_prepend(vp_cache *c, vp_encoder *e, const vp_kv *kv, int64_t shift, vp_error *err);
-int64_t vp_cache_length(const vp_cache *c); /* tokens, those before included */
+int64_t vp_cache_length(const vp_cache *c);     /* tokens, those before included */
+void vp_cache_cut(vp_cache *c, int64_t length); /* forget appended tokens from `length` on */
 
 enum { VP_APPEND_TOKENS = 256 }; /* of a pass of vp_encoder_append; what bounds its memory */
 /* Append ids [cu[b], cu[b+1]) to cache[b], at least one token each, and give the hidden state of each one's last token:

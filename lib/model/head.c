@@ -13,6 +13,8 @@ struct vp_head {
     int64_t width, vocab;
     const vp_weight_entry *rows; /* an untied head's */
     vp_token_rows table;         /* a tied one's */
+    bool single;                 /* of `token` alone */
+    int32_t token;
 };
 
 typedef struct live_rows {
@@ -40,9 +42,29 @@ static vp_weight_desc describe(const vp_head *h, const vp_weight_part *part) {
                             .name = "lm_head"};
 }
 
-static vp_weight_part own_rows(const vp_head *h) {
+static vp_weight_part all_rows(const vp_head *h) {
     if (!h->rows) return vp_token_rows_part(&h->table);
     return (vp_weight_part){.rows = h->vocab, .read_row = vp_weight_read_row, .ctx = h->rows};
+}
+
+static int read_single(const void *ctx, int64_t row, float *out, vp_error *err) {
+    (void)row;
+    const vp_head *h = ctx;
+    const vp_weight_part all = all_rows(h);
+    return all.read_row(all.ctx, h->token, out, err);
+}
+
+static vp_weight_part own_rows(const vp_head *h) {
+    return h->single ? (vp_weight_part){.rows = 1, .read_row = read_single, .ctx = h} : all_rows(h);
+}
+
+static int keep_single(vp_head *h, vp_error *err) {
+    if (!h->on.rows) return vp_fail(err, VP_BUG, "one token of a head that does not generate");
+    if (h->token < 0 || h->token >= h->vocab)
+        return vp_fail(err, VP_DATA, "token %d, the model has tokens below %lld", (int)h->token, (long long)h->vocab);
+    if (h->bias) h->bias[0] = h->bias[h->token];
+    h->vocab = 1;
+    return VP_OK;
 }
 
 static int pack(vp_head *h, const vp_model *m, vp_error *err) {
@@ -57,6 +79,7 @@ static int pack(vp_head *h, const vp_model *m, vp_error *err) {
     }
     h->rows = head->alias ? NULL : rows;
     vp_token_rows_set(&h->table, m, NULL);
+    if (h->single) VP_TRY(keep_single(h, err));
     const vp_weight_part part = own_rows(h);
     const vp_weight_desc desc = describe(h, &part);
     const int status = h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
@@ -123,6 +146,15 @@ int vp_head_open_on(vp_head **out, const vp_model *m, const vp_compute *on, vp_e
     vp_head *h = *out = vp_calloc(1, sizeof *h);
     if (!h) return vp_fail_memory(err, "an output head", sizeof *h);
     h->on = *on;
+    return finish_open(out, h, pack(h, m, err));
+}
+
+int vp_head_open_token(vp_head **out, const vp_model *m, const vp_compute *on, int32_t id, vp_error *err) {
+    vp_head *h = *out = vp_calloc(1, sizeof *h);
+    if (!h) return vp_fail_memory(err, "an output head", sizeof *h);
+    h->on = *on;
+    h->single = true;
+    h->token = id;
     return finish_open(out, h, pack(h, m, err));
 }
 

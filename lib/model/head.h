@@ -17,6 +17,9 @@ typedef struct vp_head vp_head;
  * (borrowed). Close with vp_head_close (NULL is fine). */
 int vp_head_open(vp_head **h, const vp_model *m, const vp_encode_options *o, vp_error *err);
 int vp_head_open_on(vp_head **h, const vp_model *m, const struct vp_compute *on, vp_error *err);
+/* As the second, of one token's row alone: V is 1, and its logit has the bits that the whole head gives. VP_BUG: the
+ * encoder does not generate. VP_DATA: no such token. */
+int vp_head_open_token(vp_head **h, const vp_model *m, const struct vp_compute *on, int32_t id, vp_error *err);
 void vp_head_close(vp_head *h);
 /* From now on the head's weights are rows [V, C], copied; its bias stays. */
 int vp_head_set(vp_head *h, const float *rows, vp_error *err);

@@ -70,19 +70,13 @@ void vp_records_watch(vp_records *r, int output) {
     vp_input_watch(r->in, output);
 }
 
-bool vp_records_ready(const vp_records *r, int timeout_ms) {
-    const char *rest = r->window.data + r->next;
-    if (r->end_of_input || (r->next < r->window.len && memchr(rest, '\n', r->window.len - r->next))) return true;
-    return vp_input_ready(r->in, timeout_ms);
-}
-
 /* One more read into the window, after moving the unfinished line to its front. */
 static int fill(vp_records *r, vp_error *err) {
     if (r->start) {
         memmove(r->window.data, r->window.data + r->start, r->window.len - r->start);
         r->window.len -= r->start;
         r->scanned -= r->start;
-        r->start = 0;
+        r->next = r->start = 0;
     }
     if (r->window.len > MAX_LINE)
         return vp_fail(err, VP_DATA, "%s:%lld: a line longer than %zu bytes", r->name, (long long)r->number + 1,
@@ -93,6 +87,19 @@ static int fill(vp_records *r, vp_error *err) {
     r->window.len += n;
     r->end_of_input = n == 0;
     return VP_OK;
+}
+
+bool vp_records_ready(vp_records *r, int timeout_ms) {
+    vp_error met_again = {0}; /* by whoever reads on */
+    r->start = r->scanned = r->next;
+    while (!r->end_of_input) {
+        const size_t n = r->window.len - r->scanned;
+        if (n && memchr(r->window.data + r->scanned, '\n', n)) return true;
+        if (!vp_input_ready(r->in, timeout_ms)) return false;
+        r->scanned = r->window.len;
+        if (fill(r, &met_again)) return true;
+    }
+    return true;
 }
 
 /* The next line without its newline (and without a carriage return before it); *got = false at the end of the input. */
@@ -292,12 +299,15 @@ static bool cut_off(const vp_records *r) {
     return r->head && !r->ended && r->window.data[r->next - 1] != '\n';
 }
 
-int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) {
+static int next_record(vp_records *r, bool wait, vp_record *record, bool *got, bool *more, vp_error *err) {
     const char *line;
     size_t n;
-    *got = false;
+    *more = true;
     for (;;) {
+        *got = false;
+        if (!wait && !vp_records_ready(r, 0)) return VP_OK;
         VP_TRY(next_line(r, &line, &n, got, err));
+        *more = *got;
         if (!*got) return at_end(r, err);
         if (r->format != VP_RECORDS_LINES && blank(line, n)) continue;
         if (r->ended) return bad(r, err, "more lines after the closing _vp line");
@@ -314,6 +324,15 @@ int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) 
         r->rows++;
         return VP_OK;
     }
+}
+
+int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err) {
+    bool more;
+    return next_record(r, true, record, got, &more, err);
+}
+
+int vp_records_next_here(vp_records *r, vp_record *record, bool *got, bool *more, vp_error *err) {
+    return next_record(r, false, record, got, more, err);
 }
 
 const char *vp_records_name(const vp_records *r) {

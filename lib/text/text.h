@@ -74,8 +74,11 @@ int vp_records_open(vp_records **r, int fd, const char *name, vp_record_format f
  * number as id keeps its spelling; `_id` counts when there is no `id`. */
 int vp_records_next(vp_records *r, vp_record *record, bool *got, vp_error *err);
 const vp_map *vp_records_head(const vp_records *r); /* the inside of _vp, or NULL */
-/* Whether vp_records_next would return without waiting longer than timeout_ms for input to come. */
-bool vp_records_ready(const vp_records *r, int timeout_ms);
+/* The same without waiting: *got = false and *more = true where no whole record has come yet. */
+int vp_records_next_here(vp_records *r, vp_record *record, bool *got, bool *more, vp_error *err);
+/* Whether a whole line, the end or an error is there, or comes while no wait for input is longer than timeout_ms. The
+ * record before is not valid any more. */
+bool vp_records_ready(vp_records *r, int timeout_ms);
 /* As vp_reader_watch: waiting for records ends when nobody reads `output` any more. */
 void vp_records_watch(vp_records *r, int output);
 int64_t vp_records_skipped(const vp_records *r);

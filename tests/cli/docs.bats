@@ -50,6 +50,7 @@ examples_of() {
         if [ "$program" = knn ]; then
             for command in $(knn_commands); do "$program" "$command" --help >>help; done
         fi
+        [ "$program" != gen ] || gen rerank --help >>help
         help_options help >in-help
         page_options "$REPO/man/$program.1" >in-page
         diff in-help in-page || { echo "$program: < only in --help, > only in the page"; false; }

@@ -195,6 +195,41 @@ PY
     refused 3 gen prompts
 }
 
+@test "half a line does not hold up what runs" {
+    mkfifo in
+    gen --greedy --max-tokens 5 --batch 4 <in >out &
+    exec 5>in
+    printf '%s\n\n{"id":"p2","prom' "$(head -n 1 prompts)" >&5
+    for _ in $(seq 600); do
+        [ ! -s out ] || break
+        sleep 0.1
+    done
+    [ "$(field id out)" = '"p1"' ]
+    printf 'pt":"a"}\n' >&5
+    exec 5>&-
+    wait $!
+    [ "$(field id out | tr '\n' ' ')" = '"p1" "p2" ' ]
+}
+
+@test "logits that are not finite end their answer alone" {
+    printf '%s\n' some @ words '@@' >lines
+    gen --greedy --max-tokens 6 --lines --batch 4 lines | sed '2d;4d' >want
+    python3 - <<'PY'
+import json, struct
+token = json.load(open("tiny/tokenizer.json"))["model"]["vocab"]["@"]
+with open("tiny/model.safetensors", "r+b") as f:
+    size = struct.unpack("<Q", f.read(8))[0]
+    begin = json.loads(f.read(size))["model.embed_tokens.weight"]["data_offsets"][0]
+    f.seek(8 + size + begin + token * 64 * 4)
+    f.write(struct.pack("<f", float("nan")))
+PY
+    for batch in 1 4; do
+        expect 3 gen --greedy --max-tokens 6 --lines --batch $batch lines
+        cmp out want
+        printf "gen: lines:%d: the model's logits are not finite\n" 4 2 | cmp - err
+    done
+}
+
 @test "a reader that has enough, and a signal: whole lines only" {
     gen --max-tokens 4 prompts | head -n 1 >out
     [ "$(wc -l <out)" -eq 1 ]

@@ -164,19 +164,23 @@ static void check_pipe(void) {
     vp_records *r = NULL;
     vp_record record;
     vp_error err = {0};
-    bool got = false;
+    bool got = false, more = false;
     if (pipe(ends) != 0 || write(ends[1], "first line\nse", 13) != 13) abort();
     int status = vp_records_open(&r, ends[0], "pipe", VP_RECORDS_LINES, false, &err);
     if (!status) status = vp_records_next(r, &record, &got, &err);
     OK(status == 0 && got && record.text_len == 10, "the first line comes before the second is there");
     OK(!vp_records_ready(r, 0), "half a line is not ready");
-    if (write(ends[1], "cond\n", 5) != 5) abort();
+    if (write(ends[1], "co", 2) != 2) abort();
+    OK(!vp_records_ready(r, 0), "nor when more of it comes");
+    status = vp_records_next_here(r, &record, &got, &more, &err);
+    OK(status == 0 && !got && more, "it is not waited for");
+    if (write(ends[1], "nd\n", 3) != 3) abort();
     OK(vp_records_ready(r, 0), "a whole one is");
     close(ends[1]);
-    status = vp_records_next(r, &record, &got, &err);
+    status = vp_records_next_here(r, &record, &got, &more, &err);
     OK(status == 0 && got && record.text_len == 6 && memcmp(record.text, "second", 6) == 0, "and is put together");
-    status = vp_records_next(r, &record, &got, &err);
-    OK(status == 0 && !got, "then the input ends");
+    status = vp_records_next_here(r, &record, &got, &more, &err);
+    OK(status == 0 && !got && !more, "then the input ends");
     vp_records_close(r);
     close(ends[0]);
 }

@@ -136,6 +136,7 @@ static int open_model(state *s, vp_error *err) {
     const char *files = vp_model_transformer(s->model);
     VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
     if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
+    if (s->dialog) VP_TRY(vp_dialog_spell(s->dialog, s->tokenizer, err));
     const vp_encode_options encode = {
         .threads = (int)opt.threads, .compute = types[opt.compute], .attention = "causal", .generate = true};
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));

@@ -59,12 +59,10 @@ static int read_label(const json_t *object, int *wanted, vp_error *err) {
     const json_t *label = json_object_get(object, "label");
     *wanted = -1;
     if (!is_there(label)) return VP_OK;
-    if (json_is_boolean(label))
-        *wanted = json_is_true(label);
-    else if (json_is_integer(label) && (json_integer_value(label) == 0 || json_integer_value(label) == 1))
-        *wanted = (int)json_integer_value(label);
-    else
+    const double number = json_is_boolean(label) ? json_is_true(label) : json_number_value(label);
+    if (!(json_is_boolean(label) || json_is_number(label)) || (number != 0 && number != 1))
         return vp_fail(err, VP_DATA, "'label' is neither true nor false");
+    *wanted = number == 1;
     return VP_OK;
 }
 

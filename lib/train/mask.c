@@ -22,6 +22,7 @@ static const struct kind {
     {"pairs", vp_mask_rows_pairs, NULL, false, true, {NULL}},
     {"generate", vp_mask_rows_all, vp_mask_columns_generate, false, false, {"target", "weight"}},
     {"grit", vp_mask_rows_grit, vp_mask_columns_grit, false, true, {"target", "weight"}},
+    {"kto", vp_mask_rows_kto, vp_mask_columns_kto, false, true, {"target", "weight", "view"}},
     {"llara", vp_mask_rows_llara, vp_mask_columns_llara, true, true, {"pos", "seg", "target", "weight", "bag"}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };

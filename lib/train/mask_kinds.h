@@ -38,12 +38,14 @@ int vp_mask_rows_all(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_twice(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_pairs(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_grit(vp_mask *m, const vp_step *step, vp_error *err);
+int vp_mask_rows_kto(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_llara(vp_mask *m, const vp_step *step, vp_error *err);
 /* Columns of the step as one frame, which owns what is put; NULL in the table: none. */
 int vp_mask_columns_mntp(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_views(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_generate(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_grit(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
+int vp_mask_columns_kto(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_llara(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 
 /* VP_USAGE: no prompt by that name, or no room beside it. Close whenever `open` was called. */

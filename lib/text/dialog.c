@@ -15,6 +15,7 @@ typedef struct format {
     const char *end;
     bool strip;  /* white space around turns */
     bool inside; /* the system turn is the beginning of the first user turn */
+    bool begins; /* with BOS, also where the tokenizer puts none */
 } format;
 
 #define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
@@ -29,6 +30,7 @@ static const format formats[] = {
      HEADER("assistant"),
      "<|eot_id|>",
      true,
+     false,
      false},
     {"chatml",
      "<|im_start|>",
@@ -36,6 +38,7 @@ static const format formats[] = {
      {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"},
      IM("assistant"),
      "<|im_end|>",
+     false,
      false,
      false},
     {"gemma",
@@ -45,6 +48,7 @@ static const format formats[] = {
      "<start_of_turn>model\n",
      "<end_of_turn>",
      true,
+     false,
      false},
     {"grit",
      "<|embed|>",
@@ -53,6 +57,7 @@ static const format formats[] = {
      "<|assistant|>\n",
      "</s>",
      false,
+     true,
      true},
     {"zephyr",
      "<|assistant|>",
@@ -61,7 +66,8 @@ static const format formats[] = {
      "<|assistant|>\n",
      "</s>",
      false,
-     false},
+     false,
+     true},
     {"llama2",
      "<<SYS>>",
      {"<<SYS>>\n", "[INST] ", " "},
@@ -69,14 +75,16 @@ static const format formats[] = {
      "",
      "</s>",
      true,
-     true},
-    {"mistral", "[INST]", {NULL, "[INST] ", " "}, {NULL, " [/INST]", "</s>"}, "", "</s>", false, false},
+     true,
+     false},
+    {"mistral", "[INST]", {NULL, "[INST] ", " "}, {NULL, " [/INST]", "</s>"}, "", "</s>", false, false, false},
 };
 enum { FORMATS = sizeof formats / sizeof *formats };
 
 struct vp_dialog {
     const format *format;
     char *eos;    /* what stands for "</s>"; NULL: itself */
+    char *bos;    /* before prompts; NULL: nothing, or the tokenizer puts it there */
     char *system; /* where the conversation has no system turn; NULL: none */
 };
 
@@ -188,6 +196,7 @@ int vp_dialog_open(vp_dialog **out, const char *path, const char *name, vp_error
 void vp_dialog_close(vp_dialog *d) {
     if (!d) return;
     free(d->eos);
+    free(d->bos);
     free(d->system);
     free(d);
 }
@@ -196,10 +205,14 @@ static const char closing[] = "</s>";
 
 int vp_dialog_spell(vp_dialog *d, const vp_tokenizer *t, vp_error *err) {
     char bos[VP_EOS_BYTES], eos[VP_EOS_BYTES];
+    size_t before, after;
     vp_tokenizer_marks(t, bos, eos);
-    free(d->eos);
-    d->eos = *eos && strcmp(eos, closing) != 0 ? vp_strndup(eos, strlen(eos)) : NULL;
-    return d->eos || !*eos || !strcmp(eos, closing) ? VP_OK : vp_fail_memory(err, "a chat format", strlen(eos));
+    vp_tokenizer_specials(t, &before, &after);
+    if (*eos && strcmp(eos, closing) != 0 && !(d->eos = vp_strndup(eos, strlen(eos))))
+        return vp_fail_memory(err, "a chat format", strlen(eos));
+    if (d->format->begins && !before && *bos && !(d->bos = vp_strndup(bos, strlen(bos))))
+        return vp_fail_memory(err, "a chat format", strlen(bos));
+    return VP_OK;
 }
 
 const char *vp_dialog_end(const vp_dialog *d) {
@@ -266,6 +279,7 @@ int vp_dialog_render(const vp_dialog *d, const vp_turn *turn, size_t n, vp_buf *
     const vp_turn *inside;
     size_t first;
     VP_TRY(check_order(d->format, turn, n, err));
+    if (d->bos) VP_TRY(vp_buf_add(out, d->bos, strlen(d->bos), err));
     VP_TRY(add_system(d, turn, &first, &inside, out, err));
     for (size_t i = first; i < n; i++) {
         const bool open = i + 1 == n && turn[i].speaker == VP_SPEAKER_ASSISTANT;

@@ -277,6 +277,7 @@ int vp_trainer_gradient(vp_trainer *t, const vp_step *s, vp_micros *all, vp_erro
     if (!o)
         return vp_frame_fail(s->frame[0], VP_DATA, err,
                              "no gradients in the stream: `loss` makes them, or --objective");
+    VP_TRY(vp_objective_check_step(o, s, err));
     if (vp_objective_wants_tokens(o))
         VP_TRY(step_tokens(t, all, form_of(t) == VP_FORM_JOINT ? all->generative : all->n, err));
     return vp_objective_wants_rows(o) ? step_rows(t, s, all, err) : VP_OK;

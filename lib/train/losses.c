@@ -203,6 +203,7 @@ static int add_losses(const vp_step *s, double *sum, vp_error *err) {
 }
 
 int vp_loss_step(const vp_objective *o, vp_head *head, vp_step *s, vp_loss_counts *counts, double *sum, vp_error *err) {
+    VP_TRY(vp_objective_check_step(o, s, err));
     for (size_t i = 0; vp_objective_form_in(o) == VP_FORM_JOINT && i < s->generative_frames; i++)
         VP_TRY(vp_loss_frame(o, head, s->frame[i], counts, err));
     VP_TRY(loss_of_rows(o, head, s, counts, err));

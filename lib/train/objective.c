@@ -169,6 +169,12 @@ int vp_objective_backward(const vp_objective *o, const vp_rows *r, float *du, fl
     return vp_objective_check(o, o->ops->l2norm_bwd(o->queue, &op), err);
 }
 
+int vp_objective_check_step(const vp_objective *o, const vp_step *s, vp_error *err) {
+    if (!s->generative || o->kind->form != VP_FORM_ROWS) return VP_OK;
+    return vp_fail(err, VP_DATA, "step %lld: %lld rows of role 3, to be generated: %s has no loss for them, grit has",
+                   (long long)s->step, (long long)s->generative, o->kind->name);
+}
+
 /* By lambda_rep, which is 1 where it does not say otherwise. */
 static void scale_rows(const vp_objective *o, const vp_rows *r, float *loss, float *grad) {
     const float lambda = (float)o->options.lambda_rep;
@@ -179,9 +185,6 @@ static void scale_rows(const vp_objective *o, const vp_rows *r, float *loss, flo
 
 int vp_objective_rows(const vp_objective *o, const vp_rows *r, float *loss, float *grad, vp_error *err) {
     if (!o->kind->rows) return vp_fail(err, VP_BUG, "%s is no objective of rows", o->kind->name);
-    if (r->generative && o->kind->form == VP_FORM_ROWS)
-        return vp_fail(err, VP_DATA, "%lld rows of role 3, to be generated: %s has no loss for them, grit has",
-                       (long long)r->generative, o->kind->name);
     if (!r->B) return VP_OK;
     memset(loss, 0, (size_t)r->B * sizeof *loss);
     if (!vp_objective_wants_rows(o)) {

@@ -82,7 +82,6 @@ typedef struct vp_rows { /* a whole step, in ascending `row` */
     const uint8_t *role, *view; /* [B] */
     const float *score;         /* [B] */
     const float *reference;     /* [B] */
-    int64_t generative;         /* rows of the step that are not among these */
     const uint8_t *hash;        /* [B, 16] */
     const int64_t *row;         /* [B], for messages */
     void *owned;                /* what vp_rows_free frees */
@@ -98,8 +97,11 @@ typedef struct vp_rows { /* a whole step, in ascending `row` */
  * VP_DATA: a column is missing; an example without what the objective compares, or with two queries. */
 int vp_objective_rows(const vp_objective *o, const vp_rows *r, float *loss, float *grad, vp_error *err);
 
-/* A step's rows in `row` order out of its frames. emb[frame]: [rows of the frame, D]; NULL: their column `emb`, which
- * tells D. VP_DATA: a column of another type or shape, or in some frames only. */
+/* VP_DATA: the step has rows to be generated, and the objective no loss for them. */
+int vp_objective_check_step(const vp_objective *o, const vp_step *s, vp_error *err);
+
+/* A step's rows in `row` order out of its frames, but for its generative ones. emb[frame]: [rows of the frame, D];
+ * NULL: their column `emb`, which tells D. VP_DATA: a column of another type or shape, or in some frames only. */
 int vp_rows_gather(vp_rows *r, const vp_step *s, const float *const *emb, int64_t D, vp_error *err);
 void vp_rows_free(vp_rows *r);
 /* The other way: to[frame] [rows of the frame, width] from what is in `row` order, [B, width]. */

@@ -91,7 +91,7 @@ static int fill(vp_rows *r, const vp_step *s, const float *const *emb, vp_error 
 }
 
 int vp_rows_gather(vp_rows *r, const vp_step *s, const float *const *emb, int64_t D, vp_error *err) {
-    *r = (vp_rows){.B = s->B - s->generative, .D = emb ? D : 0, .generative = s->generative};
+    *r = (vp_rows){.B = s->B - s->generative, .D = emb ? D : 0};
     float **own = emb ? NULL : vp_calloc(s->frames, sizeof *own);
     if (!emb && !own) return vp_fail_memory(err, "the rows of a step", s->frames * sizeof *own);
     int status = emb ? VP_OK : read_emb(s, own, &r->D, err);

@@ -218,20 +218,11 @@ static int choose_input(state *s, vp_error *err) {
     return vp_input_choose(&s->input, &opt.input, &model, s->head, vp_model_input(s->model), err);
 }
 
-/* The format of conversations; a model without one meets perhaps none. */
-static int open_dialog(state *s, vp_error *err) {
-    vp_error why = {0};
-    if (opt.lines || opt.input.block) return VP_OK;
-    const int status = vp_dialog_open(&s->dialog, vp_model_transformer(s->model), s->input.dialog, &why);
-    if (status == VP_DATA) return VP_OK;
-    return status ? vp_fail(err, status, "%s", why.text) : vp_dialog_spell(s->dialog, s->tokenizer, err);
-}
-
 /* The prompt of queries beside texts is opened by the first of them; what was asked for is looked at now. */
 static int open_prompts(state *s, vp_error *err) {
     vp_prompt *p = NULL;
     VP_TRY(vp_prompt_open(&s->prompt, s->tokenizer, &s->input.texts, err));
-    VP_TRY(open_dialog(s, err));
+    VP_TRY(vp_conversation_dialog(&s->dialog, vp_model_transformer(s->model), s->input.dialog, s->tokenizer, err));
     if (!opt.input.query_layout && !opt.input.query_max_len) return VP_OK;
     VP_TRY(vp_prompt_open(&p, s->tokenizer, &s->input.queries, err));
     vp_prompt_close(p);
@@ -346,28 +337,23 @@ static int take_source(state *s, vp_error *err) {
 /* ---- records to rows ---- */
 static int open_feed(state *s, vp_error *err) {
     const vp_settings *settings = vp_model_settings(s->model);
-    const vp_feed_options o = {
-        .records = s->records,
-        .packer = s->packer,
-        .tokenizer = s->tokenizer,
-        .prompt = s->prompt,
-        .instruction = opt.input.query ? s->input.texts.instruction : settings->document_prefix,
-        .query = s->input.queries,
-        .query_layout = (opt.input.query ? opt.input.layout : opt.input.query_layout) != NULL,
-        .id_from = opt.id_from,
-        .chunks = s->input.texts.chunk > 0,
-        .batch = s->batch,
-        .first = s->first,
-        .steps = opt.steps,
-        .block = opt.input.block,
-        .generative = s->generative,
-        .drop_full = s->input.spelled,
-        .conversation = {.tokenizer = s->tokenizer,
-                         .dialog = s->dialog,
-                         .bos = s->input.spelled ? s->input.before.data : NULL,
-                         .max_len = opt.input.gen_max_len ? opt.input.gen_max_len : s->input.texts.max_len,
-                         .max_chars = s->input.texts.max_chars},
-        .count_bad = s->counts_bad};
+    const vp_feed_options o = {.records = s->records,
+                               .packer = s->packer,
+                               .tokenizer = s->tokenizer,
+                               .prompt = s->prompt,
+                               .instruction = opt.input.query ? s->input.texts.instruction : settings->document_prefix,
+                               .query = s->input.queries,
+                               .query_layout = (opt.input.query ? opt.input.layout : opt.input.query_layout) != NULL,
+                               .id_from = opt.id_from,
+                               .chunks = s->input.texts.chunk > 0,
+                               .batch = s->batch,
+                               .first = s->first,
+                               .steps = opt.steps,
+                               .block = opt.input.block,
+                               .generative = s->generative,
+                               .drop_full = s->input.spelled,
+                               .conversation = vp_input_conversation(&s->input, s->tokenizer, s->dialog),
+                               .count_bad = s->counts_bad};
     return vp_feed_open(&s->feed, &o, err);
 }
 

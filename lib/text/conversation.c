@@ -59,6 +59,13 @@ int vp_conversation_make(vp_conversation *c, const vp_conversation_options *o, c
     return mark(c, err);
 }
 
+int vp_conversation_dialog(vp_dialog **d, const char *path, const char *name, const vp_tokenizer *t, vp_error *err) {
+    vp_error why = {0};
+    const int status = vp_dialog_open(d, path, name, &why);
+    if (status == VP_DATA) return VP_OK; /* a model without one meets perhaps no conversation */
+    return status ? vp_fail(err, status, "%s", why.text) : vp_dialog_spell(*d, t, err);
+}
+
 void vp_conversation_free(vp_conversation *c) {
     vp_buf_free(&c->text);
     vp_buf_free(&c->answers);

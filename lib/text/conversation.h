@@ -22,6 +22,9 @@ typedef struct vp_conversation { /* {0} is empty; reused from one to the next */
 /* A conversation, or, where turn is NULL, `text`, all of which is to be generated. tokens, and keep for each of them: 1
  * for what belongs to an answer or its end. VP_DATA: turns in an order that the format does not have, or no format. */
 int vp_conversation_make(vp_conversation *c, const vp_conversation_options *o, const vp_record *r, vp_error *err);
+/* The dialog by that name, spelled for the tokenizer; NULL where it is "auto" and the model in `path` has none that is
+ * known. */
+int vp_conversation_dialog(vp_dialog **d, const char *path, const char *name, const vp_tokenizer *t, vp_error *err);
 void vp_conversation_free(vp_conversation *c);
 
 #endif

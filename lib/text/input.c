@@ -207,6 +207,14 @@ int vp_input_describe(const vp_input *in, vp_map *input, vp_error *err) {
     return vp_map_set_int(input, "overlap", o->overlap, err);
 }
 
+vp_conversation_options vp_input_conversation(const vp_input *in, const vp_tokenizer *t, const vp_dialog *d) {
+    return (vp_conversation_options){.tokenizer = t,
+                                     .dialog = d,
+                                     .bos = in->spelled ? in->before.data : NULL,
+                                     .max_len = in->asked->gen_max_len ? in->asked->gen_max_len : in->texts.max_len,
+                                     .max_chars = in->texts.max_chars};
+}
+
 void vp_input_free(vp_input *in) {
     vp_buf_free(&in->instruction);
     vp_buf_free(&in->before);

@@ -2,7 +2,7 @@
  * model's files say; and how a header tells it (`encoder.input`). */
 #ifndef VP_TEXT_INPUT_H
 #define VP_TEXT_INPUT_H
-#include "lib/text/text.h"
+#include "lib/text/conversation.h"
 
 typedef struct vp_input_options { /* what was asked for; strings NULL: not */
     const char *instruction, *layout, *query_layout;
@@ -53,6 +53,8 @@ int vp_input_choose(vp_input *in, const vp_input_options *asked, const vp_input_
                     const vp_map *known, vp_error *err);
 /* Fill encoder.input. */
 int vp_input_describe(const vp_input *in, vp_map *input, vp_error *err);
+/* How conversations become rows; borrows all three. */
+vp_conversation_options vp_input_conversation(const vp_input *in, const vp_tokenizer *t, const vp_dialog *d);
 void vp_input_free(vp_input *in);
 
 #endif

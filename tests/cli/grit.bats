@@ -195,6 +195,22 @@ for s in (0, 6):
     head -n 1 answers.jsonl | tok -m tiny --chat grit --batch 1 | expect 3 mask kto
 }
 
+@test "rows answers: UltraFeedback's pairs, a row a side; tok reads them" {
+    printf '%s\n' '{"prompt":"Say 1","chosen":[{"role":"user","content":"Say 1"},{"role":"assistant","content":"1 "}],"rejected":[{"role":"user","content":"Say 1"},{"role":"assistant","content":"2"}]}' \
+        '{"prompt":"Say 2","chosen":"2","rejected":" "}' '{"prompt":"Say 3","completion":"3","label":0}' >preferences.jsonl
+    "$REPO/pipelines/rows" answers preferences.jsonl >rows.jsonl
+    tok -m tiny --chat grit --batch 4 --text rows.jsonl | peek --jsonl --columns score,text >got
+    while read -r score n answer; do
+        echo "{\"text\":\"<s><|user|>\\nSay $n\\n<|assistant|>\\n$answer</s>\",\"score\":$score}"
+    done <<'END' >want
+1 1 1
+0 1 2
+1 2 2
+0 3 3
+END
+    diff <(sed 's/\({\)\("score":[01]\),\(.*\)}/\1\3,\2}/' got) want
+}
+
 @test "pipelines/grit: both stages, piped and fused; what comes out needs no options" {
     expect 0 grit all -m tiny -o run "${files[@]}" "${small[@]}" --generative-batch 2
     [ ! -s out ] && [ ! -s err ]

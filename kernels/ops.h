@@ -37,6 +37,7 @@ typedef struct vp_batch {
     const int32_t *pos;         /* [T] positions for RoPE and position tables */
     const uint8_t *seg;         /* [T] segments; NULL: all 0 */
     const int32_t *prefix;      /* [B] length of the part seen by all; NULL: 0 */
+    bool causal;                /* attention is, whatever the model's other micro-batches have */
     const int64_t *row;         /* [B] ordinals, for dropout; NULL when none */
     const int32_t *unit;        /* [B] gradient units; NULL when none */
     const int32_t *adapter_row; /* [T] adapter of a row; NULL: all adapters on all rows */

@@ -25,6 +25,7 @@
 #include "lib/train/steps.h"
 #include "lib/train/mask.h"
 #include "lib/train/objective.h"
+#include "lib/train/losses.h"
 #include "lib/train/run.h"
 #include "lib/train/following.h"
 #include "lib/score/score.h"

@@ -166,6 +166,7 @@ static int open_model(state *s, vp_error *err) {
 static int open_gen(state *s, vp_error *err) {
     const char *files = vp_model_transformer(s->model);
     if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
+    if (s->dialog) VP_TRY(vp_dialog_spell(s->dialog, s->tokenizer, err));
     const vp_gen_options o = {.max_tokens = opt.max_tokens,
                               .temperature = opt.greedy ? 0 : opt.temperature,
                               .top_k = opt.top_k,

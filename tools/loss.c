@@ -2,7 +2,6 @@
 #include "lib/vecpipe.h"
 #include "tools/common_options.h"
 #include "tools/objective_options.h"
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +10,16 @@
 static struct {
     const char *model, *follow;
     int64_t threads;
+    bool reference;
 } opt;
 
 static const vp_option table[] = {
     OBJECTIVE_OPTIONS,
-    {.kind = VP_OPT_GROUP, .help = "Model (mntp, ntp and llara: its output head)"},
+    {.name = "reference",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.reference,
+     .help = "ntp: no loss, but column `reference`, what kto compares with: how likely each row's targets are"},
+    {.kind = VP_OPT_GROUP, .help = "Model (of losses of tokens: its output head)"},
     OPTION_MODEL(&opt.model, "folder or .gguf file; else the stream's model, else $VP_MODEL"),
     {.name = "follow",
      .kind = VP_OPT_STRING,
@@ -37,6 +41,8 @@ static const vp_program program = {
              "  cosent     the order of pairs by their score\n"
              "  mse        the cosine of pairs against their score\n"
              "  distill    a teacher's scores of a query's passages\n"
+             "  grit       ntp of rows to be generated, infonce of the others\n"
+             "  kto        answers that are wanted or not, against a reference: picked -> grad.picked\n"
              "The column loss [B] is each row's share: a step's loss is their sum.\n",
 };
 
@@ -52,25 +58,38 @@ typedef struct state {
     vp_map *header;
     vp_objective *objective;
     vp_progress *progress;
-    vp_model *model; /* of objectives of tokens */
+    vp_objective_form form;
+    vp_model *model; /* of objectives with an output head */
     vp_head *head;
     vp_head_following *following; /* which the head belongs to, or NULL */
-    vp_steps *steps;              /* of objectives of rows */
+    vp_steps *steps;              /* of objectives that need a step as a whole */
     /* the step that is being read, of tokens */
     int64_t step;
     row_loss *rows;
     size_t nrows, cap;
-    int64_t targets, right;
+    vp_loss_counts counts;
 } state;
 
 /* ---- the header ---- */
 
-static int declare(state *s, const char *input, int64_t width, vp_error *err) {
+/* A gradient in the place of its input, whose width is not known where it is 0. */
+static int declare(state *s, const char *input, char first, int64_t width, vp_error *err) {
     char name[16], shape[32];
     snprintf(name, sizeof name, "grad.%s", input);
-    snprintf(shape, sizeof shape, "%c %lld", s->model ? 'M' : 'B', (long long)width);
+    snprintf(shape, sizeof shape, "%c %lld", first, (long long)width);
     VP_TRY(vp_header_undeclare(s->header, input, err));
-    if (width) VP_TRY(vp_header_declare(s->header, name, "F32", shape, err));
+    return width && !opt.reference ? vp_header_declare(s->header, name, "F32", shape, err) : VP_OK;
+}
+
+static int declare_all(state *s, vp_error *err) {
+    int64_t width;
+    if (s->form != VP_FORM_ROWS) VP_TRY(declare(s, "picked", 'M', vp_model_width(s->model), err));
+    if (s->form == VP_FORM_ROWS || s->form == VP_FORM_JOINT) {
+        VP_TRY(vp_header_width_of(s->header, "emb", &width, err));
+        VP_TRY(declare(s, "emb", 'B', width, err));
+    }
+    if (opt.reference) return vp_header_declare(s->header, "reference", "F32", "B", err);
+    if (s->form == VP_FORM_ANSWERS) VP_TRY(vp_header_declare(s->header, "grad.logprob", "F32", "B", err));
     VP_TRY(vp_header_declare(s->header, "loss", "F32", "B", err));
     if (opt.follow) VP_TRY(vp_map_set_bool(s->header, "head_follow", true, err));
     return vp_map_set_str(s->header, "objective", s->name, err);
@@ -78,56 +97,39 @@ static int declare(state *s, const char *input, int64_t width, vp_error *err) {
 
 static int begin(state *s, const char *command, vp_error *err) {
     vp_frame *f;
-    int64_t width;
     const vp_objective_options options = objective_options(s->name);
     VP_TRY(vp_objective_open(&s->objective, &options, err));
-    const bool tokens = vp_objective_is_tokens(s->name);
-    if (opt.follow && !tokens) return vp_fail(err, VP_USAGE, "--follow: %s has no output head", s->name);
+    s->form = vp_objective_form_in(s->objective);
+    if (opt.follow && s->form == VP_FORM_ROWS)
+        return vp_fail(err, VP_USAGE, "--follow: %s has no output head", s->name);
+    if (opt.reference && s->form != VP_FORM_TOKENS)
+        return vp_fail(err, VP_USAGE, "--reference: %s is no loss of tokens", s->name);
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
     if (!(s->header = vp_map_copy(f->keys))) return vp_fail_memory(err, "the header", 1);
-    if (tokens) VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
-    const char *input = tokens ? "picked" : "emb";
-    VP_TRY(vp_header_width_of(s->header, input, &width, err));
-    VP_TRY(declare(s, input, tokens ? vp_model_width(s->model) : width, err));
+    if (s->form != VP_FORM_ROWS) VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
+    VP_TRY(declare_all(s, err));
     VP_TRY(vp_writer_open(&s->writer, STDOUT_FILENO, "standard output", err));
     return vp_writer_header(s->writer, s->header, command, err);
 }
 
 /* ---- what a step was ---- */
 
-static void tell(const state *s, int64_t step, double loss, int64_t rows, int64_t targets) {
+static void tell(const state *s, int64_t step, double loss, int64_t rows) {
     char members[200], accuracy[80] = "";
-    if (targets)
-        snprintf(accuracy, sizeof accuracy, ",\"targets\":%lld,\"accuracy\":%.6f", (long long)targets,
-                 (double)s->right / (double)targets);
+    const vp_loss_counts *n = &s->counts;
+    if (n->targets)
+        snprintf(accuracy, sizeof accuracy, ",\"targets\":%lld,\"accuracy\":%.6f", (long long)n->targets,
+                 (double)n->right / (double)n->targets);
     snprintf(members, sizeof members, "\"step\":%lld,\"loss\":%.9g,\"rows\":%lld%s", (long long)step, loss,
              (long long)rows, accuracy);
     vp_cli_log("step", members);
     vp_progress_note(s->progress, "step %lld, loss %.4f", (long long)step, loss);
 }
 
-static int check_finite(const vp_frame *f, const float *loss, const float *grad, int64_t n, vp_error *err) {
-    bool finite = true;
-    for (int64_t b = 0; b < f->B; b++) finite &= isfinite(loss[b]) != 0;
-    for (int64_t i = 0; i < n; i++) finite &= isfinite(grad[i]) != 0;
-    return finite ? VP_OK
-                  : vp_frame_fail(f, VP_DATA, err, "step %lld: the loss or its gradient is not finite",
-                                  (long long)vp_map_int(f->keys, "step", -1));
-}
-
-/* The frame with loss [B] and the gradient, first dimension n, in the place of its input. */
-static int send(state *s, vp_frame *f, const char *input, int64_t n, int64_t width, const float *loss,
-                const float *grad, vp_error *err) {
-    char name[16];
-    const int64_t shape[] = {n, width};
-    snprintf(name, sizeof name, "grad.%s", input);
-    VP_TRY(check_finite(f, loss, grad, n * width, err));
-    VP_TRY(vp_frame_put(f, "loss", VP_F32, 1, &f->B, loss, err));
-    VP_TRY(vp_frame_put(f, name, VP_F32, 2, shape, grad, err));
-    vp_frame_drop(f, input);
+static int send(state *s, vp_frame *f, vp_error *err) {
     VP_TRY(vp_writer_batch(s->writer, f, err));
     vp_progress_add(s->progress, f->B, f->T);
     return VP_OK;
@@ -144,17 +146,18 @@ static void end_step(state *s) {
     double sum = 0;
     if (s->nrows) qsort(s->rows, s->nrows, sizeof *s->rows, by_row);
     for (size_t i = 0; i < s->nrows; i++) sum += (double)s->rows[i].loss;
-    tell(s, s->step, sum, (int64_t)s->nrows, s->targets);
+    tell(s, s->step, sum, (int64_t)s->nrows);
     s->nrows = 0;
-    s->targets = s->right = 0;
+    s->counts = (vp_loss_counts){0};
 }
 
-static int note_rows(state *s, const vp_frame *f, const float *loss, vp_error *err) {
-    const vp_column *row = NULL;
+static int note_rows(state *s, const vp_frame *f, vp_error *err) {
+    const vp_column *row = NULL, *loss = NULL;
     if (f->B) VP_TRY(vp_frame_need(f, "row", VP_I64, 1, &f->B, &row, err));
+    if (f->B) VP_TRY(vp_frame_need(f, "loss", VP_F32, 1, &f->B, &loss, err));
     for (int64_t b = 0; b < f->B; b++) {
         VP_TRY(vp_grow(&s->rows, &s->cap, s->nrows, sizeof *s->rows, "a step's rows", err));
-        s->rows[s->nrows].loss = loss[b];
+        memcpy(&s->rows[s->nrows].loss, loss->data + (size_t)b * sizeof(float), sizeof(float));
         memcpy(&s->rows[s->nrows++].row, row->data + (size_t)b * sizeof(int64_t), sizeof(int64_t));
     }
     return VP_OK;
@@ -171,44 +174,16 @@ static int check_step(state *s, const vp_frame *f, vp_error *err) {
     return VP_OK;
 }
 
-typedef struct work { /* on one frame */
-    vp_targets targets;
-    float *picked, *share, *grad, *loss;
-    uint8_t *right;
-} work;
-
-static int prepare(work *w, const state *s, const vp_frame *f, vp_error *err) {
-    const int64_t C = vp_head_width(s->head);
-    int64_t n = 0;
-    VP_TRY(vp_targets_read(&w->targets, f, err));
-    const int64_t M = w->targets.M;
-    VP_TRY(vp_frame_floats(f, "picked", &w->picked, &n, err));
-    if (!w->picked || n != M * C)
-        return vp_frame_fail(f, VP_DATA, err, "no column 'picked' [%lld, %lld], one row a target: pool pick makes it",
-                             (long long)M, (long long)C);
-    w->share = vp_calloc((size_t)M + 1, sizeof *w->share);
-    w->grad = vp_calloc((size_t)(M * C) + 1, sizeof *w->grad);
-    w->loss = vp_calloc((size_t)f->B + 1, sizeof *w->loss);
-    w->right = vp_calloc((size_t)M + 1, 1);
-    return w->share && w->grad && w->loss && w->right
-               ? VP_OK
-               : vp_fail_memory(err, "a gradient", (size_t)(M * C) * sizeof(float));
-}
-
-static int run_tokens(state *s, work *w, vp_frame *f, vp_error *err) {
+static int run_tokens(state *s, vp_frame *f, vp_error *err) {
     VP_TRY(check_step(s, f, err));
-    VP_TRY(prepare(w, s, f, err));
-    vp_marked marked = vp_targets_marked(&w->targets);
-    marked.picked = w->picked;
-    vp_error why = {0};
-    if (vp_objective_tokens(s->objective, s->head, &marked, w->share, w->grad, w->right, &why))
-        return vp_frame_fail(f, why.code, err, "%s", why.text);
-    vp_targets_rows(&w->targets, w->share, f->B, w->loss);
-    s->targets += w->targets.tokens;
-    for (int64_t i = 0; i < marked.M; i++) s->right += w->right[i];
-    VP_TRY(note_rows(s, f, w->loss, err));
-    if (vp_map_bool(f->keys, "last", false)) end_step(s);
-    return send(s, f, "picked", marked.M, vp_head_width(s->head), w->loss, w->grad, err);
+    if (opt.reference) {
+        VP_TRY(vp_reference_frame(s->objective, s->head, f, err));
+    } else {
+        VP_TRY(vp_loss_frame(s->objective, s->head, f, &s->counts, err));
+        VP_TRY(note_rows(s, f, err));
+        if (vp_map_bool(f->keys, "last", false)) end_step(s);
+    }
+    return send(s, f, err);
 }
 
 /* With products of the type that the hidden states were made with, as `step` does it. */
@@ -224,7 +199,6 @@ static int open_head(state *s, vp_error *err) {
 
 static int each_frame(state *s, vp_error *err) {
     vp_frame *f;
-    VP_TRY(open_head(s, err));
     for (;;) {
         VP_TRY(vp_reader_next(s->reader, &f, err));
         if (!f) return VP_OK;
@@ -232,69 +206,20 @@ static int each_frame(state *s, vp_error *err) {
             VP_TRY(vp_writer_end(s->writer, f->keys, err));
             continue;
         }
-        work w = {0};
         if (s->following) VP_TRY(vp_head_following_head(s->following, f, &s->head, err));
-        const int status = run_tokens(s, &w, f, err);
-        vp_targets_free(&w.targets);
-        free(w.picked);
-        free(w.share);
-        free(w.grad);
-        free(w.loss);
-        free(w.right);
-        if (status) return status;
+        VP_TRY(run_tokens(s, f, err));
     }
 }
 
 /* ---- rows: step by step ---- */
 
-typedef struct arrays { /* in `row` order, and a frame's parts */
-    vp_rows rows;
-    float *loss, *grad;
-    float **frame_loss, **frame_grad;
-} arrays;
-
-static int allocate(arrays *a, const vp_step *step, vp_error *err) {
-    const size_t B = (size_t)step->B, D = (size_t)a->rows.D;
-    a->loss = vp_calloc(B + 1, sizeof *a->loss);
-    a->grad = vp_calloc(B * D + 1, sizeof *a->grad);
-    a->frame_loss = vp_calloc(step->frames, sizeof *a->frame_loss);
-    a->frame_grad = vp_calloc(step->frames, sizeof *a->frame_grad);
-    bool ok = a->loss && a->grad && a->frame_loss && a->frame_grad;
-    for (size_t i = 0; ok && i < step->frames; i++) {
-        a->frame_loss[i] = vp_calloc((size_t)step->frame[i]->B + 1, sizeof **a->frame_loss);
-        a->frame_grad[i] = vp_calloc((size_t)step->frame[i]->B * D + 1, sizeof **a->frame_grad);
-        ok = a->frame_loss[i] && a->frame_grad[i];
-    }
-    return ok ? VP_OK : vp_fail_memory(err, "a step's gradient", B * D * sizeof(float));
-}
-
-static void release(arrays *a, const vp_step *step) {
-    for (size_t i = 0; a->frame_grad && i < step->frames; i++) {
-        free(a->frame_loss[i]);
-        free(a->frame_grad[i]);
-    }
-    free(a->frame_loss);
-    free(a->frame_grad);
-    free(a->loss);
-    free(a->grad);
-    vp_rows_free(&a->rows);
-}
-
-static int run_rows(state *s, arrays *a, vp_step *step, vp_error *err) {
-    vp_error why = {0};
-    VP_TRY(vp_rows_gather(&a->rows, step, NULL, 0, err));
-    VP_TRY(allocate(a, step, err));
-    if (vp_objective_rows(s->objective, &a->rows, a->loss, a->grad, &why))
-        return vp_fail(err, why.code, "standard input: step %lld: %s", (long long)step->step, why.text);
-    vp_rows_scatter(step, 1, a->loss, a->frame_loss);
-    vp_rows_scatter(step, a->rows.D, a->grad, a->frame_grad);
-    double sum = 0;
-    for (int64_t b = 0; b < a->rows.B; b++) sum += (double)a->loss[b];
-    tell(s, step->step, sum, a->rows.B, 0);
-    for (size_t i = 0; i < step->frames; i++) {
-        vp_frame *f = step->frame[i];
-        VP_TRY(send(s, f, "emb", f->B, a->rows.D, a->frame_loss[i], a->frame_grad[i], err));
-    }
+static int run_step(state *s, vp_step *step, vp_error *err) {
+    double sum;
+    if (s->following) VP_TRY(vp_head_following_head(s->following, step->frame[0], &s->head, err));
+    s->counts = (vp_loss_counts){0};
+    VP_TRY(vp_loss_step(s->objective, s->head, step, &s->counts, &sum, err));
+    tell(s, step->step, sum, step->B);
+    for (size_t i = 0; i < step->frames; i++) VP_TRY(send(s, step->frame[i], err));
     return VP_OK;
 }
 
@@ -304,17 +229,15 @@ static int each_step(state *s, vp_error *err) {
     for (;;) {
         VP_TRY(vp_steps_next(s->steps, &step, err));
         if (!step) return vp_writer_end(s->writer, vp_steps_end(s->steps)->keys, err);
-        arrays a = {0};
-        const int status = run_rows(s, &a, step, err);
-        release(&a, step);
-        if (status) return status;
+        VP_TRY(run_step(s, step, err));
     }
 }
 
 static int run(state *s, const char *command, vp_error *err) {
     VP_TRY(begin(s, command, err));
     s->progress = vp_progress_start("rows", -1);
-    return s->model ? each_frame(s, err) : each_step(s, err);
+    if (s->model) VP_TRY(open_head(s, err));
+    return s->form == VP_FORM_TOKENS ? each_frame(s, err) : each_step(s, err);
 }
 
 static void close_all(state *s) {

@@ -21,7 +21,7 @@ static const vp_option table[] = {
      .target = &opt.seed,
      .value = "N",
      .max = 9223372036854775807.0,
-     .help = "mntp, pairs: another number, another choice"},
+     .help = "mntp, pairs, grit: another number, another choice"},
     {.name = "batch-tokens",
      .kind = VP_OPT_INT,
      .target = &opt.batch_tokens,
@@ -47,14 +47,14 @@ static const vp_option table[] = {
      .target = &opt.token,
      .value = "auto|TEXT|ID",
      .help = "what stands for a hidden token; auto: the tokenizer's mask token, else _"},
-    {.kind = VP_OPT_GROUP, .help = "pairs"},
+    {.kind = VP_OPT_GROUP, .help = "pairs, grit"},
     {.name = "negatives",
      .kind = VP_OPT_INT,
      .target = &opt.negatives,
      .value = "N",
      .max = 65536,
      .help = "negatives of every example"},
-    {.kind = VP_OPT_GROUP, .help = "generate"},
+    {.kind = VP_OPT_GROUP, .help = "generate, grit"},
     {.name = "reduce",
      .kind = VP_OPT_STRING,
      .target = &opt.reduce,
@@ -71,7 +71,7 @@ static const vp_option table[] = {
      .target = &opt.max_len,
      .value = "N",
      .max = 1 << 24,
-     .help = "tokens of a row, the prompt counted: the text is cut; 0: any"},
+     .help = "llara, kto: tokens of a row, the prompt counted: the text is cut; 0: any"},
     {.name = "no-next-tokens",
      .kind = VP_OPT_FLAG,
      .target = &opt.no_next,
@@ -85,6 +85,7 @@ static const vp_program program = {
     .options = table,
     .notes = "mntp hides tokens, each predicted from the position before it. simcse takes every row twice, pairs of\n"
              "every example the query, a positive and negatives; generate predicts every next token with keep = 1.\n"
+             "grit does both, with conversations beside examples. kto adds prompts with answers to other ones.\n"
              "llara puts a text between the pieces of a prompt whose slots predict its tokens and the next text's.\n"
              "The stream must have steps, as tok --batch makes them.\n",
 };

@@ -7,13 +7,14 @@
 enum { WRITE_AT = 1 << 16 };
 
 typedef struct options {
-    int64_t seed, batch, steps, start;
+    int64_t seed, batch, steps, start, generative_batch;
+    vp_list generative;
     double epochs;
     const char *resume;
     int batches, lines;
     bool no_shuffle, check;
 } options;
-static options opt = {.batch = 1, .epochs = 1};
+static options opt = {.batch = 1, .epochs = 1, .generative_batch = 1};
 
 static const vp_option table[] = {
     {.name = "seed",
@@ -34,6 +35,18 @@ static const vp_option table[] = {
      .target = &opt.batches,
      .choices = VP_MIX_BATCHES_CHOICES,
      .help = "same: every batch from one file"},
+    {.name = "generative",
+     .kind = VP_OPT_LIST,
+     .target = &opt.generative,
+     .value = "FILE[=WEIGHT]",
+     .help = "rows of text to be generated, behind those of every step; may be repeated"},
+    {.name = "generative-batch",
+     .kind = VP_OPT_INT,
+     .target = &opt.generative_batch,
+     .value = "N",
+     .min = 1,
+     .max = 1 << 24,
+     .help = "how many of them"},
     {.name = "epochs",
      .kind = VP_OPT_REAL,
      .target = &opt.epochs,
@@ -75,13 +88,14 @@ static const vp_program program = {
     .summary = "data sets to one shuffled stream of records",
     .usage = "mix [FILE[=WEIGHT]]... [OPTION]... >RECORDS",
     .options = table,
-    .notes = "An epoch takes WEIGHT times the rows of every FILE (1 if not given), each time other ones.\n"
+    .notes = "An epoch takes WEIGHT times the rows of every FILE (1 if not given), each time other ones. With\n"
+             "--generative the files that have fewer batches than the others begin again until these are through.\n"
              "Without a FILE, or for -, standard input is read. What is written from step K on is\n"
              "the same whether it began there or at 0. A reader that has enough is no error.\n",
 };
 
 typedef struct state {
-    vp_mix_set *set; /* [sets]; paths are in argv */
+    vp_mix_set *set; /* [sets], then those of --generative; paths are in argv */
     size_t sets;
     vp_mix *mix;
     vp_progress *progress;
@@ -102,14 +116,17 @@ static int take_operand(char *word, vp_mix_set *set, vp_error *err) {
 
 static int take_operands(state *s, char **word, int words, vp_error *err) {
     static const vp_mix_set standard_input = {.path = "-", .weight = 1};
-    int inputs = 0;
+    const size_t beside = opt.generative.n;
+    int inputs = !words;
     s->sets = words ? (size_t)words : 1;
-    s->set = vp_calloc(s->sets, sizeof *s->set);
-    if (!s->set) return vp_fail_memory(err, "the data sets", s->sets * sizeof *s->set);
+    s->set = vp_calloc(s->sets + beside, sizeof *s->set);
+    if (!s->set) return vp_fail_memory(err, "the data sets", (s->sets + beside) * sizeof *s->set);
     s->set[0] = standard_input;
-    for (int i = 0; i < words; i++) {
-        VP_TRY(take_operand(word[i], &s->set[i], err));
-        inputs += strcmp(s->set[i].path, "-") == 0;
+    for (size_t i = 0; i < (size_t)words + beside; i++) {
+        vp_mix_set *set = &s->set[i < (size_t)words ? i : s->sets + i - (size_t)words];
+        char *text = i < (size_t)words ? word[i] : (char *)(uintptr_t)opt.generative.item[i - (size_t)words];
+        VP_TRY(take_operand(text, set, err));
+        inputs += strcmp(set->path, "-") == 0;
     }
     return inputs > 1 ? vp_fail(err, VP_USAGE, "-: standard input can be one data set only") : VP_OK;
 }
@@ -123,7 +140,10 @@ static int open_mix(state *s, vp_error *err) {
                               .epochs = opt.epochs,
                               .batches = (vp_mix_batches)opt.batches,
                               .lines = (vp_mix_lines)opt.lines,
-                              .in_order = opt.no_shuffle};
+                              .in_order = opt.no_shuffle,
+                              .beside = opt.generative.n ? s->set + s->sets : NULL,
+                              .besides = opt.generative.n,
+                              .beside_batch = opt.generative_batch};
     if (opt.resume && opt.start) return vp_fail(err, VP_USAGE, "--resume and --start-step exclude each other");
     if (opt.resume) VP_TRY(vp_run_next_step(opt.resume, &opt.start, err));
     VP_TRY(vp_mix_open(&s->mix, &o, err));
@@ -141,12 +161,13 @@ static int flush(state *s, vp_error *err) {
 }
 
 static int write_step(state *s, int64_t step, vp_error *err) {
-    for (int64_t k = 0; k < opt.batch; k++) {
+    const int64_t batch = vp_mix_batch(s->mix);
+    for (int64_t k = 0; k < batch; k++) {
         VP_TRY(vp_mix_row(s->mix, step, k, &s->out, err));
         s->rows++;
         if (s->out.len >= WRITE_AT) VP_TRY(flush(s, err));
     }
-    vp_progress_add(s->progress, opt.batch, 0);
+    vp_progress_add(s->progress, batch, 0);
     return VP_OK;
 }
 
@@ -154,7 +175,7 @@ static int run(state *s, char **word, int words, vp_error *err) {
     VP_TRY(take_operands(s, word, words, err));
     VP_TRY(open_mix(s, err));
     const int64_t steps = vp_mix_steps(s->mix);
-    s->progress = vp_progress_start("rows", (steps - opt.start) * opt.batch);
+    s->progress = vp_progress_start("rows", (steps - opt.start) * vp_mix_batch(s->mix));
     VP_TRY(vp_mix_head(s->mix, opt.start, &s->out, err));
     VP_TRY(flush(s, err));
     for (int64_t step = opt.start; step < steps; step++) VP_TRY(write_step(s, step, err));
@@ -178,6 +199,7 @@ int main(int argc, char **argv) {
     vp_progress_finish(s.progress);
     vp_mix_close(s.mix);
     vp_buf_free(&s.out);
+    free(opt.generative.item);
     free(s.set);
     return vp_cli_finish(status, &err);
 }

@@ -56,6 +56,37 @@ static struct objective_settings {
          .target = &objective.bag,                                                                                     \
          .choices = "mean|sum",                                                                                        \
          .help = "llara: over the tokens of a bag"},                                                                   \
+        {.name = "lambda-rep",                                                                                         \
+         .kind = VP_OPT_REAL,                                                                                          \
+         .target = &objective.defaults.lambda_rep,                                                                     \
+         .value = "X",                                                                                                 \
+         .max = 1e6,                                                                                                   \
+         .help = "grit: of the loss of embeddings; 0: none"},                                                          \
+        {.name = "lambda-gen",                                                                                         \
+         .kind = VP_OPT_REAL,                                                                                          \
+         .target = &objective.defaults.lambda_gen,                                                                     \
+         .value = "X",                                                                                                 \
+         .max = 1e6,                                                                                                   \
+         .help = "grit: of the loss of generated tokens; 0: none"},                                                    \
+        {.name = "beta",                                                                                               \
+         .kind = VP_OPT_REAL,                                                                                          \
+         .target = &objective.defaults.beta,                                                                           \
+         .value = "X",                                                                                                 \
+         .min = 1e-6,                                                                                                  \
+         .max = 1e6,                                                                                                   \
+         .help = "kto: multiplies log-ratios to the reference"},                                                       \
+        {.name = "desirable",                                                                                          \
+         .kind = VP_OPT_REAL,                                                                                          \
+         .target = &objective.defaults.desirable,                                                                      \
+         .value = "X",                                                                                                 \
+         .max = 1e6,                                                                                                   \
+         .help = "kto: weight of answers that are wanted"},                                                            \
+        {.name = "undesirable",                                                                                        \
+         .kind = VP_OPT_REAL,                                                                                          \
+         .target = &objective.defaults.undesirable,                                                                    \
+         .value = "X",                                                                                                 \
+         .max = 1e6,                                                                                                   \
+         .help = "kto: weight of those that are not"},                                                                 \
     {                                                                                                                  \
         .name = "distillation", .kind = VP_OPT_CHOICE, .target = &objective.distillation,                              \
         .choices = VP_DISTILLATION_CHOICES, .help = "distill: softmaxes, or differences to the positive's score"       \

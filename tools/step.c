@@ -87,7 +87,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_CHOICE,
      .target = &opt.train,
      .choices = "body|head",
-     .help = "head: the output head of mntp, ntp and llara, too; thrown away at the end unless --full"},
+     .help = "head: the output head of losses of tokens, too; thrown away at the end unless --full"},
     {.name = "train-tokens",
      .kind = VP_OPT_INT,
      .target = &opt.tokens,
@@ -347,11 +347,14 @@ static int report(state *s, const vp_step *step, const vp_trained *t, vp_error *
     s->done++;
     vp_progress_note(s->progress, "loss %.4f  lr %.2e", t->loss, t->lr);
     vp_progress_add(s->progress, 1, t->tokens);
+    char parts[40] = "";
+    if (step->generative && step->generative < step->B)
+        snprintf(parts, sizeof parts, "\"loss_gen\":%.9g,", t->generative);
     int status = vp_buf_printf(&event, err,
-                               "\"step\":%lld,\"loss\":%.9g,\"lr\":%.9g,\"norm\":%.9g,\"rows\":%lld,\"tokens\":%lld,"
+                               "\"step\":%lld,\"loss\":%.9g,%s\"lr\":%.9g,\"norm\":%.9g,\"rows\":%lld,\"tokens\":%lld,"
                                "\"seconds\":%.3f",
-                               (long long)step->step, t->loss, t->lr, t->norm, (long long)t->rows, (long long)t->tokens,
-                               seconds);
+                               (long long)step->step, t->loss, parts, t->lr, t->norm, (long long)t->rows,
+                               (long long)t->tokens, seconds);
     if (!status) vp_cli_log("step", event.data);
     vp_buf_free(&event);
     return status;

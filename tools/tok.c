@@ -64,7 +64,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_STRING,
      .target = &opt.input.chat,
      .value = "auto|none|MODEL",
-     .help = "what stands around texts for a chat model of this name; auto: as LLM2Vec's models have it"},
+     .help = "what stands around texts for a chat model of this name, or grit; auto: as the model was trained"},
     {.name = "specials",
      .kind = VP_OPT_CHOICE,
      .target = &opt.specials,
@@ -91,6 +91,12 @@ static const vp_option table[] = {
      .value = "N",
      .max = 1 << 24,
      .help = "the same for the queries of training examples; 0: as --max-len"},
+    {.name = "gen-max-len",
+     .kind = VP_OPT_INT,
+     .target = &opt.input.gen_max_len,
+     .value = "N",
+     .max = 1 << 24,
+     .help = "the same for conversations and texts to be generated; 0: as --max-len"},
     {.name = "truncate",
      .kind = VP_OPT_CHOICE,
      .target = &opt.input.truncation,
@@ -162,10 +168,11 @@ static const vp_program program = {
     .summary = "text lines or JSONL to token ids",
     .usage = "tok [OPTION]... [FILE] >IDS",
     .options = table,
-    .notes = "JSONL records have `text`, and may have `title`, `id` and other fields. In training steps they may have\n"
-             "`query`, `positive` and `negative`, or `sentence1`, `sentence2` and `score` instead. Without FILE, or "
-             "with -,\n"
-             "standard input is read; zstd is recognised.\n",
+    .notes =
+        "JSONL records have `text`, and may have `title`, `id` and other fields. In training steps they may have\n"
+        "`query`, `positive` and `negative`, or `sentence1`, `sentence2` and `score` instead, or be conversations\n"
+        "to be generated: `messages`, `text` as a list, `prompt` with `completion` and perhaps `label`. Without\n"
+        "FILE, or with -, standard input is read; zstd is recognised.\n",
 };
 
 typedef struct state {
@@ -174,6 +181,7 @@ typedef struct state {
     vp_model *model;
     vp_tokenizer *tokenizer;
     vp_prompt *prompt;
+    vp_dialog *dialog; /* of conversations; NULL: the model has none */
     vp_writer *writer;
     vp_packer *packer;
     vp_feed *feed;
@@ -183,6 +191,7 @@ typedef struct state {
     vp_record record; /* read ahead where the input names the model */
     bool got, counts_bad;
     int64_t batch, first, total; /* of the steps; batch 0: none */
+    int64_t generative;          /* of a step's records, the last ones */
     vp_pack_options pack;
 } state;
 
@@ -190,7 +199,8 @@ typedef struct state {
 /* What was asked for, what the head of the input says, and the model. */
 static int choose_input(state *s, vp_error *err) {
     const vp_settings *m = vp_model_settings(s->model);
-    char eos[VP_EOS_BYTES];
+    char eos[VP_EOS_BYTES], bos_mark[VP_EOS_BYTES], eos_mark[VP_EOS_BYTES];
+    vp_tokenizer_marks(s->tokenizer, bos_mark, eos_mark);
     const vp_input_model model = {.query_prefix = m->query_prefix,
                                   .document_prefix = m->document_prefix,
                                   .arch = vp_model_arch(s->model),
@@ -201,6 +211,7 @@ static int choose_input(state *s, vp_error *err) {
                                   .doc_max_len = m->doc_max_len,
                                   .prompt_pooled = m->prompt_pooled,
                                   .eos = vp_tokenizer_eos(s->tokenizer, eos) ? eos : NULL,
+                                  .mark = {bos_mark, eos_mark},
                                   .llm2vec = m->llm2vec,
                                   .nv_embed = m->nv_embed};
     opt.input.no_specials = opt.specials != 0;
@@ -211,6 +222,7 @@ static int choose_input(state *s, vp_error *err) {
 static int open_prompts(state *s, vp_error *err) {
     vp_prompt *p = NULL;
     VP_TRY(vp_prompt_open(&s->prompt, s->tokenizer, &s->input.texts, err));
+    VP_TRY(vp_conversation_dialog(&s->dialog, vp_model_transformer(s->model), s->input.dialog, s->tokenizer, err));
     if (!opt.input.query_layout && !opt.input.query_max_len) return VP_OK;
     VP_TRY(vp_prompt_open(&p, s->tokenizer, &s->input.queries, err));
     vp_prompt_close(p);
@@ -280,8 +292,9 @@ static int take_steps(state *s, vp_error *err) {
     s->batch = vp_map_int(head, "batch", 0);
     s->first = vp_map_int(head, "start", 0);
     s->total = vp_map_int(head, "steps", 0);
+    s->generative = vp_map_int(head, "generative", 0);
     s->counts_bad = true;
-    if (s->batch < 1 || s->first < 0 || s->first > MAX_STEPS)
+    if (s->batch < 1 || s->first < 0 || s->first > MAX_STEPS || s->generative < 0 || s->generative > s->batch)
         return vp_fail(err, VP_DATA, "%s: steps of %lld rows from step %lld cannot be", vp_records_name(s->records),
                        (long long)s->batch, (long long)s->first);
     return VP_OK;
@@ -337,6 +350,9 @@ static int open_feed(state *s, vp_error *err) {
                                .first = s->first,
                                .steps = opt.steps,
                                .block = opt.input.block,
+                               .generative = s->generative,
+                               .drop_full = s->input.spelled,
+                               .conversation = vp_input_conversation(&s->input, s->tokenizer, s->dialog),
                                .count_bad = s->counts_bad};
     return vp_feed_open(&s->feed, &o, err);
 }
@@ -369,7 +385,7 @@ static int take_records(state *s, vp_error *err) {
 
 /* ---- the whole ---- */
 static void note_losses(const vp_feed_counts *n, int64_t skipped, const vp_prompt_options *o) {
-    char cut[120] = "", bad[60] = "";
+    char cut[120] = "", bad[140] = "";
     const bool words = o->doc_max_len && (!o->max_len || o->doc_max_len < o->max_len);
     if (n->truncated)
         snprintf(cut, sizeof cut, "%lld of %lld texts were cut to %lld tokens", (long long)n->truncated,
@@ -377,6 +393,9 @@ static void note_losses(const vp_feed_counts *n, int64_t skipped, const vp_promp
     if (n->truncated && words && o->max_len)
         snprintf(cut + strlen(cut), sizeof cut - strlen(cut), ", or %lld with all around them", (long long)o->max_len);
     if (skipped) snprintf(bad, sizeof bad, "%lld bad records%s skipped", (long long)skipped, *cut ? "" : " were");
+    if (n->left_out)
+        snprintf(bad + strlen(bad), sizeof bad - strlen(bad), "%s%lld records without room for a text were left out",
+                 skipped ? ", " : "", (long long)n->left_out);
     if (*cut || *bad) vp_cli_note("%s%s%s", cut, *cut && *bad ? ", " : "", bad);
 }
 
@@ -464,6 +483,7 @@ int main(int argc, char **argv) {
     vp_feed_close(s.feed);
     vp_packer_close(s.packer);
     vp_prompt_close(s.prompt);
+    vp_dialog_close(s.dialog);
     vp_tokenizer_close(s.tokenizer);
     vp_model_close(s.model);
     vp_writer_close(s.writer);

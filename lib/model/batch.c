@@ -91,6 +91,7 @@ int vp_sequences_read(vp_sequences *s, const vp_encoder *e, const vp_frame *f, v
     if (own) s->pos = vp_calloc((size_t)s->T, sizeof *s->pos);
     if (!s->pos) return vp_fail_memory(err, "positions", (size_t)s->T * sizeof *s->pos);
     VP_TRY(read_seg(s, f, e->segments, err));
+    VP_TRY(vp_frame_generates(f, &s->causal, err));
     if (e->training) VP_TRY(read_training(s, &e->training->options, f, err));
     for (int64_t b = 0; b < s->B; b++) VP_TRY(check_sequence(s, &e->model->config, f, b, own, err));
     return VP_OK;
@@ -162,7 +163,7 @@ static int upload_column(vp_encoder *e, const void *column, int64_t first, int64
 int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, vp_batch *batch, const int32_t **ids,
                    vp_error *err) {
     int64_t t0 = s->cu[b0];
-    *batch = (vp_batch){.B = b1 - b0, .T = s->cu[b1] - t0};
+    *batch = (vp_batch){.B = b1 - b0, .T = s->cu[b1] - t0, .causal = s->causal};
     int32_t *cu = vp_calloc((size_t)batch->B + 1, sizeof *cu);
     if (!cu) return vp_fail_memory(err, "offsets", (size_t)batch->B * sizeof *cu);
     for (int64_t b = b0; b <= b1; b++) cu[b - b0] = s->cu[b] - (int32_t)t0;

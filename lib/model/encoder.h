@@ -101,6 +101,7 @@ typedef struct vp_sequences {
     int32_t *unit;                    /* [B], in training where the frame has them, else NULL */
     uint32_t step;
     int32_t top; /* largest position */
+    bool causal; /* rows of role 3 */
 } vp_sequences;
 
 /* Weights that are not numbers, or overflow, must not travel on as vectors: VP_DATA naming the row. */

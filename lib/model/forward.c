@@ -140,7 +140,7 @@ vp_attn_op vp_pass_attn_op(const vp_pass *p, int64_t layer) {
     const int64_t d = c->head_dim, hd = c->heads * d, gd = c->groups * d;
     const double rate = p->e->training ? p->e->training->options.attention_dropout : 0;
     return (vp_attn_op){.batch = p->batch,
-                        .mode = p->e->mode,
+                        .mode = p->batch->causal ? VP_ATTN_CAUSAL : p->e->mode,
                         .window = c->windowed[layer] ? c->window : 0,
                         .heads = (int32_t)c->heads,
                         .groups = (int32_t)c->groups,

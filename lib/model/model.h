@@ -172,8 +172,10 @@ int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int
                        int64_t rows, float *dhidden, vp_error *err);
 /* How many vectors it makes of a frame. */
 int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err);
-const char *vp_pooler_kind(const vp_pooler *p);            /* one of VP_POOLINGS, or "pick" */
-bool vp_pooler_picks(const vp_pooler *p);                  /* marked rows, not one vector a row */
+const char *vp_pooler_kind(const vp_pooler *p); /* one of VP_POOLINGS, or "pick" */
+bool vp_pooler_picks(const vp_pooler *p);       /* marked rows, not one vector a row */
+/* The same of this frame: of text to be generated always (vp_frame_generates). */
+int vp_pooler_picks_of(const vp_pooler *p, const vp_frame *f, bool *picks, vp_error *err);
 int64_t vp_pooler_dims(const vp_pooler *p, int64_t width); /* D */
 /* Width of the header's declared column `hidden`; 0 if it is not declared as [T, width]. */
 int vp_header_width(const vp_map *header, int64_t *width, vp_error *err);

@@ -220,7 +220,9 @@ static int run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, in
     if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &T, &keep, err));
     vp_mat x = {.ptr = (float *)hidden, .dtype = VP_F32, .rows = T, .cols = width, .ld = width};
     const uint8_t *mask = keep ? keep->data : NULL;
-    if (p->kind->makes == VP_MAKES_MARKED) return pick(p, f, &x, mask, err);
+    bool picks;
+    VP_TRY(vp_pooler_picks_of(p, f, &picks, err));
+    if (picks) return pick(p, f, &x, mask, err);
     if (p->kind->makes == VP_MAKES_WORDS) return pool_words(p, f, &x, empty, err);
     return pool(p, f, &x, mask, empty, err);
 }

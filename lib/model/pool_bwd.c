@@ -120,10 +120,12 @@ int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int
     j.keep = keep ? keep->data : NULL;
     j.hidden = matrix(hidden, j.T, width);
     j.dhidden = matrix(dhidden, j.T, width);
-    int status;
+    bool picks;
+    int status = vp_pooler_picks_of(p, f, &picks, err);
+    if (status) return status;
     if (p->kind->makes == VP_MAKES_WORDS)
         status = vp_fail(err, VP_USAGE, "vectors of words are not trained");
-    else if (p->kind->makes == VP_MAKES_MARKED)
+    else if (picks)
         status = unpick(&j, f, grad, rows, err);
     else if (rows != f->B)
         status =
@@ -135,8 +137,10 @@ int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int
 }
 
 int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err) {
+    bool picks;
     *vectors = f->B;
-    if (!vp_pooler_picks(p)) return VP_OK;
+    VP_TRY(vp_pooler_picks_of(p, f, &picks, err));
+    if (!picks) return VP_OK;
     int64_t T = f->T;
     int32_t *index = NULL;
     const vp_column *keep = vp_frame_find(f, "keep");
@@ -152,6 +156,12 @@ const char *vp_pooler_kind(const vp_pooler *p) {
 
 bool vp_pooler_picks(const vp_pooler *p) {
     return p->kind->makes == VP_MAKES_MARKED;
+}
+
+int vp_pooler_picks_of(const vp_pooler *p, const vp_frame *f, bool *picks, vp_error *err) {
+    VP_TRY(vp_frame_generates(f, picks, err));
+    *picks |= vp_pooler_picks(p);
+    return VP_OK;
 }
 
 int64_t vp_pooler_dims(const vp_pooler *p, int64_t width) {

@@ -124,6 +124,10 @@ typedef struct vp_frame_row { /* row b of the frame-th of several frames */
  * that has neither B nor T first. */
 int vp_frames_gather(vp_frame *const *f, size_t frames, const vp_frame_row *row, int64_t n, vp_frame **out,
                      vp_error *err);
+/* Whether the batch's rows are text to be generated: role 3. They see what stands before them, whatever the stream's
+ * attention, and of their states the marked ones are taken, whatever its pooling. False without rows or column `role`.
+ * VP_DATA: beside other rows. */
+int vp_frame_generates(const vp_frame *f, bool *generates, vp_error *err);
 /* vp_fail with the frame's place before it: "standard input: frame 3 (byte 1234): why". */
 int vp_frame_fail(const vp_frame *f, int code, vp_error *err, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

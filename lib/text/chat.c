@@ -1,5 +1,5 @@
-/* The chat formats of LLM2Vec's models and the format of NV-Embed, one table; a model that is not in it gets the bare
- * text. */
+/* The chat formats of LLM2Vec's models and the formats of NV-Embed and GRIT, one table; a model that is not in it gets
+ * the bare text. */
 #include "lib/text/chat.h"
 #include <stddef.h>
 #include <string.h>
@@ -24,13 +24,15 @@
     X("gemma-2-9b-it", "<bos><start_of_turn>user\n", "<end_of_turn>", NULL)
 
 static const vp_chat chats[] = {
-#define X(model, before, after, end) {model, before, after, end, {NULL, NULL}},
+#define X(model, before, after, end) {model, before, after, end, {NULL, NULL}, NULL},
     CHATS(X)
 #undef X
-        {VP_CHAT_NV_EMBED, "", VP_CHAT_EOS, "", {"Instruct: ", "\nQuery: "}},
+        {VP_CHAT_NV_EMBED, "", VP_CHAT_EOS, "", {"Instruct: ", "\nQuery: "}, NULL},
+    {VP_CHAT_GRIT, "", "", "", {"<|user|>\n", "\n<|embed|>\n"}, "<|embed|>\n"},
+    {VP_CHAT_ZEPHYR, "", "", "", {"<|user|>\n", VP_CHAT_EOS "\n<|embed|>\n"}, "<|embed|>\n"},
 };
 #define X(model, before, after, end) ", " model
-static const char names[] = "" CHATS(X) ", " VP_CHAT_NV_EMBED;
+static const char names[] = "" CHATS(X) ", " VP_CHAT_NV_EMBED ", " VP_CHAT_GRIT ", " VP_CHAT_ZEPHYR;
 #undef X
 
 const char *vp_chat_models(void) {

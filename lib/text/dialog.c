@@ -3,6 +3,7 @@
 #include "lib/text/dialog.h"
 #include "lib/base/json.h"
 #include "lib/file/source.h"
+#include "lib/text/shorten.h"
 #include "lib/text/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@ typedef struct format {
     const char *end;
     bool strip;  /* white space around turns */
     bool inside; /* the system turn is the beginning of the first user turn */
+    bool begins; /* with BOS, also where the tokenizer puts none */
 } format;
 
 #define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
@@ -28,6 +30,7 @@ static const format formats[] = {
      HEADER("assistant"),
      "<|eot_id|>",
      true,
+     false,
      false},
     {"chatml",
      "<|im_start|>",
@@ -35,6 +38,7 @@ static const format formats[] = {
      {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"},
      IM("assistant"),
      "<|im_end|>",
+     false,
      false,
      false},
     {"gemma",
@@ -44,6 +48,7 @@ static const format formats[] = {
      "<start_of_turn>model\n",
      "<end_of_turn>",
      true,
+     false,
      false},
     {"grit",
      "<|embed|>",
@@ -52,6 +57,7 @@ static const format formats[] = {
      "<|assistant|>\n",
      "</s>",
      false,
+     true,
      true},
     {"zephyr",
      "<|assistant|>",
@@ -60,7 +66,8 @@ static const format formats[] = {
      "<|assistant|>\n",
      "</s>",
      false,
-     false},
+     false,
+     true},
     {"llama2",
      "<<SYS>>",
      {"<<SYS>>\n", "[INST] ", " "},
@@ -68,13 +75,16 @@ static const format formats[] = {
      "",
      "</s>",
      true,
-     true},
-    {"mistral", "[INST]", {NULL, "[INST] ", " "}, {NULL, " [/INST]", "</s>"}, "", "</s>", false, false},
+     true,
+     false},
+    {"mistral", "[INST]", {NULL, "[INST] ", " "}, {NULL, " [/INST]", "</s>"}, "", "</s>", false, false, false},
 };
 enum { FORMATS = sizeof formats / sizeof *formats };
 
 struct vp_dialog {
     const format *format;
+    char *eos;    /* what stands for "</s>"; NULL: itself */
+    char *bos;    /* before prompts; NULL: nothing, or the tokenizer puts it there */
     char *system; /* where the conversation has no system turn; NULL: none */
 };
 
@@ -185,12 +195,28 @@ int vp_dialog_open(vp_dialog **out, const char *path, const char *name, vp_error
 
 void vp_dialog_close(vp_dialog *d) {
     if (!d) return;
+    free(d->eos);
+    free(d->bos);
     free(d->system);
     free(d);
 }
 
+static const char closing[] = "</s>";
+
+int vp_dialog_spell(vp_dialog *d, const vp_tokenizer *t, vp_error *err) {
+    char bos[VP_EOS_BYTES], eos[VP_EOS_BYTES];
+    size_t before, after;
+    vp_tokenizer_marks(t, bos, eos);
+    vp_tokenizer_specials(t, &before, &after);
+    if (*eos && strcmp(eos, closing) != 0 && !(d->eos = vp_strndup(eos, strlen(eos))))
+        return vp_fail_memory(err, "a chat format", strlen(eos));
+    if (d->format->begins && !before && *bos && !(d->bos = vp_strndup(bos, strlen(bos))))
+        return vp_fail_memory(err, "a chat format", strlen(bos));
+    return VP_OK;
+}
+
 const char *vp_dialog_end(const vp_dialog *d) {
-    return d->format->end;
+    return d->eos && strcmp(d->format->end, closing) == 0 ? d->eos : d->format->end;
 }
 
 /* ---- rendering ---- */
@@ -204,21 +230,27 @@ static int add_text(const format *f, const char *s, size_t n, vp_buf *out, vp_er
     return vp_buf_add(out, s, n, err);
 }
 
-static int add(vp_buf *out, const char *s, vp_error *err) {
-    return vp_buf_add(out, s, strlen(s), err);
+/* A piece of the format, with its end as the tokenizer has it. */
+static int add(const vp_dialog *d, vp_buf *out, const char *s, vp_error *err) {
+    const char *end = d->eos ? strstr(s, closing) : NULL;
+    if (!end) return vp_buf_add(out, s, strlen(s), err);
+    VP_TRY(vp_buf_add(out, s, (size_t)(end - s), err));
+    VP_TRY(vp_buf_add(out, d->eos, strlen(d->eos), err));
+    return vp_buf_add(out, end + sizeof closing - 1, strlen(end) - (sizeof closing - 1), err);
 }
 
 /* `system` NULL: none inside this turn */
-static int add_turn(const format *f, const vp_turn *turn, const vp_turn *system, bool open, vp_buf *out,
+static int add_turn(const vp_dialog *d, const vp_turn *turn, const vp_turn *system, bool open, vp_buf *out,
                     vp_error *err) {
-    VP_TRY(add(out, f->before[turn->speaker], err));
+    const format *f = d->format;
+    VP_TRY(add(d, out, f->before[turn->speaker], err));
     if (system) {
-        VP_TRY(add(out, f->before[VP_SPEAKER_SYSTEM], err));
+        VP_TRY(add(d, out, f->before[VP_SPEAKER_SYSTEM], err));
         VP_TRY(add_text(f, system->text, system->n, out, err));
-        VP_TRY(add(out, f->after[VP_SPEAKER_SYSTEM], err));
+        VP_TRY(add(d, out, f->after[VP_SPEAKER_SYSTEM], err));
     }
     VP_TRY(add_text(f, turn->text, turn->n, out, err));
-    return open ? VP_OK : add(out, f->after[turn->speaker], err);
+    return open ? VP_OK : add(d, out, f->after[turn->speaker], err);
 }
 
 static int check_order(const format *f, const vp_turn *turn, size_t n, vp_error *err) {
@@ -231,17 +263,56 @@ static int check_order(const format *f, const vp_turn *turn, size_t n, vp_error 
     return n > first ? VP_OK : vp_fail(err, VP_DATA, "a conversation without a user's turn");
 }
 
-int vp_dialog_render(const vp_dialog *d, const vp_turn *turn, size_t n, vp_buf *out, vp_error *err) {
+/* Turns before the first user's; *first: which that is, *inside: the system turn that is part of it, or NULL. */
+static int add_system(const vp_dialog *d, const vp_turn *turn, size_t *first, const vp_turn **inside, vp_buf *out,
+                      vp_error *err) {
     const format *f = d->format;
-    VP_TRY(check_order(f, turn, n, err));
     const bool given = turn[0].speaker == VP_SPEAKER_SYSTEM;
     const vp_turn own = {VP_SPEAKER_SYSTEM, d->system, d->system ? strlen(d->system) : 0};
-    if (!given && d->system) VP_TRY(add_turn(f, &own, NULL, false, out, err));
-    if (given && !f->inside) VP_TRY(add_turn(f, &turn[0], NULL, false, out, err));
-    for (size_t i = given; i < n; i++) {
+    *first = given;
+    *inside = given && f->inside ? &turn[0] : NULL;
+    if (!given && d->system) VP_TRY(add_turn(d, &own, NULL, false, out, err));
+    return given && !f->inside ? add_turn(d, &turn[0], NULL, false, out, err) : VP_OK;
+}
+
+int vp_dialog_render(const vp_dialog *d, const vp_turn *turn, size_t n, vp_buf *out, vp_error *err) {
+    const vp_turn *inside;
+    size_t first;
+    VP_TRY(check_order(d->format, turn, n, err));
+    if (d->bos) VP_TRY(vp_buf_add(out, d->bos, strlen(d->bos), err));
+    VP_TRY(add_system(d, turn, &first, &inside, out, err));
+    for (size_t i = first; i < n; i++) {
         const bool open = i + 1 == n && turn[i].speaker == VP_SPEAKER_ASSISTANT;
-        VP_TRY(add_turn(f, &turn[i], given && f->inside && i == 1 ? &turn[0] : NULL, open, out, err));
+        VP_TRY(add_turn(d, &turn[i], i == first ? inside : NULL, open, out, err));
         if (open) return VP_OK;
     }
-    return add(out, f->answer, err);
+    return add(d, out, d->format->answer, err);
+}
+
+/* {answer}{end of turn} and, where more follows, what stands between. */
+static int add_answer(const vp_dialog *d, const vp_turn *turn, bool last, vp_buf *out, vp_buf *answers, vp_error *err) {
+    const format *f = d->format;
+    const char *after = f->after[VP_SPEAKER_ASSISTANT], *end = strstr(after, f->end);
+    const size_t n = vp_text_stripped(turn->text, turn->n), indent = vp_text_indent(turn->text, n);
+    VP_TRY(add(d, out, f->before[VP_SPEAKER_ASSISTANT], err));
+    size_t span[2] = {out->len, 0};
+    VP_TRY(vp_buf_add(out, turn->text + indent, n - indent, err));
+    VP_TRY(vp_buf_add(out, after, (size_t)(end - after), err));
+    VP_TRY(add(d, out, f->end, err));
+    span[1] = out->len;
+    VP_TRY(vp_buf_add(answers, span, sizeof span, err));
+    return last ? VP_OK : add(d, out, end + strlen(f->end), err);
+}
+
+int vp_dialog_render_answers(const vp_dialog *d, const vp_turn *turn, size_t n, vp_buf *out, vp_buf *answers,
+                             vp_error *err) {
+    const vp_turn *inside;
+    size_t first;
+    VP_TRY(check_order(d->format, turn, n, err));
+    VP_TRY(add_system(d, turn, &first, &inside, out, err));
+    for (size_t i = first; i < n; i++)
+        VP_TRY(turn[i].speaker == VP_SPEAKER_ASSISTANT
+                   ? add_answer(d, &turn[i], i + 1 == n, out, answers, err)
+                   : add_turn(d, &turn[i], i == first ? inside : NULL, false, out, err));
+    return VP_OK;
 }

@@ -7,7 +7,8 @@
 
 struct vp_feed {
     vp_feed_options o;
-    vp_prompt *query;                   /* opened by the first example */
+    vp_prompt *query; /* opened by the first example */
+    vp_conversation conversation;
     vp_blocks blocks;                   /* n = 0: texts are rows */
     vp_buf text, id, instruction, word; /* of the current record */
     bool instructed;                    /* o.prompt has a record's own instruction */
@@ -39,6 +40,7 @@ void vp_feed_close(vp_feed *f) {
     if (!f) return;
     vp_prompt_close(f->query);
     vp_blocks_free(&f->blocks);
+    vp_conversation_free(&f->conversation);
     vp_buf_free(&f->text);
     vp_buf_free(&f->id);
     vp_buf_free(&f->instruction);
@@ -205,7 +207,7 @@ static int instruct(vp_feed *f, const vp_example_text *t, vp_prompt **prompt, vp
 }
 
 /* Text k of the example; the query has the record's identifier, the others ID#1, ID#2, ... */
-static int add_example_row(vp_feed *f, const vp_record *r, size_t k, size_t parent_len, vp_error *err) {
+static int add_example_row(vp_feed *f, const vp_record *r, size_t k, size_t parent_len, bool *full, vp_error *err) {
     const vp_example_text *t = &r->example->text[k];
     const vp_record as_text = {.text = t->text, .text_len = t->text_len};
     vp_pack_row row = {.text = t->text,
@@ -226,7 +228,16 @@ static int add_example_row(vp_feed *f, const vp_record *r, size_t k, size_t pare
     VP_TRY(instruct(f, t, &prompt, err));
     VP_TRY(encode(f, r, prompt, t->text, t->text_len, &rows, err));
     VP_TRY(vp_prompt_row_at(prompt, 0, &tokens, err));
-    return add_row(f, &row, &tokens, err);
+    *full = f->o.drop_full && tokens.full;
+    return *full ? VP_OK : add_row(f, &row, &tokens, err);
+}
+
+/* What the record has added goes again. */
+static void leave_out(vp_feed *f, const vp_feed_counts *before, int64_t row) {
+    vp_packer_undo(f->o.packer, f->row - row);
+    f->counts = *before;
+    f->counts.left_out++;
+    f->row = row;
 }
 
 static int take_example(vp_feed *f, const vp_record *r, vp_error *err) {
@@ -235,11 +246,48 @@ static int take_example(vp_feed *f, const vp_record *r, vp_error *err) {
                        "%s:%lld: a query with its positives is for training steps of texts: --batch, or "
                        "mix before it, and neither --chunk nor --pack; --query takes the query alone",
                        vp_records_name(f->o.records), (long long)r->number);
-    VP_TRY(add_example_row(f, r, 0, 0, err));
+    const vp_feed_counts before = f->counts;
+    const int64_t row = f->row;
+    bool full;
+    VP_TRY(add_example_row(f, r, 0, 0, &full, err));
     const size_t parent_len = f->id.len;
-    for (size_t k = 1; k < r->example->n; k++) VP_TRY(add_example_row(f, r, k, parent_len, err));
+    for (size_t k = 1; !full && k < r->example->n; k++) VP_TRY(add_example_row(f, r, k, parent_len, &full, err));
+    if (full) leave_out(f, &before, row);
     f->groups++;
     return VP_OK;
+}
+
+/* ---- texts to be generated ---- */
+static bool is_generative(const vp_feed *f, const vp_record *r) {
+    return r->turn || (!r->example && ordinal(f) % (f->o.batch ? f->o.batch : 1) >= f->o.batch - f->o.generative &&
+                       f->o.generative);
+}
+
+static int take_conversation(vp_feed *f, const vp_record *r, vp_error *err) {
+    vp_conversation *c = &f->conversation;
+    vp_error why = {0};
+    if (f->o.chunks || f->o.block || !f->o.batch)
+        return vp_fail(err, VP_DATA,
+                       "%s:%lld: a conversation is for training steps: --batch, or mix before it, and neither --chunk "
+                       "nor --pack",
+                       vp_records_name(f->o.records), (long long)r->number);
+    const int status = vp_conversation_make(c, &f->o.conversation, r, &why);
+    if (status)
+        return vp_fail(err, status, "%s:%lld: %s", vp_records_name(f->o.records), (long long)r->number, why.text);
+    f->counts.left_out += !c->targets;
+    if (!c->targets) return VP_OK;
+    const vp_record as_text = {.text = c->text.data, .text_len = c->text.len};
+    vp_pack_row row = {.text = c->text.data,
+                       .text_len = c->text.len,
+                       .group = f->groups++,
+                       .role = VP_ROLE_GENERATIVE,
+                       .scored = r->wanted >= 0,
+                       .score = r->wanted > 0};
+    const vp_prompt_row tokens = {
+        .ids = c->tokens.id, .keep = (const uint8_t *)c->keep.data, .n = c->tokens.n, .truncated = c->truncated};
+    VP_TRY(vp_record_hash(&as_text, row.hash, err));
+    VP_TRY(name_record(f, r, row.hash, err));
+    return add_row(f, &row, &tokens, err);
 }
 
 /* ---- blocks ---- */
@@ -272,7 +320,9 @@ static int take_running_text(vp_feed *f, const vp_record *r, vp_error *err) {
 int vp_feed_record(vp_feed *f, const vp_record *r, vp_error *err) {
     VP_TRY(end_steps(f, err)); /* which bad records filled */
     if (vp_feed_full(f)) return VP_OK;
-    if (r->example)
+    if (is_generative(f, r))
+        VP_TRY(take_conversation(f, r, err));
+    else if (r->example)
         VP_TRY(take_example(f, r, err));
     else if (f->o.block)
         VP_TRY(take_running_text(f, r, err));
@@ -309,7 +359,7 @@ int vp_feed_count(const vp_feed *f, vp_map *end, vp_error *err) {
     VP_TRY(vp_map_set_int(end, "rows", n->rows, err));
     VP_TRY(vp_map_set_int(end, "tokens", n->tokens, err));
     VP_TRY(vp_map_set_int(end, "truncated", n->truncated, err));
-    VP_TRY(vp_map_set_int(end, "skipped", vp_records_skipped(f->o.records), err));
+    VP_TRY(vp_map_set_int(end, "skipped", vp_records_skipped(f->o.records) + n->left_out, err));
     VP_TRY(vp_map_set_int(end, "empty", n->empty, err));
     return f->o.batch ? vp_map_set_int(end, "dropped", n->dropped, err) : VP_OK;
 }

@@ -1,7 +1,7 @@
 /* Records to rows: what names a row, what is tokenised, which step it belongs to. Between vp_records and vp_packer. */
 #ifndef VP_TEXT_FEED_H
 #define VP_TEXT_FEED_H
-#include "lib/text/text.h"
+#include "lib/text/conversation.h"
 
 typedef struct vp_feed_options { /* pointers are borrowed until vp_feed_close */
     vp_records *records;
@@ -17,12 +17,16 @@ typedef struct vp_feed_options { /* pointers are borrowed until vp_feed_close */
     int64_t first;           /* number of the first step */
     int64_t steps;           /* number after the last one, >= first; 0: until the input ends */
     int64_t block;           /* tokens of a block of running text; 0: every text is a row */
-    bool count_bad;          /* bad records that are skipped have a place in their step */
+    int64_t generative;      /* of a step's records the last ones, of which texts, too, are to be generated */
+    bool drop_full;          /* examples go where what stands before a text leaves it no room */
+    vp_conversation_options conversation;
+    bool count_bad; /* bad records that are skipped have a place in their step */
 } vp_feed_options;
 
 typedef struct vp_feed_counts {
     int64_t rows, tokens, truncated, empty;
-    int64_t dropped; /* tokens that fill no block, or no step */
+    int64_t left_out; /* records: examples without room, conversations without an answer */
+    int64_t dropped;  /* tokens that fill no block, or no step */
 } vp_feed_counts;
 
 typedef struct vp_feed vp_feed;

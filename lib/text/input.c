@@ -23,6 +23,7 @@ int vp_input_check(const vp_input_options *a, vp_error *err) {
     if (a->block && (a->query || a->max_len || a->truncation || a->chunk || a->query_layout || a->query_max_len))
         return vp_fail(err, VP_USAGE, "--pack: running text is neither a query nor cut");
     if (a->block && named_chat(a)) return vp_fail(err, VP_USAGE, "--pack: running text is no chat");
+    if (a->block && a->gen_max_len) return vp_fail(err, VP_USAGE, "--pack: running text is no conversation");
     const char *other = a->block                                     ? "--pack"
                         : a->words                                   ? "--words"
                         : a->chunk                                   ? "--chunk"
@@ -41,6 +42,7 @@ static int find_chat(const vp_input_options *a, const vp_input_model *m, const v
                        "%s'%s': no chat of that model is known; there are %s, and "
                        "llara, llara-paper",
                        asked ? "--chat " : "the documents' chat ", name, vp_chat_models());
+    if (!*name && m->chat && !known) *chat = vp_chat_find(m->chat);
     if (m->nv_embed && !known && !*chat) *chat = vp_chat_find(VP_CHAT_NV_EMBED);
     for (int i = 0; i < 2 && m->llm2vec && !known && !*chat; i++) *chat = vp_chat_find(m->base_name[i]);
     return VP_OK;
@@ -66,6 +68,25 @@ static int chat_after(const vp_chat *chat, const vp_input_model *m, const char *
     return vp_fail(err, VP_DATA, "the tokenizer has no end of text, which %s's texts have", chat->model);
 }
 
+/* A format that spells out what others leave to the tokenizer, for conversations as well. */
+static int choose_spelled(vp_input *in, const vp_chat *chat, const vp_input_model *m, vp_error *err) {
+    static const char eos[] = VP_CHAT_EOS;
+    for (int i = 0; i < 2; i++) {
+        const bool ends = strncmp(chat->task[i], eos, sizeof eos - 1) == 0;
+        VP_TRY(vp_buf_printf(&in->task[i], err, "%s%s", ends ? m->mark[1] : "",
+                             chat->task[i] + (ends ? sizeof eos - 1 : 0)));
+        in->texts.task[i] = in->task[i].data;
+    }
+    VP_TRY(vp_buf_printf(&in->before, err, "%s", m->mark[0]));
+    in->texts.before = in->before.data;
+    in->texts.bare = chat->bare;
+    in->texts.as_is = in->spelled = true;
+    in->texts.specials = in->texts.pool_prompt = false;
+    in->specials = "none";
+    in->dialog = chat->model;
+    return VP_OK;
+}
+
 /* What stands around instruction and text. */
 static int choose_chat(vp_input *in, const vp_input_model *m, const vp_map *known, vp_error *err) {
     const vp_input_options *a = in->asked;
@@ -76,14 +97,15 @@ static int choose_chat(vp_input *in, const vp_input_model *m, const vp_map *know
     const vp_slot_prompt *slots = find_slots(a, m, known);
     if (slots) choose_slots(in, slots);
     if (slots) return VP_OK;
-    if (m->chat && !known && !named_chat(a))
+    if (m->chat && !known && !named_chat(a) && !vp_chat_find(m->chat))
         return vp_fail(err, VP_DATA, "the model's prompt '%s' is not known; there are llara, llara-paper", m->chat);
     VP_TRY(find_chat(a, m, known, &chat, err));
     if (known)
         in->end = str(known, "end", "");
     else if (m->llm2vec && is(m->pooling, "eos"))
         in->end = vp_chat_end(chat, m->arch);
-    if (chat && *chat->after) in->chat = chat->model;
+    if (chat && (*chat->after || chat->bare)) in->chat = chat->model;
+    if (chat && chat->bare) return choose_spelled(in, chat, m, err);
     VP_TRY(chat_after(chat, m, &after, err));
     VP_TRY(vp_buf_printf(&in->after, err, "%s%s", after, in->end));
     in->texts.before = chat ? chat->before : "";
@@ -123,9 +145,17 @@ static void choose_queries(vp_input *in, const vp_input_model *m) {
     if (a->query_max_len) in->queries.max_len = a->query_max_len;
 }
 
+/* GRIT cuts texts to ten characters for each token of the largest limit, before anything else. */
+static void choose_characters(vp_input *in) {
+    const int64_t gen = in->asked->gen_max_len;
+    int64_t most = in->texts.max_len > in->queries.max_len ? in->texts.max_len : in->queries.max_len;
+    if (gen > most) most = gen;
+    if (in->spelled && most < INT64_MAX / 10) in->texts.max_chars = in->queries.max_chars = 10 * most;
+}
+
 int vp_input_choose(vp_input *in, const vp_input_options *a, const vp_input_model *m, const vp_map *head,
                     const vp_map *known, vp_error *err) {
-    *in = (vp_input){.asked = a};
+    *in = (vp_input){.asked = a, .dialog = "auto"};
     const vp_map *before = a->query || a->block ? NULL : head;
     const char *own = a->block ? "" : a->query ? m->query_prefix : m->document_prefix;
     const int64_t max_len = a->block ? 0 : m->max_len;
@@ -151,6 +181,7 @@ int vp_input_choose(vp_input *in, const vp_input_options *a, const vp_input_mode
     if (a->instruction) VP_TRY(space_instruction(in, a->instruction, err));
     if (a->instruction && !a->query_layout) in->texts.instruction = asked_instruction(in, m, in->texts.layout);
     choose_queries(in, m);
+    choose_characters(in);
     return VP_OK;
 }
 
@@ -170,12 +201,23 @@ int vp_input_describe(const vp_input *in, vp_map *input, vp_error *err) {
     if (a->block) VP_TRY(vp_map_set_int(input, "pack", a->block, err));
     if (a->query_layout) VP_TRY(vp_map_set_str(input, "query_template", a->query_layout, err));
     if (a->query_max_len) VP_TRY(vp_map_set_int(input, "query_max_len", a->query_max_len, err));
+    if (a->gen_max_len) VP_TRY(vp_map_set_int(input, "gen_max_len", a->gen_max_len, err));
     if (!o->chunk) return VP_OK;
     VP_TRY(vp_map_set_int(input, "chunk", o->chunk, err));
     return vp_map_set_int(input, "overlap", o->overlap, err);
 }
 
+vp_conversation_options vp_input_conversation(const vp_input *in, const vp_tokenizer *t, const vp_dialog *d) {
+    return (vp_conversation_options){.tokenizer = t,
+                                     .dialog = d,
+                                     .bos = in->spelled ? in->before.data : NULL,
+                                     .max_len = in->asked->gen_max_len ? in->asked->gen_max_len : in->texts.max_len,
+                                     .max_chars = in->texts.max_chars};
+}
+
 void vp_input_free(vp_input *in) {
     vp_buf_free(&in->instruction);
+    vp_buf_free(&in->before);
     vp_buf_free(&in->after);
+    for (int i = 0; i < 2; i++) vp_buf_free(&in->task[i]);
 }

@@ -2,12 +2,13 @@
  * model's files say; and how a header tells it (`encoder.input`). */
 #ifndef VP_TEXT_INPUT_H
 #define VP_TEXT_INPUT_H
-#include "lib/text/text.h"
+#include "lib/text/conversation.h"
 
 typedef struct vp_input_options { /* what was asked for; strings NULL: not */
     const char *instruction, *layout, *query_layout;
     const char *chat;               /* "auto", "none", a model's name (lib/text/chat.h), or a prompt's (slots.h) */
     int64_t max_len, query_max_len; /* 0: not asked for */
+    int64_t gen_max_len;            /* of texts to be generated; 0: as max_len */
     int64_t doc_max_len;            /* 0: none; below: not asked for */
     int64_t chunk, overlap;         /* 0: not asked for */
     int64_t block;                  /* tokens of a block of running text; 0: texts are rows */
@@ -23,7 +24,8 @@ typedef struct vp_input_model { /* what the model's files say; strings NULL: not
     const char *chat;         /* the prompt that it was trained with */
     const char *base_name[2]; /* LLM2Vec: what the base model is called */
     int64_t max_len, doc_max_len;
-    const char *eos; /* vp_tokenizer_eos; NULL: none */
+    const char *eos;     /* vp_tokenizer_eos; NULL: none */
+    const char *mark[2]; /* vp_tokenizer_marks: BOS, EOS */
     bool prompt_pooled;
     bool llm2vec;
     bool nv_embed; /* its texts have the format VP_CHAT_NV_EMBED */
@@ -33,8 +35,10 @@ typedef struct vp_input {             /* borrows the strings of what it was chos
     vp_prompt_options texts, queries; /* queries: of training examples */
     const char *side, *specials;
     const char *chat,
-        *end; /* the model whose chat it is, or the prompt's name; what follows for EOS pooling; "": none */
-    vp_buf instruction, after; /* strings of its own */
+        *end;           /* the model whose chat it is, or the prompt's name; what follows for EOS pooling; "": none */
+    const char *dialog; /* of conversations: a name of VP_DIALOGS, or "auto" */
+    bool spelled;       /* their format spells out BOS and EOS */
+    vp_buf instruction, before, after, task[2]; /* strings of its own */
     const vp_input_options *asked;
 } vp_input;
 
@@ -49,6 +53,8 @@ int vp_input_choose(vp_input *in, const vp_input_options *asked, const vp_input_
                     const vp_map *known, vp_error *err);
 /* Fill encoder.input. */
 int vp_input_describe(const vp_input *in, vp_map *input, vp_error *err);
+/* How conversations become rows; borrows all three. */
+vp_conversation_options vp_input_conversation(const vp_input *in, const vp_tokenizer *t, const vp_dialog *d);
 void vp_input_free(vp_input *in);
 
 #endif

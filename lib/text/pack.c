@@ -160,6 +160,14 @@ int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err) {
     return full ? vp_packer_flush(p, err) : VP_OK;
 }
 
+void vp_packer_undo(vp_packer *p, int64_t n) {
+    if (!n) return;
+    p->rows.len -= (size_t)n * sizeof(held);
+    p->ids.len = ((const held *)(const void *)(p->rows.data + p->rows.len))->at * sizeof(int32_t);
+    p->keep.len = p->ids.len / sizeof(int32_t);
+    if (p->o.word) p->word.len = p->ids.len;
+}
+
 static int by_length(const void *a, const void *b) {
     const held *x = a, *y = b;
     if (x->n != y->n) return x->n < y->n ? -1 : 1;
@@ -267,32 +275,62 @@ int vp_packer_flush(vp_packer *p, vp_error *err) {
 }
 
 /* ---- steps ---- */
-/* The order of a step's rows and their units, which no limit of frames has a part in. */
+static bool generates(const held *row) {
+    return row->group != VP_NO_GROUP && row->role == VP_ROLE_GENERATIVE;
+}
+
+/* Rows to be generated first; they stay in order otherwise. Returns how many. */
+static size_t generative_first(held *rows, held *others, size_t n) {
+    size_t first = 0, rest = 0;
+    for (size_t i = 0; i < n; i++)
+        if (generates(&rows[i]))
+            rows[first++] = rows[i];
+        else
+            others[rest++] = rows[i];
+    if (rest) memcpy(rows + first, others, rest * sizeof *rows);
+    return first;
+}
+
+static void sort_windows(held *rows, size_t n, size_t window) {
+    for (size_t i = 0; i < n; i += window) qsort(rows + i, n - i < window ? n - i : window, sizeof *rows, by_length);
+}
+
+/* The order of a step's rows, those to be generated first, and their units, which no limit of frames has a part in. */
 static int order_step(vp_packer *p, held *rows, size_t n, vp_error *err) {
     if (p->ids.len / sizeof(int32_t) > INT32_MAX)
         return vp_fail(err, VP_DATA, "a step of %zu tokens: more than %d", p->ids.len / sizeof(int32_t), INT32_MAX);
-    const size_t window = (size_t)p->o.window;
-    for (size_t i = 0; i < n; i += window) qsort(rows + i, n - i < window ? n - i : window, sizeof *rows, by_length);
     int32_t *cu = vp_calloc(n + 1, sizeof *cu), *unit = vp_calloc(n + 1, sizeof *unit);
-    for (size_t i = 0; cu && i < n; i++) cu[i + 1] = cu[i] + (int32_t)rows[i].n;
-    if (cu && unit) vp_units_assign(cu, (int64_t)n, 0, unit);
-    for (size_t i = 0; unit && i < n; i++) rows[i].unit = unit[i];
-    const int status = cu && unit ? VP_OK : vp_fail_memory(err, "a step's rows", n * sizeof *cu);
+    held *others = vp_calloc(n + 1, sizeof *others);
+    const bool room = cu && unit && others;
+    const size_t first = room ? generative_first(rows, others, n) : 0;
+    sort_windows(rows, first, (size_t)p->o.window);
+    sort_windows(rows + first, n - first, (size_t)p->o.window);
+    for (size_t i = 0; room && i < n; i++) cu[i + 1] = cu[i] + (int32_t)rows[i].n;
+    if (room) {
+        const int32_t next = vp_units_assign(cu, (int64_t)first, 0, unit);
+        vp_units_assign(cu + first, (int64_t)(n - first), next, unit + first);
+    }
+    for (size_t i = 0; room && i < n; i++) rows[i].unit = unit[i];
     free(cu);
     free(unit);
-    return status;
+    free(others);
+    return room ? VP_OK : vp_fail_memory(err, "a step's rows", n * sizeof *rows);
 }
 
+/* Rows to be generated may stand beside examples, and need no scores then. */
 static int describe_step(const held *rows, size_t n, int64_t number, step_facts *step, vp_error *err) {
     *step = (step_facts){.step = number, .rows = (int64_t)n, .in_step = true};
     if (!n) return VP_OK;
-    step->examples = rows[0].group != VP_NO_GROUP;
-    step->scored = rows[0].scored;
-    for (size_t i = 1; i < n; i++) {
+    const held *like = &rows[0];
+    for (size_t i = 0; i < n && generates(like); i++) like = &rows[i];
+    step->examples = like->group != VP_NO_GROUP;
+    step->scored = like->scored;
+    for (size_t i = 0; i < n; i++) {
         if ((rows[i].group != VP_NO_GROUP) != step->examples)
-            return vp_fail(err, VP_DATA, "step %lld: texts and examples of queries in one step", (long long)number);
-        if (rows[i].scored != step->scored)
-            return vp_fail(err, VP_DATA, "step %lld: some of its examples have scores and some have none",
+            return vp_fail(err, VP_DATA, "step %lld: texts beside examples of queries or conversations",
+                           (long long)number);
+        if (rows[i].scored != step->scored && generates(&rows[i]) == generates(like))
+            return vp_fail(err, VP_DATA, "step %lld: some of its rows have scores and some have none",
                            (long long)number);
     }
     return VP_OK;
@@ -309,7 +347,8 @@ int vp_packer_step(vp_packer *p, int64_t number, vp_error *err) {
     for (size_t i = 0, end; i < n; i = end) {
         int64_t tokens = 0;
         for (end = i; end < n && rows[end].unit == rows[i].unit; end++) tokens += (int64_t)rows[end].n;
-        if (i > first && held_tokens + tokens > p->o.batch_tokens) {
+        const bool other = generates(&rows[i]) != generates(&rows[first]);
+        if (i > first && (other || held_tokens + tokens > p->o.batch_tokens)) {
             VP_TRY(write_frame(p, &step, rows + first, i - first, err));
             first = i;
             held_tokens = 0;

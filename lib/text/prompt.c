@@ -10,6 +10,7 @@ struct vp_prompt {
     const vp_tokenizer *t;
     vp_prompt_options o;
     char *layout, *instruction; /* layout: never empty */
+    char *bare;                 /* before texts without an instruction; NULL: nothing */
     char *task[2];              /* before and after an instruction; NULL: nothing */
     char *before, *after;
     size_t nbefore, nafter;          /* bytes */
@@ -53,10 +54,19 @@ static int count_of(const char *s, const char *part) {
     return count;
 }
 
-/* The instruction as it stands in the prompt: an empty one alone. */
+/* The instruction as it stands in the prompt: an empty one alone, or what is there instead. */
 static int dress(const vp_prompt *p, const char *instruction, vp_buf *out, vp_error *err) {
-    const bool task = *instruction && vp_prompt_has_task(p);
-    return vp_buf_printf(out, err, "%s%s%s", task ? p->task[0] : "", instruction, task ? p->task[1] : "");
+    static const char around[] = "\t\n :"; /* GRIT's instructions lose it */
+    size_t n = strlen(instruction);
+    if (p->bare) {
+        const size_t indent = strspn(instruction, around);
+        instruction += indent;
+        n -= indent;
+        while (n && strchr(around, instruction[n - 1])) n--;
+    }
+    if (p->bare && !n) return vp_buf_printf(out, err, "%s", p->bare);
+    const bool task = n && vp_prompt_has_task(p);
+    return vp_buf_printf(out, err, "%s%.*s%s", task ? p->task[0] : "", (int)n, instruction, task ? p->task[1] : "");
 }
 
 static int set_around_dressed(vp_prompt *p, const char *instruction, vp_error *err) {
@@ -91,6 +101,7 @@ static int open_layout(vp_prompt *p, vp_error *err) {
         const char *task = p->o.task[i];
         if (task && !(p->task[i] = vp_strndup(task, strlen(task)))) return vp_fail_memory(err, "a prompt", 1);
     }
+    if (p->o.bare && !(p->bare = vp_strndup(p->o.bare, strlen(p->o.bare)))) return vp_fail_memory(err, "a prompt", 1);
     p->strips = !p->o.as_is && *after && strcmp(layout + n - last, "{text}") == 0;
     vp_buf whole = {0};
     const int status = vp_buf_printf(&whole, err, "%s%s%s", p->o.before ? p->o.before : "", layout, after);
@@ -107,7 +118,7 @@ int vp_prompt_instruct(vp_prompt *p, const char *instruction, size_t n, vp_error
     const char *at = strstr(p->layout, place), *text = strstr(p->layout, "{text}");
     if (!at && n) return vp_fail(err, VP_USAGE, "template '%s': no {instruction} for '%s'", p->layout, p->instruction);
     VP_TRY(set_around(p, p->instruction, err));
-    if (!n && at && at < text) p->nbefore = (size_t)(at - p->layout);
+    if (!n && !p->bare && at && at < text) p->nbefore = (size_t)(at - p->layout);
     return VP_OK;
 }
 
@@ -157,7 +168,7 @@ int vp_prompt_open(vp_prompt **out, const vp_tokenizer *t, const vp_prompt_optio
         return status;
     }
     p->o.instruction = p->o.layout = p->o.before = p->o.after = NULL;
-    p->o.task[0] = p->o.task[1] = NULL; /* the caller's; not needed any more */
+    p->o.bare = p->o.task[0] = p->o.task[1] = NULL; /* the caller's; not needed any more */
     *out = p;
     return VP_OK;
 }
@@ -166,6 +177,7 @@ void vp_prompt_close(vp_prompt *p) {
     if (!p) return;
     free(p->layout);
     free(p->instruction);
+    free(p->bare);
     free(p->task[0]);
     free(p->task[1]);
     free(p->before);
@@ -212,11 +224,15 @@ static size_t plan_chunks(vp_prompt *p) {
 
 /* The text alone is cut to doc_max_len tokens, and loses the white space at its end. */
 static int prepare_text(vp_prompt *p, const char **text, size_t *n, vp_error *err) {
-    p->shortened = false;
+    const size_t whole = *n;
+    bool cut = false;
+    *n = vp_text_first(*text, *n, p->o.max_chars);
+    p->shortened = *n < whole;
     if (p->o.doc_max_len)
-        VP_TRY(vp_text_shorten(&p->shortener, p->t, p->o.doc_max_len, p->o.max_len, text, n, &p->shortened, err));
-    if (p->shortened && p->o.truncation == VP_TRUNCATE_ERROR)
+        VP_TRY(vp_text_shorten(&p->shortener, p->t, p->o.doc_max_len, p->o.max_len, text, n, &cut, err));
+    if (cut && p->o.truncation == VP_TRUNCATE_ERROR)
         return vp_fail(err, VP_DATA, "more than the %lld tokens that a text may have", (long long)p->o.doc_max_len);
+    p->shortened |= cut;
     if (p->strips) *n = vp_text_stripped(*text, *n);
     return VP_OK;
 }
@@ -301,6 +317,7 @@ int vp_prompt_row_at(vp_prompt *p, size_t k, vp_prompt_row *row, vp_error *err) 
                            .begin = (const uint32_t *)(const void *)p->begin.data,
                            .n = n,
                            .truncated = p->shortened || (!p->o.chunk && n < p->tokens.n)};
+    row->full = p->o.max_len && p->text_first >= (size_t)p->o.max_len;
     row->to = p->text_bytes;
     if (first < last) {
         size_t from = p->tokens.start[first], to = p->tokens.end[last - 1];

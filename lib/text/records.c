@@ -203,6 +203,16 @@ static bool is_example(const vp_records *r) {
            (!text || json_is_null(text));
 }
 
+/* A conversation to be trained on, which has no text. */
+static int take_conversation(vp_records *r, vp_record *record, vp_error *err) {
+    vp_error why = {0};
+    const int status = vp_turns_read_training(&r->turns, r->object, &record->wanted, &why);
+    if (status) return vp_fail(err, status, "%s:%lld: %s", r->name, (long long)r->number, why.text);
+    record->turn = r->turns.turn;
+    record->turns = r->turns.n;
+    return VP_OK;
+}
+
 static int take_example(vp_records *r, vp_json_text line, vp_record *record, vp_error *err) {
     const bool whole = r->format == VP_RECORDS_EXAMPLES;
     vp_error why = {0};
@@ -263,6 +273,10 @@ static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *
         VP_TRY(take_id(r, line, record, err));
         return take_example(r, line, record, err);
     }
+    if (r->format == VP_RECORDS_EXAMPLES && vp_turns_are_training(r->object)) {
+        VP_TRY(take_id(r, line, record, err));
+        return take_conversation(r, record, err);
+    }
     VP_TRY(take_content(r, record, err));
     VP_TRY(take_id(r, line, record, err));
     const char *const own[] = {"id", "_id", r->format == VP_RECORDS_WORDS ? "words" : "text", NULL};
@@ -271,7 +285,7 @@ static int take_json(vp_records *r, vp_json_text line, vp_record *record, bool *
 }
 
 static int take_line(vp_records *r, const char *line, size_t n, vp_record *record, bool *control, vp_error *err) {
-    *record = (vp_record){.line = line, .line_len = n, .number = r->number};
+    *record = (vp_record){.line = line, .line_len = n, .number = r->number, .wanted = -1};
     json_decref(r->object);
     r->object = NULL;
     const bool json =

@@ -13,6 +13,13 @@ static bool is_blank(int32_t c) {
     return vp_char_is_space(c) || (c >= 0x1C && c <= 0x1F);
 }
 
+size_t vp_text_first(const char *text, size_t n, int64_t characters) {
+    size_t at = 0;
+    if (!characters) return n;
+    for (size_t len; at < n && characters > 0; at += len, characters--) vp_char_at(text + at, n - at, &len);
+    return at;
+}
+
 size_t vp_text_stripped(const char *text, size_t n) {
     size_t len;
     while (n && is_blank(vp_char_before(text, n, &len))) n -= len;

@@ -13,6 +13,8 @@ typedef struct vp_shortener { /* {0} is empty; reused from text to text */
 int vp_text_shorten(vp_shortener *s, const vp_tokenizer *t, int64_t limit, int64_t most, const char **text, size_t *n,
                     bool *cut, vp_error *err);
 void vp_shortener_free(vp_shortener *s);
+/* Bytes of its first `characters`; 0: of all. */
+size_t vp_text_first(const char *text, size_t n, int64_t characters);
 /* Bytes of the text without the white space at its end, and bytes of that at its beginning. */
 size_t vp_text_stripped(const char *text, size_t n);
 size_t vp_text_indent(const char *text, size_t n);

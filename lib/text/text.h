@@ -46,11 +46,13 @@ typedef struct vp_record {
     size_t instruction_len;
     const uint32_t *word_end; /* VP_RECORDS_WORDS: where each word ends in the text */
     size_t words;
-    const vp_turn *turn; /* VP_RECORDS_PROMPTS: a conversation, which has no text; NULL: a text */
+    const vp_turn *turn; /* VP_RECORDS_PROMPTS, EXAMPLES: a conversation, which has no text; NULL: a text */
     size_t turns;
+    int wanted; /* EXAMPLES: a conversation's `label`, 1 or 0; -1: it has none */
 } vp_record;
 
-/* EXAMPLES: JSONL in which records may be training examples instead of texts. WORDS: JSONL whose text is its `words`,
+/* EXAMPLES: JSONL in which records may be training examples or conversations (`messages`, `text` a list, `prompt` with
+ * `completion`) instead of texts. WORDS: JSONL whose text is its `words`,
  * an array of strings, joined by one space; `text` and `title` do not count. QUERIES: as EXAMPLES, but the text of an
  * example is its query, and `meta` the whole record. PROMPTS: JSONL whose text is its `prompt`, or a conversation,
  * `messages` or a list as `prompt`; meta keeps them and leaves out VP_PROMPT_ANSWER. */
@@ -119,6 +121,9 @@ bool vp_tokenizer_is_special(const vp_tokenizer *t, int32_t id);
 enum { VP_EOS_BYTES = 64 };
 /* The end of text as texts spell it; "" where `specials` puts one after them. False: there is none, or a longer one. */
 bool vp_tokenizer_eos(const vp_tokenizer *t, char out[VP_EOS_BYTES]);
+/* What begins and ends a text in formats that spell it out: "<s>" and "</s>" where the tokenizer has these, else its
+ * own BOS and EOS; "": none. */
+void vp_tokenizer_marks(const vp_tokenizer *t, char bos[VP_EOS_BYTES], char eos[VP_EOS_BYTES]);
 /* How many tokens `specials` puts before and after a text. */
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after);
 
@@ -143,13 +148,15 @@ typedef struct vp_prompt_options {
     const char *before;      /* a chat's, before the layout; NULL: "" */
     const char *after;       /* and after it: texts lose the white space at their end, where it would follow them */
     const char *task[2];     /* before and after an instruction that is not empty; NULL: nothing */
-    bool specials;           /* the tokenizer's own around the whole */
-    bool as_is;              /* texts keep their white space */
-    bool pool_prompt;        /* pool what stands before the text too */
-    bool text_only;          /* else: do not pool the specials before the text, even without a prompt */
-    int64_t max_len;         /* tokens of a row, specials included; 0: no limit */
+    const char *bare; /* before a text without one; NULL: nothing. Then instructions lose "\t\n :" at their ends */
+    bool specials;    /* the tokenizer's own around the whole */
+    bool as_is;       /* texts keep their white space */
+    bool pool_prompt; /* pool what stands before the text too */
+    bool text_only;   /* else: do not pool the specials before the text, even without a prompt */
+    int64_t max_len;  /* tokens of a row, specials included; 0: no limit */
     vp_truncation truncation;
     int64_t doc_max_len;                /* tokens of the text alone, to which it is cut at words first; 0: no limit */
+    int64_t max_chars;                  /* characters of a text, cut before all else; 0: no limit */
     int64_t chunk, overlap;             /* 0: one row a text; else rows of at most `chunk` tokens of the text */
     const struct vp_slot_prompt *slots; /* what else stands around, cut from no row; its slots alone are pooled */
     int slot_side;                      /* vp_slot_side */
@@ -178,6 +185,7 @@ typedef struct vp_prompt_row {
     const uint8_t *keep; /* n */
     size_t n;
     bool truncated;
+    bool full;             /* what stands before the text fills the maximum length by itself */
     size_t from, to;       /* bytes of the text that the row's tokens stand for */
     const uint32_t *begin; /* n: the byte of the text at which a token begins; VP_NO_TEXT: it is none of the text's */
 } vp_prompt_row;
@@ -231,6 +239,8 @@ int vp_packer_declare(const vp_pack_options *o, vp_map *header, vp_error *err);
 int vp_packer_source(vp_packer *p, const vp_map *source, vp_error *err);
 /* Writes frames when the window is full, but not in steps. */
 int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err);
+/* Forget the last n rows that were added; in steps only. */
+void vp_packer_undo(vp_packer *p, int64_t n);
 /* Write what is held back: at the end, and when the input pauses. */
 int vp_packer_flush(vp_packer *p, vp_error *err);
 /* Write what is held back as training step `step`: frames of whole gradient units, with the keys step, rows and last;

@@ -268,21 +268,33 @@ static bool marked_special(const vp_added *a, int32_t id) {
     return false;
 }
 
-bool vp_tokenizer_eos(const vp_tokenizer *t, char out[VP_EOS_BYTES]) {
+/* The text of an added token, by its id or, where `text` is given, by its text. */
+static bool find_added(const vp_tokenizer *t, int32_t id, const char *text, char out[VP_EOS_BYTES]) {
     const vp_added *const tables[] = {&t->raw, &t->normalized};
     out[0] = '\0';
-    if (t->eos >= 0 && t->around.nafter) return true;
     for (int k = 0; k < 2; k++) {
-        for (int32_t i = 0; t->eos >= 0 && i < tables[k]->n; i++) {
+        for (int32_t i = 0; i < tables[k]->n; i++) {
             size_t n;
-            const char *text = vp_vocab_text(&tables[k]->texts, i, &n);
-            if (tables[k]->token[i].id != t->eos || n >= VP_EOS_BYTES) continue;
-            memcpy(out, text, n);
+            const char *s = vp_vocab_text(&tables[k]->texts, i, &n);
+            const bool is = text ? n == strlen(text) && memcmp(s, text, n) == 0 : tables[k]->token[i].id == id;
+            if (!is || n >= VP_EOS_BYTES) continue;
+            memcpy(out, s, n);
             out[n] = '\0';
             return true;
         }
     }
     return false;
+}
+
+bool vp_tokenizer_eos(const vp_tokenizer *t, char out[VP_EOS_BYTES]) {
+    out[0] = '\0';
+    if (t->eos >= 0 && t->around.nafter) return true;
+    return t->eos >= 0 && find_added(t, t->eos, NULL, out);
+}
+
+void vp_tokenizer_marks(const vp_tokenizer *t, char bos[VP_EOS_BYTES], char eos[VP_EOS_BYTES]) {
+    if (!find_added(t, -1, "<s>", bos) && t->bos >= 0) find_added(t, t->bos, NULL, bos);
+    if (!find_added(t, -1, "</s>", eos) && t->eos >= 0) find_added(t, t->eos, NULL, eos);
 }
 
 bool vp_tokenizer_is_special(const vp_tokenizer *t, int32_t id) {

@@ -1,4 +1,4 @@
-/* Conversations in JSON: two spellings, one list of turns. */
+/* Conversations in JSON: several spellings, one list of turns. */
 #include "lib/text/turns.h"
 #include <stdlib.h>
 #include <string.h>
@@ -18,19 +18,62 @@ static int add_message(vp_turn_store *s, const json_t *message, vp_error *err) {
     return vp_fail(err, VP_DATA, "message %zu: its role is not system, user or assistant", s->n + 1);
 }
 
+static int add_messages(vp_turn_store *s, const json_t *messages, const char *name, vp_error *err) {
+    if (!json_array_size(messages)) return vp_fail(err, VP_DATA, "'%s' is not a list of messages", name);
+    for (size_t i = 0; i < json_array_size(messages); i++) VP_TRY(add_message(s, json_array_get(messages, i), err));
+    return VP_OK;
+}
+
+/* user, assistant, user, ... */
+static int add_texts(vp_turn_store *s, const json_t *texts, const char *name, vp_error *err) {
+    if (!json_array_size(texts)) return vp_fail(err, VP_DATA, "'%s' is an empty list", name);
+    for (size_t i = 0; i < json_array_size(texts); i++)
+        VP_TRY(add_turn(s, i % 2 ? VP_SPEAKER_ASSISTANT : VP_SPEAKER_USER, json_array_get(texts, i), err));
+    return VP_OK;
+}
+
+static bool is_there(const json_t *v) {
+    return v && !json_is_null(v);
+}
+
 int vp_turns_read(vp_turn_store *s, const json_t *object, vp_error *err) {
     const json_t *messages = json_object_get(object, "messages"), *prompt = json_object_get(object, "prompt");
     s->n = 0;
-    if (messages && !json_is_null(messages)) {
-        if (!json_array_size(messages)) return vp_fail(err, VP_DATA, "'messages' is not a list of messages");
-        for (size_t i = 0; i < json_array_size(messages); i++) VP_TRY(add_message(s, json_array_get(messages, i), err));
-        return VP_OK;
-    }
-    if (!json_is_array(prompt)) return VP_OK;
-    if (!json_array_size(prompt)) return vp_fail(err, VP_DATA, "'prompt' is an empty list");
-    for (size_t i = 0; i < json_array_size(prompt); i++)
-        VP_TRY(add_turn(s, i % 2 ? VP_SPEAKER_ASSISTANT : VP_SPEAKER_USER, json_array_get(prompt, i), err));
+    if (is_there(messages)) return add_messages(s, messages, "messages", err);
+    return json_is_array(prompt) ? add_texts(s, prompt, "prompt", err) : VP_OK;
+}
+
+bool vp_turns_are_training(const json_t *object) {
+    return is_there(json_object_get(object, "messages")) || json_is_array(json_object_get(object, "text")) ||
+           (is_there(json_object_get(object, "prompt")) && is_there(json_object_get(object, "completion")));
+}
+
+/* A text by that speaker, a list of texts, or a list of messages. */
+static int add_part(vp_turn_store *s, const json_t *v, const char *name, vp_speaker speaker, vp_error *err) {
+    if (json_is_object(json_array_get(v, 0))) return add_messages(s, v, name, err);
+    if (json_is_array(v) && speaker == VP_SPEAKER_USER) return add_texts(s, v, name, err);
+    return add_turn(s, speaker, v, err);
+}
+
+static int read_label(const json_t *object, int *wanted, vp_error *err) {
+    const json_t *label = json_object_get(object, "label");
+    *wanted = -1;
+    if (!is_there(label)) return VP_OK;
+    const double number = json_is_boolean(label) ? json_is_true(label) : json_number_value(label);
+    if (!(json_is_boolean(label) || json_is_number(label)) || (number != 0 && number != 1))
+        return vp_fail(err, VP_DATA, "'label' is neither true nor false");
+    *wanted = number == 1;
     return VP_OK;
+}
+
+int vp_turns_read_training(vp_turn_store *s, const json_t *object, int *wanted, vp_error *err) {
+    const json_t *messages = json_object_get(object, "messages"), *text = json_object_get(object, "text");
+    s->n = 0;
+    VP_TRY(read_label(object, wanted, err));
+    if (is_there(messages)) return add_messages(s, messages, "messages", err);
+    if (json_is_array(text)) return add_texts(s, text, "text", err);
+    VP_TRY(add_part(s, json_object_get(object, "prompt"), "prompt", VP_SPEAKER_USER, err));
+    return add_part(s, json_object_get(object, "completion"), "completion", VP_SPEAKER_ASSISTANT, err);
 }
 
 void vp_turns_free(vp_turn_store *s) {

@@ -21,6 +21,8 @@ static const struct kind {
     {"simcse", vp_mask_rows_twice, vp_mask_columns_views, false, true, {"group", "view"}},
     {"pairs", vp_mask_rows_pairs, NULL, false, true, {NULL}},
     {"generate", vp_mask_rows_all, vp_mask_columns_generate, false, false, {"target", "weight"}},
+    {"grit", vp_mask_rows_grit, vp_mask_columns_grit, false, true, {"target", "weight"}},
+    {"kto", vp_mask_rows_kto, vp_mask_columns_kto, false, true, {"target", "weight", "view"}},
     {"llara", vp_mask_rows_llara, vp_mask_columns_llara, true, true, {"pos", "seg", "target", "weight", "bag"}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -98,12 +100,12 @@ static int describe_kind(const vp_mask *m, vp_map *mask, vp_map *header, vp_erro
         VP_TRY(vp_map_set_int(mask, "token", m->mask_id, err));
         return vp_map_set_int(mask, "seed", (int64_t)o->seed, err);
     }
-    if (strcmp(o->kind, "pairs") == 0) {
-        VP_TRY(vp_map_set_int(mask, "negatives", o->negatives, err));
-        return vp_map_set_int(mask, "seed", (int64_t)o->seed, err);
-    }
     if (m->llara) return vp_mask_llara_describe(m, mask, header, err);
-    if (strcmp(o->kind, "generate") != 0) return VP_OK;
+    if (!strcmp(o->kind, "pairs") || !strcmp(o->kind, "grit")) {
+        VP_TRY(vp_map_set_int(mask, "negatives", o->negatives, err));
+        VP_TRY(vp_map_set_int(mask, "seed", (int64_t)o->seed, err));
+    }
+    if (strcmp(o->kind, "generate") != 0 && strcmp(o->kind, "grit") != 0) return VP_OK;
     VP_TRY(vp_map_set_str(mask, "reduce", reduces[o->reduce], err));
     return o->reduce == VP_REDUCE_MIXED ? vp_map_set_int(mask, "groups", o->groups, err) : VP_OK;
 }
@@ -141,12 +143,14 @@ void *vp_mask_put(vp_frame *f, const char *name, vp_dtype dtype, int64_t n, vp_e
 }
 
 /* ---- a step ---- */
-static int put_units(vp_frame *f, vp_error *err) {
+/* Units are of generative rows, the first `generative`, or of others. */
+static int put_units(vp_frame *f, int64_t generative, vp_error *err) {
     int32_t *cu, *unit = vp_mask_put(f, "unit", VP_I32, f->B, err);
     if (!unit) return err->code;
     VP_TRY(vp_frame_ints(f, "cu", &cu, NULL, err));
     if (!cu) return vp_frame_fail(f, VP_DATA, err, "no column 'cu'");
-    vp_units_assign(cu, f->B, 0, unit);
+    const int32_t next = vp_units_assign(cu, generative, 0, unit);
+    vp_units_assign(cu + generative, f->B - generative, next, unit + generative);
     free(cu);
     return VP_OK;
 }
@@ -166,15 +170,16 @@ static int write_rows(vp_writer *w, const vp_frame *f, int64_t from, int64_t to,
     return status;
 }
 
-/* The frames: as many whole units as fit. */
-static int write_frames(const vp_mask *m, const vp_frame *f, vp_writer *w, vp_error *err) {
+/* The frames: as many whole units as fit, of generative rows, the first `generative`, or of others. */
+static int write_frames(const vp_mask *m, const vp_frame *f, int64_t generative, vp_writer *w, vp_error *err) {
     const vp_column *unit, *cu;
     VP_TRY(vp_frame_need(f, "unit", VP_I32, 1, NULL, &unit, err));
     VP_TRY(vp_frame_need(f, "cu", VP_I32, 1, NULL, &cu, err));
     int64_t first = 0;
     for (int64_t b = 0, end; b < f->B; b = end) {
         for (end = b + 1; end < f->B && vp_column_i32(unit, end) == vp_column_i32(unit, b);) end++;
-        if (b > first && vp_column_i32(cu, end) - vp_column_i32(cu, first) > m->o.batch_tokens) {
+        const bool full = vp_column_i32(cu, end) - vp_column_i32(cu, first) > m->o.batch_tokens;
+        if (b > first && (full || b == generative)) {
             VP_TRY(write_rows(w, f, first, b, err));
             first = b;
         }
@@ -186,7 +191,7 @@ static int make_step(vp_mask *m, const struct kind *kind, const vp_step *step, v
     m->weight_sum = -1;
     VP_TRY(put_numbers(m, f, err));
     if (kind->columns) VP_TRY(kind->columns(m, step, f, err));
-    if (kind->reforms || !step->units) VP_TRY(put_units(f, err));
+    if (kind->reforms || !step->units) VP_TRY(put_units(f, step->generative, err));
     VP_TRY(vp_map_set_int(f->keys, "step", step->step, err));
     if (step->total) VP_TRY(vp_map_set_int(f->keys, "steps", step->total, err));
     VP_TRY(vp_map_set_int(f->keys, "rows", f->B, err));
@@ -201,7 +206,7 @@ int vp_mask_step(vp_mask *m, const vp_step *step, vp_writer *w, vp_error *err) {
     VP_TRY(kind->rows(m, step, err));
     VP_TRY(vp_frames_gather(step->frame, step->frames, m->row, (int64_t)m->rows, &f, err));
     int status = make_step(m, kind, step, f, err);
-    if (!status) status = write_frames(m, f, w, err);
+    if (!status) status = write_frames(m, f, step->generative, w, err);
     m->all_rows += f->B;
     m->all_tokens += f->T;
     vp_frame_free(f);

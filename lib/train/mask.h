@@ -4,7 +4,7 @@
 #include "lib/text/text.h"
 #include "lib/train/steps.h"
 
-#define VP_MASK_KINDS   "mntp|simcse|pairs|generate|llara"
+#define VP_MASK_KINDS   "mntp|simcse|pairs|generate|grit|kto|llara"
 #define VP_MASK_FILLS   "bert|all" /* spellings of vp_mask_fill, in that order */
 #define VP_MASK_REDUCES "token|sample|mixed"
 typedef enum vp_mask_fill { VP_FILL_BERT, VP_FILL_ALL } vp_mask_fill;
@@ -23,9 +23,10 @@ typedef struct vp_mask_options {
     /* generate */
     vp_mask_reduce reduce;
     int64_t groups; /* VP_REDUCE_MIXED: sub-batches of a step, >= 1 */
+    /* llara, kto */
+    int64_t max_len; /* of a row: the text, or the answer, is cut; 0: any */
     /* llara */
     const char *prompt; /* one of VP_SLOT_PROMPTS (lib/text/slots.h) */
-    int64_t max_len;    /* of a row, its prompt included: the text is cut; 0: any */
     bool no_next;       /* no next-token targets */
 } vp_mask_options;
 
@@ -51,7 +52,10 @@ int vp_mask_describe(const vp_mask *m, vp_map *header, vp_error *err);
  * the mean over rows of a row's sum (token: its weight_sum is the number of rows, not the sum of weights), of a row's
  * mean (sample), or the mean over `groups` runs of rows, in row order, of the run's token mean (mixed). llara: of every
  * `group` the query, as row 0, 1, ...; the positives, at most two, tell what its slots must predict; a text by itself
- * predicts itself. */
+ * predicts itself. grit: the generative rows (role 3) as generate has them, in frames of their own, first; the others
+ * as pairs has them; the generative rows' numbers follow theirs. kto: conversations alone, numbered in their order,
+ * and as many rows behind them, view 1, each of one row's prompt and the last answer of the row after it; what such an
+ * answer's tokens predict is all that is marked. */
 int vp_mask_step(vp_mask *m, const vp_step *step, vp_writer *w, vp_error *err);
 /* Rows and tokens that were written, in an end record. */
 int vp_mask_end(const vp_mask *m, vp_map *end, vp_error *err);

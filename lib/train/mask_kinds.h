@@ -24,8 +24,9 @@ typedef struct vp_mask_candidate {
     vp_frame_row at;
     int64_t times, place; /* how often it is taken; where it stands in the stream */
 } vp_mask_candidate;
-/* All of a step's [step->B], by group, role and row. VP_DATA: no columns `group` and `role`. */
-int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, vp_error *err);
+/* All *n of a step but its generative rows, at most step->B, by group, role and row. VP_DATA: no columns `group` and
+ * `role`. */
+int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, size_t *n, vp_error *err);
 
 /* Take row `at` as number `number` of the new step. */
 int vp_mask_take(vp_mask *m, vp_frame_row at, int64_t number, vp_error *err);
@@ -36,11 +37,15 @@ void vp_mask_draw(const vp_mask *m, int64_t step, uint32_t c0, uint32_t c1, uint
 int vp_mask_rows_all(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_twice(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_pairs(vp_mask *m, const vp_step *step, vp_error *err);
+int vp_mask_rows_grit(vp_mask *m, const vp_step *step, vp_error *err);
+int vp_mask_rows_kto(vp_mask *m, const vp_step *step, vp_error *err);
 int vp_mask_rows_llara(vp_mask *m, const vp_step *step, vp_error *err);
 /* Columns of the step as one frame, which owns what is put; NULL in the table: none. */
 int vp_mask_columns_mntp(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_views(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_generate(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
+int vp_mask_columns_grit(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
+int vp_mask_columns_kto(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 int vp_mask_columns_llara(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err);
 
 /* VP_USAGE: no prompt by that name, or no room beside it. Close whenever `open` was called. */

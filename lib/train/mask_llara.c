@@ -101,11 +101,13 @@ static int take_example(vp_mask *m, const vp_step *step, const vp_mask_candidate
 }
 
 int vp_mask_rows_llara(vp_mask *m, const vp_step *step, vp_error *err) {
+    if (step->generative)
+        return vp_frame_fail(step->frame[0], VP_DATA, err, "rows of role 3, to be generated: mask grit takes them");
     if (!step->B || !vp_frame_find(step->frame[0], "group")) return take_texts(m, step, err);
-    const size_t n = (size_t)step->B;
-    vp_mask_candidate *c = vp_calloc(n + 1, sizeof *c);
-    if (!c) return vp_fail_memory(err, "a step's rows", n * sizeof *c);
-    int status = vp_mask_candidates(step, c, err);
+    size_t n;
+    vp_mask_candidate *c = vp_calloc((size_t)step->B + 1, sizeof *c);
+    if (!c) return vp_fail_memory(err, "a step's rows", (size_t)step->B * sizeof *c);
+    int status = vp_mask_candidates(step, c, &n, err);
     int64_t number = 0;
     for (size_t i = 0, end; !status && i < n; i = end) {
         for (end = i + 1; end < n && c[end].group == c[i].group;) end++;

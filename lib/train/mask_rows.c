@@ -72,8 +72,9 @@ static int by_row(const void *a, const void *b) {
     return (x->row > y->row) - (x->row < y->row);
 }
 
-int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, vp_error *err) {
-    for (int64_t i = 0; i < step->B; i++) {
+int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, size_t *n, vp_error *err) {
+    *n = (size_t)(step->B - step->generative);
+    for (size_t i = 0; i < *n; i++) {
         const vp_step_row *r = &step->order[i];
         const vp_column *group = column(step, r->at, "group", VP_I32, err);
         const vp_column *role = group ? column(step, r->at, "role", VP_U8, err) : NULL;
@@ -86,7 +87,7 @@ int vp_mask_candidates(const vp_step *step, vp_mask_candidate *c, vp_error *err)
                                    .at = r->at,
                                    .place = place};
     }
-    if (step->B) qsort(c, (size_t)step->B, sizeof *c, by_group);
+    if (*n) qsort(c, *n, sizeof *c, by_group);
     return VP_OK;
 }
 
@@ -157,13 +158,35 @@ static int take_chosen(vp_mask *m, vp_mask_candidate *c, size_t n, vp_error *err
     return VP_OK;
 }
 
-int vp_mask_rows_pairs(vp_mask *m, const vp_step *step, vp_error *err) {
-    const size_t n = (size_t)step->B;
-    vp_mask_candidate *c = vp_calloc(n + 1, sizeof *c);
-    if (!c) return vp_fail_memory(err, "a step's rows", n * sizeof *c);
-    int status = vp_mask_candidates(step, c, err);
+/* The number of rows that were chosen, in *chosen. */
+static int choose_pairs(vp_mask *m, const vp_step *step, int64_t *chosen, vp_error *err) {
+    const size_t before = m->rows;
+    size_t n;
+    vp_mask_candidate *c = vp_calloc((size_t)step->B + 1, sizeof *c);
+    if (!c) return vp_fail_memory(err, "a step's rows", (size_t)step->B * sizeof *c);
+    int status = vp_mask_candidates(step, c, &n, err);
     if (!status) status = choose_all(m, step, c, n, err);
     if (!status) status = take_chosen(m, c, n, err);
     free(c);
+    *chosen = (int64_t)(m->rows - before);
     return status;
+}
+
+int vp_mask_rows_pairs(vp_mask *m, const vp_step *step, vp_error *err) {
+    int64_t chosen;
+    if (step->generative)
+        return vp_frame_fail(step->frame[0], VP_DATA, err,
+                             "rows of role 3, to be generated: mask grit takes them, too");
+    return choose_pairs(m, step, &chosen, err);
+}
+
+/* ---- grit ---- */
+/* Generative rows stand first in the stream; their numbers follow the others'. */
+int vp_mask_rows_grit(vp_mask *m, const vp_step *step, vp_error *err) {
+    const int64_t others = step->B - step->generative;
+    int64_t chosen;
+    for (int64_t i = others; i < step->B; i++) VP_TRY(vp_mask_take(m, step->order[i].at, i, err));
+    VP_TRY(choose_pairs(m, step, &chosen, err));
+    for (int64_t i = 0; i < step->generative; i++) m->number[i] = chosen + i;
+    return VP_OK;
 }

@@ -87,7 +87,7 @@ static int64_t next_tokens(const int32_t *ids, const uint8_t *keep, int32_t *tar
     return targets;
 }
 
-/* The weight of each row's tokens, and weight_sum: sum(weight loss) / weight_sum is the reduction. */
+/* The weight of each of the n rows' tokens, and weight_sum: sum(weight loss) / weight_sum is the reduction. */
 static double weigh(const vp_mask *m, const answer *a, int64_t n, float *weight) {
     double sum = 0;
     const int64_t groups = m->o.reduce == VP_REDUCE_MIXED ? m->o.groups : n;
@@ -104,13 +104,14 @@ static double weigh(const vp_mask *m, const answer *a, int64_t n, float *weight)
     return sum;
 }
 
-static int weigh_rows(vp_mask *m, vp_frame *f, answer *a, const int32_t *target, const vp_column *cu, vp_error *err) {
+static int weigh_rows(vp_mask *m, vp_frame *f, answer *a, int64_t n, const int32_t *target, const vp_column *cu,
+                      vp_error *err) {
     float *weight = vp_mask_put(f, "weight", VP_F32, f->T, err);
     if (!weight) return err->code;
     float *of_row = vp_calloc((size_t)f->B + 1, sizeof *of_row);
     if (!of_row) return vp_fail_memory(err, "weights", (size_t)f->B * sizeof *of_row);
-    qsort(a, (size_t)f->B, sizeof *a, by_number);
-    m->weight_sum = weigh(m, a, f->B, of_row);
+    if (n) qsort(a, (size_t)n, sizeof *a, by_number);
+    m->weight_sum = weigh(m, a, n, of_row);
     for (int64_t b = 0; b < f->B; b++)
         for (int32_t t = vp_column_i32(cu, b); t < vp_column_i32(cu, b + 1); t++)
             weight[t] = target[t] >= 0 ? of_row[b] : 0;
@@ -118,19 +119,29 @@ static int weigh_rows(vp_mask *m, vp_frame *f, answer *a, const int32_t *target,
     return VP_OK;
 }
 
-int vp_mask_columns_generate(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err) {
+/* Of the first n rows. */
+static int predict_next(vp_mask *m, vp_frame *f, int64_t n, vp_error *err) {
     int32_t *ids, *target;
     const vp_column *cu;
-    (void)step;
     VP_TRY(own_tokens(f, &ids, &target, &cu, err));
     const vp_column *keep = vp_frame_find(f, "keep");
-    answer *a = vp_calloc((size_t)f->B + 1, sizeof *a);
-    if (!a) return vp_fail_memory(err, "answers", (size_t)f->B * sizeof *a);
-    for (int64_t b = 0; b < f->B; b++) {
-        const int32_t from = vp_column_i32(cu, b), n = vp_column_i32(cu, b + 1) - from;
-        a[b] = (answer){m->number[b], b, next_tokens(ids + from, keep ? keep->data + from : NULL, target + from, n)};
+    answer *a = vp_calloc((size_t)n + 1, sizeof *a);
+    if (!a) return vp_fail_memory(err, "answers", (size_t)n * sizeof *a);
+    for (int64_t b = 0; b < n; b++) {
+        const int32_t from = vp_column_i32(cu, b), length = vp_column_i32(cu, b + 1) - from;
+        const uint8_t *kept = keep ? keep->data + from : NULL;
+        a[b] = (answer){m->number[b], b, next_tokens(ids + from, kept, target + from, length)};
     }
-    const int status = weigh_rows(m, f, a, target, cu, err);
+    const int status = weigh_rows(m, f, a, n, target, cu, err);
     free(a);
     return status;
+}
+
+int vp_mask_columns_generate(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err) {
+    (void)step;
+    return predict_next(m, f, f->B, err);
+}
+
+int vp_mask_columns_grit(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err) {
+    return predict_next(m, f, step->generative, err);
 }

@@ -4,13 +4,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const char *const gradients[] = {"grad.emb", "grad.picked"}; /* by vp_pooler_picks */
+static const char *const gradients[] = {"grad.emb", "grad.picked"}; /* by vp_pooler_picks_of */
 
 /* ---- what came with the stream ---- */
 
-static int take_given(vp_micros *m, const vp_step *s, size_t i, bool picks, vp_error *err) {
+static int take_given(vp_micros *m, const vp_step *s, size_t i, const vp_pooler *pooler, vp_error *err) {
     vp_frame *f = s->frame[i];
     int64_t n = 0, rows = 0;
+    bool picks;
+    VP_TRY(vp_pooler_picks_of(pooler, f, &picks, err));
     const vp_column *other = vp_frame_find(f, gradients[!picks]);
     if (other)
         return vp_frame_fail(f, VP_DATA, err, "column %s does not fit the pooling: it needs %s", other->name,
@@ -70,19 +72,22 @@ static int cut(vp_micros *m, const vp_step *s, size_t frame, int64_t tokens, vp_
 }
 
 /* Which vectors of the frame's gradient belong to which micro-batch. */
-static int share_given(vp_micros *m, const vp_step *s, const vp_pooler *pooler, int64_t dims, vp_error *err) {
+static int share_given(vp_micros *m, const vp_step *s, const vp_pooler *pooler, int64_t width, vp_error *err) {
     int64_t at = 0;
+    bool picks;
     for (size_t i = 0; i < m->n; i++) {
         vp_micro *micro = &m->item[i];
         if (!micro->b0) at = 0;
+        VP_TRY(vp_pooler_picks_of(pooler, micro->f, &picks, err));
+        const int64_t dims = picks ? width : vp_pooler_dims(pooler, width);
         VP_TRY(vp_pooler_vectors(pooler, micro->f, &micro->vectors, err));
         micro->given = m->given[micro->frame] + at * dims;
         at += micro->vectors;
         const bool last = i + 1 == m->n || m->item[i + 1].frame != micro->frame;
         if (last && at * dims != m->size[micro->frame])
-            return vp_frame_fail(
-                s->frame[micro->frame], VP_DATA, err, "%s has %lld numbers, there are %lld vectors of %lld",
-                gradients[vp_pooler_picks(pooler)], (long long)m->size[micro->frame], (long long)at, (long long)dims);
+            return vp_frame_fail(s->frame[micro->frame], VP_DATA, err,
+                                 "%s has %lld numbers, there are %lld vectors of %lld", gradients[picks],
+                                 (long long)m->size[micro->frame], (long long)at, (long long)dims);
     }
     return VP_OK;
 }
@@ -96,9 +101,13 @@ int vp_micros_open(vp_micros *m, const vp_step *s, const vp_pooler *pooler, int6
     m->size = vp_calloc(s->frames, sizeof *m->size);
     if (!m->item || !m->given || !m->loss || !m->size)
         return vp_fail_memory(err, "micro-batches", (size_t)s->B * sizeof *m->item);
-    for (size_t i = 0; i < s->frames; i++) VP_TRY(take_given(m, s, i, vp_pooler_picks(pooler), err));
-    for (size_t i = 0; i < s->frames; i++) VP_TRY(cut(m, s, i, batch_tokens, err));
-    return m->gradients ? share_given(m, s, pooler, vp_pooler_dims(pooler, width), err) : VP_OK;
+    for (size_t i = 0; i < s->frames; i++) VP_TRY(take_given(m, s, i, pooler, err));
+    for (size_t i = 0; i < s->frames; i++) {
+        if (i == s->generative_frames) m->generative = m->n;
+        VP_TRY(cut(m, s, i, batch_tokens, err));
+    }
+    if (s->frames == s->generative_frames) m->generative = m->n;
+    return m->gradients ? share_given(m, s, pooler, width, err) : VP_OK;
 }
 
 void vp_micros_close(vp_micros *m) {

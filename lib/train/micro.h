@@ -16,9 +16,9 @@ typedef struct vp_micro {
 
 typedef struct vp_micros {
     vp_micro *item;
-    size_t n;
-    bool gradients; /* every frame had them */
-    float **given;  /* [frames] of size[frame] numbers */
+    size_t n, generative; /* items [0, generative) are those of the step's generative frames */
+    bool gradients;       /* every frame had them */
+    float **given;        /* [frames] of size[frame] numbers */
     int64_t *size;
     float **loss; /* [frames] a row's share each: column `loss`, or to be filled in */
     size_t frames;

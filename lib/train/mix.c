@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SETS = 65536, ORDER = 0xFFFFF }; /* ORDER: the permutation stream of the epoch; the others are the sets' */
+/* Permutation streams, below 2^20: from 0 on of the sets, ORDER of the epoch; of what stands beside others. */
+enum { MAX_SETS = 65536, ORDER = 0xFFFFF, BESIDE = 0x80000, BESIDE_ORDER = 0xFFFFE };
 
 typedef struct share {
     vp_lines lines;
@@ -24,6 +25,9 @@ struct vp_mix {
     uint64_t slots;   /* of an epoch */
     uint64_t steps_per_epoch;
     int64_t steps;
+    uint32_t stream, order; /* permutation streams of the first set, of the epoch */
+    size_t named;           /* sets are numbered from here in the identifiers of lines */
+    struct vp_mix *beside;
 };
 
 static int open_share(vp_mix *m, share *s, const vp_mix_set *set, vp_error *err) {
@@ -57,17 +61,43 @@ static int count_steps(vp_mix *m, vp_error *err) {
     return VP_OK;
 }
 
-int vp_mix_open(vp_mix **out, const vp_mix_options *o, vp_error *err) {
+static int open_sets(vp_mix *m, const vp_mix_options *o, vp_error *err) {
     if (o->sets < 1 || o->sets > MAX_SETS)
         return vp_fail(err, VP_USAGE, "%zu data sets: 1 to %d can be mixed", o->sets, MAX_SETS);
+    m->o = *o;
+    m->o.set = m->o.beside = NULL;
+    m->share = vp_calloc(o->sets, sizeof *m->share);
+    if (!m->share) return vp_fail_memory(err, "the data sets", o->sets * sizeof *m->share);
+    for (size_t i = 0; i < o->sets; i++) VP_TRY(open_share(m, &m->share[i], &o->set[i], err));
+    return count_steps(m, err);
+}
+
+/* As many steps as the longer of the two has, or as were asked for. */
+static int open_beside(vp_mix *m, const vp_mix_options *o, vp_error *err) {
+    vp_mix_options other = *o;
+    other.set = o->beside;
+    other.sets = o->besides;
+    other.batch = o->beside_batch;
+    other.batches = VP_MIX_BLENDED;
+    vp_mix *b = m->beside = vp_calloc(1, sizeof *b);
+    if (!b) return vp_fail_memory(err, "a mix", sizeof *b);
+    b->stream = BESIDE;
+    b->order = BESIDE_ORDER;
+    b->named = o->sets;
+    VP_TRY(open_sets(b, &other, err));
+    if (!m->slots != !b->slots)
+        return vp_fail(err, VP_DATA, "'%s' has no records to stand %s the others",
+                       m->slots ? b->share[0].lines.name : m->share[0].lines.name, m->slots ? "beside" : "before");
+    m->steps = b->steps = m->steps > b->steps ? m->steps : b->steps;
+    return VP_OK;
+}
+
+int vp_mix_open(vp_mix **out, const vp_mix_options *o, vp_error *err) {
     vp_mix *m = vp_calloc(1, sizeof *m);
     if (!m) return vp_fail_memory(err, "a mix", sizeof *m);
-    m->o = *o;
-    m->o.set = NULL;
-    m->share = vp_calloc(o->sets, sizeof *m->share);
-    int status = m->share ? VP_OK : vp_fail_memory(err, "the data sets", o->sets * sizeof *m->share);
-    for (size_t i = 0; !status && i < o->sets; i++) status = open_share(m, &m->share[i], &o->set[i], err);
-    if (!status) status = count_steps(m, err);
+    m->order = ORDER;
+    int status = open_sets(m, o, err);
+    if (!status && o->beside) status = open_beside(m, o, err);
     if (status) {
         vp_mix_close(m);
         return status;
@@ -78,17 +108,22 @@ int vp_mix_open(vp_mix **out, const vp_mix_options *o, vp_error *err) {
 
 void vp_mix_close(vp_mix *m) {
     if (!m) return;
+    vp_mix_close(m->beside);
     for (size_t i = 0; m->share && i < m->o.sets; i++) vp_lines_close(&m->share[i].lines);
     free(m->share);
     free(m);
+}
+
+int64_t vp_mix_batch(const vp_mix *m) {
+    return m->o.batch + (m->beside ? m->beside->o.batch : 0);
 }
 
 int64_t vp_mix_steps(const vp_mix *m) {
     return m->steps;
 }
 
-static uint64_t shuffled(const vp_mix *m, uint64_t i, uint64_t n, uint64_t pass, size_t stream) {
-    const vp_permutation p = {.seed = m->o.seed, .pass = pass, .stream = (uint32_t)stream};
+static uint64_t shuffled(const vp_mix *m, uint64_t i, uint64_t n, uint64_t pass, uint32_t stream) {
+    const vp_permutation p = {.seed = m->o.seed, .pass = pass, .stream = stream};
     return m->o.in_order ? i : vp_permute(&p, i, n);
 }
 
@@ -119,28 +154,24 @@ static size_t record_of(const vp_mix *m, size_t set, uint64_t epoch, uint64_t j)
         pass = epoch * ((s->rows + n - 1) / n) + j / n;
         at = j % n;
     }
-    return (size_t)shuffled(m, at, n, pass, set);
+    return (size_t)shuffled(m, at, n, pass, m->stream + (uint32_t)set);
 }
 
 int vp_mix_row(const vp_mix *m, int64_t step, int64_t k, vp_buf *out, vp_error *err) {
+    if (m->beside && k >= m->o.batch) return vp_mix_row(m->beside, step, k - m->o.batch, out, err);
     if (step < 0 || step >= m->steps || k < 0 || k >= m->o.batch)
         return vp_fail(err, VP_BUG, "row %lld of step %lld does not exist", (long long)k, (long long)step);
     const uint64_t epoch = (uint64_t)step / m->steps_per_epoch, i = (uint64_t)step % m->steps_per_epoch;
     const uint64_t batch = (uint64_t)m->o.batch, row = (uint64_t)k;
     const bool same = m->o.batches == VP_MIX_SAME;
-    const uint64_t slot = shuffled(m, same ? i : i * batch + row, m->slots, epoch, ORDER);
+    const uint64_t slot = shuffled(m, same ? i : i * batch + row, m->slots, epoch, m->order);
     const size_t set = set_of(m, slot);
     const uint64_t place = slot - m->share[set].first;
     const size_t record = record_of(m, set, epoch, same ? place * batch + row : place);
-    return vp_lines_append(&m->share[set].lines, record, set, out, err);
+    return vp_lines_append(&m->share[set].lines, record, m->named + set, out, err);
 }
 
-int vp_mix_head(const vp_mix *m, int64_t start, vp_buf *out, vp_error *err) {
-    VP_TRY(vp_buf_printf(out, err,
-                         "{\"_vp\":{\"jsonl\":1,\"seed\":%llu,\"batch\":%lld,\"batches\":\"%s\",\"steps\":%lld,"
-                         "\"start\":%lld,\"sets\":[",
-                         (unsigned long long)m->o.seed, (long long)m->o.batch,
-                         m->o.batches == VP_MIX_SAME ? "same" : "blended", (long long)m->steps, (long long)start));
+static int describe_sets(const vp_mix *m, vp_buf *out, vp_error *err) {
     for (size_t i = 0; i < m->o.sets; i++) {
         const share *s = &m->share[i];
         char name[600], weight[32];
@@ -150,7 +181,21 @@ int vp_mix_head(const vp_mix *m, int64_t start, vp_buf *out, vp_error *err) {
         VP_TRY(vp_json_quote(out, name, strlen(name), err));
         VP_TRY(vp_buf_printf(out, err, ",\"rows\":%zu,\"weight\":%s}", s->lines.n, weight));
     }
-    return vp_buf_printf(out, err, "]}}\n");
+    return vp_buf_add(out, "]", 1, err);
+}
+
+int vp_mix_head(const vp_mix *m, int64_t start, vp_buf *out, vp_error *err) {
+    VP_TRY(vp_buf_printf(out, err,
+                         "{\"_vp\":{\"jsonl\":1,\"seed\":%llu,\"batch\":%lld,\"batches\":\"%s\",\"steps\":%lld,"
+                         "\"start\":%lld,\"sets\":[",
+                         (unsigned long long)m->o.seed, (long long)vp_mix_batch(m),
+                         m->o.batches == VP_MIX_SAME ? "same" : "blended", (long long)m->steps, (long long)start));
+    VP_TRY(describe_sets(m, out, err));
+    if (m->beside) {
+        VP_TRY(vp_buf_printf(out, err, ",\"generative\":%lld,\"beside\":[", (long long)m->beside->o.batch));
+        VP_TRY(describe_sets(m->beside, out, err));
+    }
+    return vp_buf_printf(out, err, "}}\n");
 }
 
 int vp_mix_check(const vp_mix *m, vp_error *err) {
@@ -159,8 +204,8 @@ int vp_mix_check(const vp_mix *m, vp_error *err) {
     for (size_t set = 0; set < m->o.sets; set++)
         for (size_t i = 0; !status && i < m->share[set].lines.n; i++) {
             record.len = 0;
-            status = vp_lines_append(&m->share[set].lines, i, set, &record, err);
+            status = vp_lines_append(&m->share[set].lines, i, m->named + set, &record, err);
         }
     vp_buf_free(&record);
-    return status;
+    return !status && m->beside ? vp_mix_check(m->beside, err) : status;
 }

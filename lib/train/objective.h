@@ -7,7 +7,10 @@
 #include "lib/train/steps.h"
 
 /* Spellings; the objectives of tokens take `picked`, the others `emb`. */
-#define VP_OBJECTIVES "mntp|ntp|llara|infonce|cosent|mse|distill"
+#define VP_OBJECTIVES "mntp|ntp|llara|infonce|cosent|mse|distill|grit|kto"
+/* What a loss is of. JOINT: of the tokens of the step's generative rows (role 3), and of its other rows. ANSWERS: of
+ * rows whose one number is the log-probability of their marked tokens. */
+typedef enum vp_objective_form { VP_FORM_ROWS, VP_FORM_TOKENS, VP_FORM_JOINT, VP_FORM_ANSWERS } vp_objective_form;
 
 typedef enum vp_candidates { VP_CANDIDATES_BATCH, VP_CANDIDATES_OWN } vp_candidates;
 #define VP_CANDIDATES_CHOICES "batch|own" /* spellings, in that order */
@@ -17,25 +20,38 @@ typedef enum vp_distillation { VP_DISTIL_KL, VP_DISTIL_MARGIN } vp_distillation;
 #define VP_DISTILLATION_CHOICES "kl|margin"
 
 typedef struct vp_objective_options {
-    const char *name;             /* one of VP_OBJECTIVES */
-    double scale;                 /* of cosines: 1 / temperature; not of mse */
-    vp_candidates candidates;     /* infonce: the passages of every example, or of the query's own */
-    vp_same_tower same_tower;     /* infonce: other queries (q), other positives against the positive (p) */
-    bool mask_same_text;          /* infonce: a candidate with the positive's `hash` is none */
-    double teacher_weight;        /* infonce: this times the loss of `distill` is added */
-    double teacher_temperature;   /* scores are divided by it */
-    double bag_weight;            /* llara: of the bags' terms beside the next tokens' */
-    bool bag_sum;                 /* llara: sums over a bag's tokens, not means */
-    vp_distillation distillation; /* KL divergence of the softmaxes, or mean squared error of the margins */
+    const char *name;              /* one of VP_OBJECTIVES */
+    double scale;                  /* of cosines: 1 / temperature; not of mse */
+    vp_candidates candidates;      /* infonce: the passages of every example, or of the query's own */
+    vp_same_tower same_tower;      /* infonce: other queries (q), other positives against the positive (p) */
+    bool mask_same_text;           /* infonce: a candidate with the positive's `hash` is none */
+    double teacher_weight;         /* infonce: this times the loss of `distill` is added */
+    double teacher_temperature;    /* scores are divided by it */
+    double bag_weight;             /* llara: of the bags' terms beside the next tokens' */
+    bool bag_sum;                  /* llara: sums over a bag's tokens, not means */
+    vp_distillation distillation;  /* KL divergence of the softmaxes, or mean squared error of the margins */
+    double lambda_rep, lambda_gen; /* grit: of infonce's loss and of ntp's; 0: it is not computed */
+    double beta;                   /* kto: multiplies log-ratios */
+    double desirable, undesirable; /* kto: weights of the two kinds of rows */
 } vp_objective_options;
 #define VP_OBJECTIVE_DEFAULTS                                                                                          \
-    { .scale = 20, .teacher_temperature = 1, .bag_weight = 0.1 }
+    {                                                                                                                  \
+        .scale = 20, .teacher_temperature = 1, .bag_weight = 0.1, .lambda_rep = 1, .lambda_gen = 1, .beta = 0.1,       \
+        .desirable = 1, .undesirable = 1                                                                               \
+    }
 
 typedef struct vp_objective vp_objective;
 /* VP_USAGE: no name or an unknown one, a number out of range. Options that the objective does not have are ignored. */
 int vp_objective_open(vp_objective **o, const vp_objective_options *options, vp_error *err);
 void vp_objective_close(vp_objective *o);
-bool vp_objective_is_tokens(const char *name); /* false also for names that are none */
+/* VP_FORM_ROWS also for names that are none. */
+vp_objective_form vp_objective_form_of(const char *name);
+vp_objective_form vp_objective_form_in(const vp_objective *o);
+bool vp_objective_is_tokens(const char *name); /* it takes `picked` alone: TOKENS, ANSWERS */
+bool vp_objective_has_head(const char *name);  /* every form but ROWS */
+/* What it has to do with rows of role 3, and with others; the others' loss may be left out by its weight (0). */
+bool vp_objective_wants_tokens(const vp_objective *o);
+bool vp_objective_wants_rows(const vp_objective *o);
 
 /* ---- of tokens: the cross-entropy of a linear head, of mntp and ntp; of llara that of bags, too ---- */
 typedef struct vp_marked {
@@ -65,6 +81,7 @@ typedef struct vp_rows { /* a whole step, in ascending `row` */
     const int32_t *group;       /* [B] */
     const uint8_t *role, *view; /* [B] */
     const float *score;         /* [B] */
+    const float *reference;     /* [B] */
     const uint8_t *hash;        /* [B, 16] */
     const int64_t *row;         /* [B], for messages */
     void *owned;                /* what vp_rows_free frees */
@@ -80,8 +97,11 @@ typedef struct vp_rows { /* a whole step, in ascending `row` */
  * VP_DATA: a column is missing; an example without what the objective compares, or with two queries. */
 int vp_objective_rows(const vp_objective *o, const vp_rows *r, float *loss, float *grad, vp_error *err);
 
-/* A step's rows in `row` order out of its frames. emb[frame]: [rows of the frame, D]; NULL: their column `emb`, which
- * tells D. VP_DATA: a column of another type or shape, or in some frames only. */
+/* VP_DATA: the step has rows to be generated, and the objective no loss for them. */
+int vp_objective_check_step(const vp_objective *o, const vp_step *s, vp_error *err);
+
+/* A step's rows in `row` order out of its frames, but for its generative ones. emb[frame]: [rows of the frame, D];
+ * NULL: their column `emb`, which tells D. VP_DATA: a column of another type or shape, or in some frames only. */
 int vp_rows_gather(vp_rows *r, const vp_step *s, const float *const *emb, int64_t D, vp_error *err);
 void vp_rows_free(vp_rows *r);
 /* The other way: to[frame] [rows of the frame, width] from what is in `row` order, [B, width]. */
@@ -106,5 +126,11 @@ void vp_targets_free(vp_targets *t);
 vp_marked vp_targets_marked(const vp_targets *t);
 /* loss [B] a row: the sum of its targets' shares [M], in order, in double. */
 void vp_targets_rows(const vp_targets *t, const float *share, int64_t B, float *loss);
+/* logprob [B] a row: the sum of its targets' log-probabilities, by an objective of tokens or of answers; 0 without any.
+ * picked [M, C] as vp_marked has it. */
+int vp_targets_logprob(const vp_targets *t, const vp_objective *o, vp_head *head, const float *picked, int64_t B,
+                       float *logprob, vp_error *err);
+/* Weights, so that the gradient of vp_objective_tokens is that of the sum over rows of gradient[b] logprob[b]. */
+void vp_targets_weigh(vp_targets *t, const float *gradient);
 
 #endif

@@ -8,7 +8,7 @@ typedef int vp_objective_rows_fn(const vp_objective *o, const vp_rows *r, float 
 
 typedef struct vp_objective_kind {
     const char *name;
-    bool tokens;                /* input is `picked`; else `emb` */
+    vp_objective_form form;
     bool bags;                  /* slots count */
     vp_objective_rows_fn *rows; /* NULL for tokens */
 } vp_objective_kind;
@@ -21,8 +21,9 @@ struct vp_objective {
     vp_queue *queue;
 };
 
-/* objective_nce.c, objective_cosine.c */
-vp_objective_rows_fn vp_objective_infonce, vp_objective_distill, vp_objective_cosent, vp_objective_mse;
+/* objective_nce.c, objective_cosine.c, objective_kto.c */
+vp_objective_rows_fn vp_objective_infonce, vp_objective_distill, vp_objective_cosent, vp_objective_mse,
+    vp_objective_kto;
 
 /* objective_bag.c: vp_objective_tokens of the marked positions [first, last), which are whole units. */
 int vp_objective_llara(const vp_objective *o, vp_head *head, const vp_marked *t, int64_t first, int64_t last,

@@ -1,4 +1,4 @@
-/* A step's frames to arrays in `row` order, and back. */
+/* A step's frames to arrays in `row` order, and back; rows of text to be generated are not among them. */
 #include "lib/train/objective.h"
 #include <stddef.h>
 #include <stdlib.h>
@@ -11,8 +11,11 @@ static const struct carried {
     int64_t width;
     size_t at; /* of the pointer in vp_rows */
 } carried[] = {
-    {"group", VP_I32, 1, offsetof(vp_rows, group)}, {"role", VP_U8, 1, offsetof(vp_rows, role)},
-    {"view", VP_U8, 1, offsetof(vp_rows, view)},    {"score", VP_F32, 1, offsetof(vp_rows, score)},
+    {"group", VP_I32, 1, offsetof(vp_rows, group)},
+    {"role", VP_U8, 1, offsetof(vp_rows, role)},
+    {"view", VP_U8, 1, offsetof(vp_rows, view)},
+    {"score", VP_F32, 1, offsetof(vp_rows, score)},
+    {"reference", VP_F32, 1, offsetof(vp_rows, reference)},
     {"hash", VP_U8, 16, offsetof(vp_rows, hash)},
 };
 enum { CARRIED = sizeof carried / sizeof *carried };
@@ -20,7 +23,7 @@ enum { CARRIED = sizeof carried / sizeof *carried };
 /* In all frames that have rows, or in none. */
 static int is_there(const vp_step *s, const struct carried *c, bool *there, vp_error *err) {
     int64_t with = 0, frames = 0;
-    for (size_t i = 0; i < s->frames; i++) {
+    for (size_t i = s->generative_frames; i < s->frames; i++) {
         const vp_frame *f = s->frame[i];
         const vp_column *column = vp_frame_find(f, c->name);
         frames += f->B > 0;
@@ -36,7 +39,7 @@ static int is_there(const vp_step *s, const struct carried *c, bool *there, vp_e
 }
 
 static void take_column(const vp_step *s, const char *name, size_t size, uint8_t *to) {
-    for (int64_t k = 0; k < s->B; k++) {
+    for (int64_t k = 0; k < s->B - s->generative; k++) {
         const vp_column *c = vp_frame_find(s->frame[s->order[k].at.frame], name);
         memcpy(to + (size_t)k * size, c->data + (size_t)s->order[k].at.b * size, size);
     }
@@ -44,7 +47,7 @@ static void take_column(const vp_step *s, const char *name, size_t size, uint8_t
 
 /* emb of each frame as floats, which the caller frees; D of the first that has rows. */
 static int read_emb(const vp_step *s, float **emb, int64_t *D, vp_error *err) {
-    for (size_t i = 0; i < s->frames; i++) {
+    for (size_t i = s->generative_frames; i < s->frames; i++) {
         const vp_frame *f = s->frame[i];
         const vp_column *c = vp_frame_find(f, "emb");
         if (!f->B) continue;
@@ -62,7 +65,7 @@ static size_t aligned(size_t bytes) {
 }
 
 static int fill(vp_rows *r, const vp_step *s, const float *const *emb, vp_error *err) {
-    const size_t B = (size_t)s->B, width = (size_t)r->D * sizeof(float);
+    const size_t B = (size_t)r->B, width = (size_t)r->D * sizeof(float);
     bool there[CARRIED];
     size_t bytes = aligned(B * width) + aligned(B * sizeof *r->row);
     for (int i = 0; i < CARRIED; i++) {
@@ -88,7 +91,7 @@ static int fill(vp_rows *r, const vp_step *s, const float *const *emb, vp_error 
 }
 
 int vp_rows_gather(vp_rows *r, const vp_step *s, const float *const *emb, int64_t D, vp_error *err) {
-    *r = (vp_rows){.B = s->B, .D = emb ? D : 0};
+    *r = (vp_rows){.B = s->B - s->generative, .D = emb ? D : 0};
     float **own = emb ? NULL : vp_calloc(s->frames, sizeof *own);
     if (!emb && !own) return vp_fail_memory(err, "the rows of a step", s->frames * sizeof *own);
     int status = emb ? VP_OK : read_emb(s, own, &r->D, err);
@@ -105,6 +108,6 @@ void vp_rows_free(vp_rows *r) {
 }
 
 void vp_rows_scatter(const vp_step *s, int64_t width, const float *from, float *const *to) {
-    for (int64_t k = 0; k < s->B; k++)
+    for (int64_t k = 0; k < s->B - s->generative; k++)
         memcpy(to[s->order[k].at.frame] + s->order[k].at.b * width, from + k * width, (size_t)width * sizeof *from);
 }

@@ -52,11 +52,12 @@ static int keep(char **copy, const char *text, vp_error *err) {
     return *copy ? VP_OK : vp_fail_memory(err, "a name", strlen(text) + 1);
 }
 
-/* A prompt whose slots are pooled is part of what the result is. */
+/* A prompt whose slots are pooled is part of what the result is, and so is a format of instructions. */
 static int read_prompt(vp_run *r, const vp_map *encoder, vp_error *err) {
     vp_map *input = encoder ? vp_map_sub(encoder, "input") : NULL;
     const char *chat = input ? vp_map_str(input, "chat") : NULL;
-    const int status = vp_slots_find(chat) ? keep(&r->chat, chat, err) : VP_OK;
+    const vp_chat *format = vp_chat_find(chat);
+    const int status = vp_slots_find(chat) || (format && format->bare) ? keep(&r->chat, chat, err) : VP_OK;
     vp_map_free(input);
     return status;
 }
@@ -121,7 +122,8 @@ static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
  * model's. */
 static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
     vp_pool_options o = r->o.pool;
-    const bool tokens = r->head != NULL;
+    const bool tokens = r->objective && vp_objective_form_in(r->objective) != VP_FORM_ROWS &&
+                        vp_objective_form_in(r->objective) != VP_FORM_JOINT;
     vp_map *encoder = vp_map_sub(header, "encoder"), *own = vp_map_new();
     const char *pooling = encoder ? vp_map_str(encoder, "pooling") : NULL;
     int status = own ? vp_model_describe(r->model, own, err) : vp_fail_memory(err, "a map", 1);
@@ -151,9 +153,9 @@ static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
     bool tied;
     const bool trained = vp_encoder_head(r->encoder, &tied) >= 0 || (tied && vp_encoder_tokens(r->encoder) >= 0);
     o.name = r->o.objective ? r->o.objective : vp_map_str(header, "objective");
-    const bool tokens = vp_objective_is_tokens(o.name);
+    const bool tokens = vp_objective_has_head(o.name);
     if (r->o.train.head && !tokens)
-        return vp_fail(err, VP_USAGE, "the output head is trained by mntp, ntp and llara, not by '%s'",
+        return vp_fail(err, VP_USAGE, "the output head is trained by mntp, ntp, llara, grit and kto, not by '%s'",
                        o.name ? o.name : "");
     const bool changed = trained || (tied && vp_model_has_tokens(r->model)),
                followed = vp_map_bool(header, "head_follow", false);

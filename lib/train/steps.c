@@ -53,7 +53,8 @@ static int begin_step(vp_steps *s, const vp_frame *f, vp_error *err) {
         return vp_frame_fail(f, VP_DATA, err, "step %lld after step %lld: steps must ascend", (long long)number,
                              (long long)step->step);
     step->step = number;
-    step->B = step->T = 0;
+    step->B = step->T = step->generative = 0;
+    step->generative_frames = 0;
     step->units = UNITS_UNKNOWN;
     step->total = vp_map_int(f->keys, "steps", 0);
     step->weighted = vp_map_has(f->keys, "weight_sum");
@@ -86,15 +87,24 @@ static int check_units(vp_step *step, const vp_frame *f, vp_error *err) {
 
 static int take_frame(vp_steps *s, const vp_frame *f, vp_error *err) {
     vp_step *step = &s->step;
+    bool generates;
     if (vp_map_has(f->keys, "weight_sum") != step->weighted ||
         vp_map_real(f->keys, "weight_sum", 0) != step->weight_sum)
         return vp_frame_fail(f, VP_DATA, err, "'weight_sum' is not the same in every frame of step %lld",
                              (long long)step->step);
     VP_TRY(check_units(step, f, err));
+    VP_TRY(vp_frame_generates(f, &generates, err));
+    if (generates && step->B > step->generative)
+        return vp_frame_fail(f, VP_DATA, err, "step %lld: rows of role 3 after others: they come first",
+                             (long long)step->step);
     VP_TRY(vp_grow(&step->frame, &s->cap, step->frames, sizeof *step->frame, "a step", err));
     VP_TRY(vp_frame_slice(f, 0, f->B, &step->frame[step->frames], err));
     step->frames++;
     step->B += f->B;
+    if (generates) {
+        step->generative += f->B;
+        step->generative_frames = step->frames;
+    }
     step->T += f->T;
     return VP_OK;
 }
@@ -119,6 +129,18 @@ static int list_rows(vp_step *step, size_t frame, vp_step_row *out, vp_error *er
     return VP_OK;
 }
 
+/* Rows of text to be generated, which are those of the step's first frames, behind the others. */
+static int generative_last(vp_step *step, vp_error *err) {
+    vp_step_row *order = vp_calloc((size_t)step->B + 1, sizeof *order);
+    if (!order) return vp_fail_memory(err, "a step's rows", (size_t)step->B * sizeof *order);
+    int64_t others = 0, generative = step->B - step->generative;
+    for (int64_t i = 0; i < step->B; i++)
+        order[step->order[i].at.frame < step->generative_frames ? generative++ : others++] = step->order[i];
+    free(step->order);
+    step->order = order;
+    return VP_OK;
+}
+
 /* The rows of the whole step: their number is what the frames say, and each has a number of its own. */
 static int order_rows(vp_step *step, vp_error *err) {
     for (size_t i = 0; i < step->frames; i++) {
@@ -139,7 +161,7 @@ static int order_rows(vp_step *step, vp_error *err) {
         if (step->order[i].row == step->order[i - 1].row)
             return vp_frame_fail(step->frame[step->order[i].at.frame], VP_DATA, err, "'row' %lld twice in step %lld",
                                  (long long)step->order[i].row, (long long)step->step);
-    return VP_OK;
+    return step->generative ? generative_last(step, err) : VP_OK;
 }
 
 int vp_steps_next(vp_steps *s, vp_step **out, vp_error *err) {

@@ -142,3 +142,20 @@ void vp_targets_rows(const vp_targets *t, const float *share, int64_t B, float *
         loss[b] = (float)sum;
     }
 }
+
+int vp_targets_logprob(const vp_targets *t, const vp_objective *o, vp_head *head, const float *picked, int64_t B,
+                       float *logprob, vp_error *err) {
+    float *share = vp_calloc((size_t)t->M + 1, sizeof *share);
+    if (!share) return vp_fail_memory(err, "log-probabilities", (size_t)t->M * sizeof *share);
+    const vp_marked marked = {.M = t->M, .picked = picked, .target = t->target, .denominator = 1};
+    const int status = vp_objective_tokens(o, head, &marked, share, NULL, NULL, err);
+    for (int64_t i = 0; i < t->M; i++) share[i] = -share[i];
+    if (!status) vp_targets_rows(t, share, B, logprob);
+    free(share);
+    return status;
+}
+
+void vp_targets_weigh(vp_targets *t, const float *gradient) {
+    for (int64_t i = 0; i < t->M; i++) t->weight[i] = -gradient[t->row[i]];
+    t->denominator = 1;
+}

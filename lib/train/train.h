@@ -26,6 +26,9 @@ typedef struct vp_mix_options {
     vp_mix_batches batches; /* VP_MIX_SAME: all rows of a step come from one set */
     vp_mix_lines lines; /* AUTO: text unless the name ends in .jsonl, .ndjson or .json (.zst), or it starts with { */
     bool in_order;      /* do not shuffle */
+    const vp_mix_set *beside; /* sets whose rows, blended, stand behind those of `set` in each step; NULL: none */
+    size_t besides;
+    int64_t beside_batch; /* how many; the sets that have fewer steps in an epoch begin another one */
 } vp_mix_options;
 
 typedef struct vp_mix vp_mix;
@@ -35,10 +38,12 @@ typedef struct vp_mix vp_mix;
  * one batch, or no rows for `steps`. Empty files are no error: the whole may have 0 steps. */
 int vp_mix_open(vp_mix **m, const vp_mix_options *o, vp_error *err);
 void vp_mix_close(vp_mix *m);
+int64_t vp_mix_batch(const vp_mix *m); /* rows of a step, those of `beside` included */
 int64_t vp_mix_steps(const vp_mix *m); /* in all, from step 0 on */
 /* Append the first line, {"_vp":{"jsonl":1,...}}, of a stream that starts at step `start`. */
 int vp_mix_head(const vp_mix *m, int64_t start, vp_buf *out, vp_error *err);
-/* Append row 0 <= k < batch of step 0 <= step < steps as one line of JSON. A bad record: VP_DATA with file:line. */
+/* Append row 0 <= k < vp_mix_batch of step 0 <= step < steps as one line of JSON. A bad record: VP_DATA with file:line.
+ */
 int vp_mix_row(const vp_mix *m, int64_t step, int64_t k, vp_buf *out, vp_error *err);
 /* Look at every record of every set, in the files' order: VP_DATA for the first bad one. */
 int vp_mix_check(const vp_mix *m, vp_error *err);

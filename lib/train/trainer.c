@@ -1,221 +1,20 @@
-/* A step: the gradient by micro-batches, then clipping and the optimiser. */
-#include "lib/train/trainer.h"
-#include "lib/train/micro.h"
+/* A step: the gradient (gradient.c), then clipping and the optimiser. */
+#include "lib/train/trainer_private.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct vp_trainer {
-    vp_trainer_options o;
-    vp_trainer_parts p;
-    vp_schedule schedule;
-    const vp_params *params;
-    float *grad, *m, *v;
-    int64_t head;                  /* offset of the head's rows that are trained here; -1: none */
-    int64_t head_first, head_rows; /* which these are */
-    float *dhead;                  /* their gradient; of a tied head, which is the embedding, that of the step alone */
-    bool tied;
-    int64_t width, updates, waiting; /* waiting: steps whose gradient no update has used */
-};
-
-/* ---- one micro-batch ---- */
-
-static int forward(vp_trainer *t, vp_micro *m, bool keep, vp_error *err) {
-    if (!m->hidden) m->hidden = vp_calloc((size_t)(m->f->T * t->width), sizeof *m->hidden);
-    if (!m->hidden) return vp_fail_memory(err, "hidden states", (size_t)(m->f->T * t->width) * sizeof *m->hidden);
-    return vp_encoder_forward(t->p.encoder, m->f, m->hidden, keep ? &m->tape : NULL, err);
-}
-
-/* From the gradient of its vectors into that of the weights; the micro-batch is done then. */
-static int backward(vp_trainer *t, vp_micro *m, const float *gradient, vp_error *err) {
-    const size_t n = (size_t)(m->f->T * t->width);
-    float *dhidden = vp_calloc(n, sizeof *dhidden);
-    int status = dhidden ? VP_OK : vp_fail_memory(err, "gradients", n * sizeof *dhidden);
-    if (!status)
-        status = vp_pooler_backward(t->p.pooler, m->f, m->hidden, t->width, gradient, m->vectors, dhidden, err);
-    if (!status) status = vp_encoder_backward(t->p.encoder, m->tape, dhidden, err);
-    free(dhidden);
-    free(m->hidden);
-    m->hidden = NULL;
-    return status;
-}
-
-/* Its vectors, [vectors, D]: what `pool` would send. Caller frees. */
-static int pool(vp_trainer *t, vp_micro *m, float **vectors, vp_error *err) {
-    const char *name = vp_pooler_picks(t->p.pooler) ? "picked" : "emb";
-    int64_t empty = 0, n = 0;
-    VP_TRY(vp_pooler_run(t->p.pooler, m->f, m->hidden, t->width, &empty, err));
-    VP_TRY(vp_frame_floats(m->f, name, vectors, &n, err));
-    vp_frame_drop(m->f, name);
-    return VP_OK;
-}
-
-/* What the marked tokens of a micro-batch must predict, [M]: their shares of the loss; grad [M, C], or NULL. */
-static int predict(vp_trainer *t, vp_micro *m, const vp_targets *targets, float *share, float *grad, vp_error *err) {
-    float *picked = NULL;
-    int status = pool(t, m, &picked, err);
-    vp_marked in = vp_targets_marked(targets);
-    in.picked = picked;
-    in.dhead = t->dhead;
-    in.dhead_first = t->head_first;
-    if (!status) status = vp_objective_tokens(t->p.objective, t->p.head, &in, share, grad, NULL, err);
-    free(picked);
-    return status;
-}
-
-/* ---- gradients that came: forward again, then back; the head's own gradient is made here ---- */
-
-static int head_gradient(vp_trainer *t, vp_micro *m, vp_error *err) {
-    vp_targets targets;
-    VP_TRY(vp_targets_read(&targets, m->f, err));
-    float *share = vp_calloc((size_t)targets.M + 1, sizeof *share);
-    int status = share ? predict(t, m, &targets, share, NULL, err)
-                       : vp_fail_memory(err, "losses", (size_t)targets.M * sizeof *share);
-    free(share);
-    vp_targets_free(&targets);
-    return status;
-}
-
-static int step_given(vp_trainer *t, vp_micros *all, vp_error *err) {
-    int status = VP_OK;
-    for (size_t i = 0; i < all->n && !status; i++) {
-        vp_micro *m = &all->item[i];
-        if (!m->f->T || !m->vectors) continue;
-        size_t mark = vp_encoder_mark(t->p.encoder);
-        status = forward(t, m, true, err);
-        if (!status && t->dhead) status = head_gradient(t, m, err);
-        if (!status) status = backward(t, m, m->given, err);
-        vp_encoder_release_to(t->p.encoder, mark);
-    }
-    return status;
-}
-
-/* ---- objectives of tokens: the step's denominator is known, so each micro-batch is done at once ---- */
-
-static int tokens_gradient(vp_trainer *t, vp_micro *m, const vp_targets *targets, float *loss, vp_error *err) {
-    const size_t n = (size_t)(targets->M * t->width);
-    float *share = vp_calloc((size_t)targets->M, sizeof *share), *grad = vp_calloc(n, sizeof *grad);
-    int status =
-        share && grad ? predict(t, m, targets, share, grad, err) : vp_fail_memory(err, "gradients", n * sizeof *grad);
-    if (!status) vp_targets_rows(targets, share, m->f->B, loss);
-    if (!status) status = backward(t, m, grad, err);
-    free(share);
-    free(grad);
-    return status;
-}
-
-static int step_tokens(vp_trainer *t, vp_micros *all, vp_error *err) {
-    int status = VP_OK;
-    for (size_t i = 0; i < all->n && !status; i++) {
-        vp_micro *m = &all->item[i];
-        vp_targets targets;
-        VP_TRY(vp_targets_read(&targets, m->f, err));
-        m->vectors = targets.M;
-        size_t mark = vp_encoder_mark(t->p.encoder);
-        if (targets.M) {
-            status = forward(t, m, true, err);
-            if (!status) status = tokens_gradient(t, m, &targets, all->loss[m->frame] + m->b0, err);
-        }
-        vp_encoder_release_to(t->p.encoder, mark);
-        vp_targets_free(&targets);
-    }
-    return status;
-}
-
-/* ---- objectives of rows: all vectors first, then the loss, then back through what was kept or is computed again ----
- */
-
-typedef struct whole { /* of a step, by frame */
-    float **emb, **grad;
-    float *loss, *gradient; /* in `row` order */
-} whole;
-
-static int embed_all(vp_trainer *t, const vp_step *s, vp_micros *all, whole *w, int64_t D, vp_error *err) {
-    int64_t left = t->o.activations;
-    for (size_t i = 0; i < s->frames; i++) {
-        const size_t n = (size_t)(s->frame[i]->B * D);
-        w->emb[i] = vp_calloc(n, sizeof(float));
-        w->grad[i] = vp_calloc(n, sizeof(float));
-        if (!w->emb[i] || !w->grad[i]) return vp_fail_memory(err, "embeddings", 2 * n * sizeof(float));
-    }
-    for (size_t i = 0; i < all->n; i++) {
-        vp_micro *m = &all->item[i];
-        const size_t bytes = vp_tape_bytes(t->p.encoder, m->f->T);
-        const bool keep = m->f->T && left >= 0 && (size_t)left >= bytes;
-        left = keep ? left - (int64_t)bytes : -1; /* kept tapes lie below all others */
-        float *emb = NULL;
-        m->vectors = m->f->B;
-        if (m->f->T) VP_TRY(forward(t, m, keep, err));
-        if (!m->f->T) continue; /* nothing to pool: zeros */
-        VP_TRY(pool(t, m, &emb, err));
-        memcpy(w->emb[m->frame] + m->b0 * D, emb, (size_t)(m->f->B * D) * sizeof *emb);
-        free(emb);
-        if (keep) continue;
-        free(m->hidden);
-        m->hidden = NULL;
-    }
-    return VP_OK;
-}
-
-static int score_all(vp_trainer *t, const vp_step *s, vp_micros *all, whole *w, int64_t D, vp_error *err) {
-    vp_rows rows = {0};
-    vp_error why = {0};
-    w->loss = vp_calloc((size_t)s->B, sizeof *w->loss);
-    w->gradient = vp_calloc((size_t)(s->B * D), sizeof *w->gradient);
-    if (!w->loss || !w->gradient) return vp_fail_memory(err, "gradients", (size_t)(s->B * D) * sizeof *w->gradient);
-    int status = vp_rows_gather(&rows, s, (const float *const *)w->emb, D, err);
-    if (!status && vp_objective_rows(t->p.objective, &rows, w->loss, w->gradient, &why))
-        status = vp_fail(err, why.code, "step %lld: %s", (long long)s->step, why.text);
-    if (!status) vp_rows_scatter(s, 1, w->loss, all->loss);
-    if (!status) vp_rows_scatter(s, D, w->gradient, w->grad);
-    vp_rows_free(&rows);
-    return status;
-}
-
-static int back_all(vp_trainer *t, vp_micros *all, const whole *w, int64_t D, vp_error *err) {
-    int status = VP_OK;
-    for (size_t i = 0; i < all->n && !status; i++) {
-        vp_micro *m = &all->item[i];
-        if (!m->f->T) continue;
-        size_t mark = vp_encoder_mark(t->p.encoder);
-        if (!m->tape) status = forward(t, m, true, err);
-        if (!status) status = backward(t, m, w->grad[m->frame] + m->b0 * D, err);
-        vp_encoder_release_to(t->p.encoder, mark);
-    }
-    return status;
-}
-
-static int step_rows(vp_trainer *t, const vp_step *s, vp_micros *all, vp_error *err) {
-    const int64_t D = vp_pooler_dims(t->p.pooler, t->width);
-    whole w = {.emb = vp_calloc(s->frames, sizeof *w.emb), .grad = vp_calloc(s->frames, sizeof *w.grad)};
-    int status = w.emb && w.grad ? VP_OK : vp_fail_memory(err, "embeddings", s->frames * sizeof *w.emb);
-    size_t mark = vp_encoder_mark(t->p.encoder);
-    if (!status) status = embed_all(t, s, all, &w, D, err);
-    if (!status) status = score_all(t, s, all, &w, D, err);
-    if (!status) status = back_all(t, all, &w, D, err);
-    vp_encoder_release_to(t->p.encoder, mark);
-    for (size_t i = 0; i < s->frames; i++) {
-        if (w.emb) free(w.emb[i]);
-        if (w.grad) free(w.grad[i]);
-    }
-    free(w.emb);
-    free(w.grad);
-    free(w.loss);
-    free(w.gradient);
-    return status;
-}
-
 /* ---- the update ---- */
 
-static int add_losses(const vp_step *s, const vp_micros *all, double *loss, vp_error *err) {
-    *loss = 0;
+static int add_losses(const vp_step *s, const vp_micros *all, vp_trained *done, vp_error *err) {
     for (int64_t i = 0; i < s->B; i++) {
         const vp_step_row *r = &s->order[i];
         const float share = all->loss[r->at.frame][r->at.b];
         if (!isfinite(share))
             return vp_fail(err, VP_DATA, "step %lld: the loss of row %lld is not finite", (long long)s->step,
                            (long long)r->row);
-        *loss += (double)share;
+        done->loss += (double)share;
+        if (i >= s->B - s->generative) done->generative += (double)share;
     }
     return VP_OK;
 }
@@ -287,14 +86,6 @@ static int join_tied(vp_trainer *t, vp_error *err) {
     return check(t, c.ops->add(c.queue, &op), err);
 }
 
-static int gradient(vp_trainer *t, const vp_step *s, vp_micros *all, vp_error *err) {
-    if (all->gradients) return step_given(t, all, err);
-    if (!t->p.objective)
-        return vp_frame_fail(s->frame[0], VP_DATA, err,
-                             "no gradients in the stream: `loss` makes them, or --objective");
-    return t->p.head ? step_tokens(t, all, err) : step_rows(t, s, all, err);
-}
-
 /* Tokens of a micro-batch, whose tape must fit where it is longer than a unit. */
 static int64_t micro_tokens(const vp_trainer *t) {
     const int64_t fit = t->o.activations / (int64_t)vp_tape_bytes(t->p.encoder, 1);
@@ -307,10 +98,10 @@ int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error 
     if (!t->waiting) memset(t->grad, 0, (size_t)t->params->count * sizeof *t->grad);
     if (t->tied) memset(t->dhead, 0, head_numbers(t) * sizeof *t->dhead);
     int status = vp_micros_open(&all, s, t->p.pooler, t->width, micro_tokens(t), err);
-    if (!status) status = gradient(t, s, &all, err);
+    if (!status) status = vp_trainer_gradient(t, s, &all, err);
     if (!status) status = vp_pooler_finish(t->p.pooler, err);
     if (!status && t->tied) status = join_tied(t, err);
-    if (!status) status = add_losses(s, &all, &done->loss, err);
+    if (!status) status = add_losses(s, &all, done, err);
     vp_micros_close(&all);
     if (status) return status;
     t->waiting++;

@@ -40,7 +40,9 @@ void vp_trainer_close(vp_trainer *t);
 void vp_trainer_plan(vp_trainer *t, const vp_schedule *schedule); /* before the first step */
 
 typedef struct vp_trained { /* what a step did */
-    double loss, norm, lr;  /* norm: of the gradient, before clipping; 0 if it was not an update's turn */
+    double loss;            /* the sum of its rows' shares, */
+    double generative;      /* of those of generative rows (role 3) */
+    double norm, lr;        /* norm: of the gradient, before clipping; 0 if it was not an update's turn */
     int64_t rows, tokens;
     bool updated;
 } vp_trained;

@@ -112,6 +112,46 @@ def example(line):
     return Example(name_of(record, "id", "_id", "query_id"), query, positives, negatives, scores)
 
 
+# ---- preferences: {prompt, chosen, rejected}, UltraFeedback's, and {prompt, completion, label}
+
+def turns(value, what):
+    """A text of the user's, or a list of {role, content}, whose contents are texts."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": text_of(value, what)}]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"'{what}' is neither a text nor a list of messages")
+    roles = ("system", "user", "assistant")
+    if not all(isinstance(t, dict) and t.get("role") in roles and isinstance(t.get("content"), str) for t in value):
+        raise ValueError(f"'{what}' holds something else than {{role, content}}")
+    return [{"role": t["role"], "content": t["content"]} for t in value]
+
+
+def answer(prompt, value, what):
+    """(turns before it, answer): a text behind the prompt, or messages that may repeat it. The answer may be empty."""
+    if isinstance(value, str):
+        before, text = prompt, value
+    else:
+        *before, last = turns(value, what)
+        if last["role"] != "assistant":
+            raise ValueError(f"'{what}' does not end with the assistant's turn")
+        before, text = before or prompt, last["content"]
+    if not before:
+        raise ValueError(f"no 'prompt' for '{what}'")
+    return before, text.strip()
+
+
+def preference(line):
+    """[(turns, answer, wanted)]: both of a pair, or the one that has a label."""
+    record = parse(line)
+    prompt = record.get("prompt")
+    prompt = [] if prompt is None else turns(prompt, "prompt")
+    if "label" not in record:
+        return [(*answer(prompt, record.get(key), key), key == "chosen") for key in ("chosen", "rejected")]
+    if record["label"] not in (True, False):
+        raise ValueError("'label' is neither true nor false")
+    return [(*answer(prompt, record.get("completion"), "completion"), bool(record["label"]))]
+
+
 # ---- texts with labels: {text, label}, MTEB's {sentences [], labels []}, any fields of that kind
 
 def label_of(value, what):

@@ -9,7 +9,7 @@ not_whole() { [ "$(grep -c '"end"' out)" -eq 0 ]; }
 
 @test "--help, of each kind too, is on standard output" {
     expect 0 rows --help
-    for kind in labelled sts beir convert passages; do
+    for kind in labelled sts beir convert passages answers; do
         grep -q "^    $kind  " out
         rows $kind --help >kind.help
         grep -q -- "--without FILE" kind.help
@@ -65,6 +65,10 @@ sts|much\ta\tb|bad:1: 'much' is not a number
 sts|nan\ta\tb|bad:1: 'nan' is not a score
 sts|3\ta\tb|bad: no pair has a score of 4: see --least
 passages|\xff|bad:1: not UTF-8
+answers|{"prompt":"a","completion":"b","label":2}|bad:1: 'label' is neither true nor false
+answers|{"chosen":"b","rejected":"c"}|bad:1: no 'prompt' for 'chosen'
+answers|{"prompt":"a","chosen":"b"}|bad:1: 'rejected' is neither a text nor a list of messages
+answers|{"prompt":"a","chosen":[{"role":"user","content":"b"}],"rejected":"c"}|bad:1: 'chosen' does not end with the assistant's turn
 END
     expect 3 rows convert - <<<'[]'
     [ "$(cat err)" = "rows: standard input:1: not a JSON object" ]

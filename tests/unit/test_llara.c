@@ -1,12 +1,8 @@
 /* LLaRA's objective through the trainer: central differences of bags, next tokens, an adapter, the embedding rows of
  * the slots, tied and untied output heads; and where those rows come from and go to. */
-#include "lib/model/training.h"
-#include "lib/train/trainer.h"
-#include "tests/unit/model_support.h"
 #include "tests/unit/tap.h"
-#include <math.h>
+#include "tests/unit/trained_support.h"
 #include <stdlib.h>
-#include <string.h>
 
 enum { VOCAB = 320, SLOTS = 4, ROWS = 3, TEXT = 9, BRANCH = 6, ROW = TEXT + 2 * BRANCH, TOKENS = ROWS * ROW };
 
@@ -63,105 +59,20 @@ static rows *make_rows(void) {
     return r;
 }
 
-typedef struct setup {
-    vp_model *model;
-    vp_encoder *encoder;
-    vp_pooler *pooler;
-    vp_objective *objective;
-    vp_head *head;
-    vp_trainer *trainer;
-} setup;
-
-static int open_setup(setup *s, const char *name, const vp_train_options *train, vp_error *err) {
-    const vp_encode_options o = {.attention = "segments", .threads = 2, .train = train};
-    vp_objective_options objective = VP_OBJECTIVE_DEFAULTS;
-    objective.name = "llara";
-    objective.bag_weight = 1;
-    const vp_pool_options pick = {.kind = "pick", .normalize = -1};
-    const vp_trainer_options trainer = {.optimizer = VP_SGD, .accumulate = 1, .batch_tokens = 64};
-    vp_schedule still;
-    VP_TRY(vp_model_open(&s->model, golden_path("%s", name), err));
-    VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, NULL, err));
-    VP_TRY(vp_encoder_warm(s->encoder, err));
-    VP_TRY(vp_pooler_open(&s->pooler, &pick, NULL, err));
-    VP_TRY(vp_objective_open(&s->objective, &objective, err));
-    const vp_compute on = vp_encoder_compute(s->encoder);
-    VP_TRY(vp_head_open_on(&s->head, s->model, &on, err));
-    const vp_trainer_parts parts = {s->encoder, s->pooler, s->objective, s->head};
-    VP_TRY(vp_trainer_open(&s->trainer, &trainer, &parts, err));
-    VP_TRY(vp_schedule_set(&still, "constant", 0, 0, 0, err));
-    vp_trainer_plan(s->trainer, &still);
-    return VP_OK;
-}
-
-static void close_setup(setup *s) {
-    vp_trainer_close(s->trainer);
-    vp_head_close(s->head);
-    vp_objective_close(s->objective);
-    vp_pooler_close(s->pooler);
-    vp_encoder_close(s->encoder);
-    vp_model_close(s->model);
-}
-
-/* The loss with the numbers as they are now; the gradient stays in the encoder's. */
-static double loss_at(setup *s, const rows *r) {
-    vp_error err = {0};
-    vp_trained done = {.loss = NAN};
-    if (!vp_trainer_resume(s->trainer, 0, &err)) vp_trainer_step(s->trainer, &r->step, &done, &err);
-    if (err.code) printf("# %s\n", err.text);
-    return err.code ? NAN : done.loss;
-}
-
-/* Along a tensor's own gradient the loss must change as its length says. Wide steps cross kinks of the maxima, narrow
- * ones drown in rounding: the best of three counts. */
-static double off(setup *s, const rows *r, const vp_param *p, const float *gradient) {
-    static const double step[] = {0.005, 0.002, 0.0008};
-    float *x = vp_encoder_params(s->encoder)->value + p->first;
-    const int64_t n = p->rows * p->cols;
-    float *saved = vp_calloc((size_t)n, sizeof *saved);
-    double norm = 0, side[2], best = INFINITY;
-    memcpy(saved, x, (size_t)n * sizeof *x);
-    for (int64_t k = 0; k < n; k++) norm += (double)gradient[k] * (double)gradient[k];
-    norm = sqrt(norm);
-    for (int i = 0; i < 3; i++) {
-        const double h = step[i] / fmax(1, norm / 20);
-        for (int k = 0; k < 2; k++) {
-            for (int64_t j = 0; j < n; j++)
-                x[j] = (float)((double)saved[j] + (k ? -h : h) * (double)gradient[j] / norm);
-            side[k] = loss_at(s, r);
-        }
-        const double e = fabs((side[0] - side[1]) / (2 * h) - norm) / norm;
-        if (!(e >= best)) best = e;
-    }
-    memcpy(x, saved, (size_t)n * sizeof *x);
-    free(saved);
-    return best;
-}
-
 static void check(const char *name, const char *what, const vp_train_options *train) {
-    vp_error err = {0};
-    setup s = {0};
     rows *r = make_rows();
-    if (OK(!open_setup(&s, name, train, &err), "%s %s opens %s", name, what, err.text)) {
-        const vp_params *p = vp_encoder_params(s.encoder);
-        for (int64_t i = 0; !train->full && i < p->count; i++) /* B is zero at first */
-            p->value[i] += 0.02f * (float)((i * 7919) % 13 - 6) / 6;
-        const double loss = loss_at(&s, r);
-        float *gradient = vp_calloc((size_t)p->count, sizeof *gradient);
-        memcpy(gradient, vp_encoder_gradient(s.encoder), (size_t)p->count * sizeof *gradient);
-        double worst = 0;
-        const char *where = "";
-        for (size_t i = 0; i < p->n; i++) {
-            const double e = off(&s, r, &p->param[i], gradient + p->param[i].first);
-            if (e <= worst) continue;
-            worst = e;
-            where = p->param[i].name;
-        }
-        OK(isfinite(loss) && loss > 0 && worst <= 5e-3, "%s %s: loss %.4f, %zu tensors by differences, worst %.1e %s",
-           name, what, loss, p->n, worst, where);
-        free(gradient);
-    }
-    close_setup(&s);
+    char text[TRAINED_TEXT];
+    trained_case c = {.model = name,
+                      .what = what,
+                      .attention = "segments",
+                      .pool = "pick",
+                      .objective = VP_OBJECTIVE_DEFAULTS,
+                      .train = train,
+                      .step = &r->step,
+                      .tolerance = 5e-3};
+    c.objective.name = "llara";
+    c.objective.bag_weight = 1;
+    OK(check_trained(&c, text), "%s", text);
     vp_frame_free(r->frame);
     free(r);
 }

@@ -62,12 +62,7 @@ typedef struct vp_kv_writer { /* {.x = ..., .fd = -1} */
     int64_t file, at, live; /* open file: its end, and what was added to it */
     bool fresh;
 } vp_kv_writer;
-/* A record behind the last file's, or in a new file. *at: where. */
-typedef struct vp_kv_place {
-    int64_t file, at;
-} vp_kv_place;
-int vp_kv_write(vp_kv_writer *w, const void *data, size_t n, vp_kv_place *place, vp_error *err);
-/* Entry n's record: written, and named. */
+/* Entry n's record, behind the last file's or in a new file: written, and named. */
 int vp_kv_add(vp_kv_writer *w, int64_t n, const void *data, const vp_kv_piece *p, vp_error *err);
 /* What was written is on disk, and the database knows it. */
 int vp_kv_writer_end(vp_kv_writer *w, vp_error *err);

@@ -75,7 +75,9 @@ int vp_kv_take_frame(vp_kv_taken *t, const vp_index *x, const vp_frame *f, vp_er
     vp_kv_format got;
     VP_TRY(read_format(f, &got, err));
     if (!t->decided) VP_TRY(decide(t, x, f, &got, err));
-    return compare(t, x, f, &got, err);
+    VP_TRY(compare(t, x, f, &got, err));
+    /* at once: records would have the buffer grow, and be copied, again and again */
+    return vp_buf_reserve(&t->data, t->data.len + (size_t)(f->T * vp_kv_token_bytes(&t->format)) + 1, err);
 }
 
 int vp_kv_take_row(vp_kv_taken *t, const vp_frame *f, int64_t b, vp_kv_piece *p, vp_error *err) {

@@ -82,26 +82,30 @@ static int open_file(vp_kv_writer *w, vp_error *err) {
     return vp_datafile_open(x, VP_DATAFILE_KV, w->file, w->at, &w->fd, err);
 }
 
-int vp_kv_write(vp_kv_writer *w, const void *data, size_t n, vp_kv_place *place, vp_error *err) {
-    *place = (vp_kv_place){0};
+typedef struct place { /* file 0: of no bytes */
+    int64_t file, at;
+} place;
+
+static int append(vp_kv_writer *w, const void *data, size_t n, place *to, vp_error *err) {
+    *to = (place){0};
     if (!n) return VP_OK;
     if (w->fd >= 0 && w->at >= FILE_BYTES) VP_TRY(vp_kv_writer_end(w, err));
     if (w->fd < 0) VP_TRY(open_file(w, err));
-    *place = (vp_kv_place){w->file, aligned(w->at)};
-    VP_TRY(vp_datafile_write(w->x, w->fd, data, n, place->at, err));
-    w->at = place->at + (int64_t)n;
+    *to = (place){w->file, aligned(w->at)};
+    VP_TRY(vp_datafile_write(w->x, w->fd, data, n, to->at, err));
+    w->at = to->at + (int64_t)n;
     w->live += aligned((int64_t)n);
     return VP_OK;
 }
 
 int vp_kv_add(vp_kv_writer *w, int64_t n, const void *data, const vp_kv_piece *p, vp_error *err) {
-    vp_kv_place place;
+    place to;
     sqlite3_stmt *s;
-    VP_TRY(vp_kv_write(w, data, p->bytes, &place, err));
+    VP_TRY(append(w, data, p->bytes, &to, err));
     VP_TRY(vp_store_statement(w->x, VP_SQL_KV_SPAN_NEW, &s, err));
     sqlite3_bind_int64(s, 1, n);
-    sqlite3_bind_int64(s, 2, place.file);
-    sqlite3_bind_int64(s, 3, place.at);
+    sqlite3_bind_int64(s, 2, to.file);
+    sqlite3_bind_int64(s, 3, to.at);
     sqlite3_bind_int64(s, 4, (int64_t)p->bytes);
     sqlite3_bind_int64(s, 5, p->tokens);
     sqlite3_bind_int64(s, 6, (int64_t)vp_hash64(data, p->bytes));
@@ -144,7 +148,7 @@ static int move_first(vp_kv_writer *w, const vp_datafile_part *file, const uint8
     vp_index *x = w->x;
     sqlite3_stmt *s;
     vp_kv_span span;
-    vp_kv_place to;
+    place to;
     VP_TRY(vp_store_statement(x, VP_SQL_KV_FIRST_OF, &s, err));
     sqlite3_bind_int64(s, 1, file->id);
     VP_TRY(vp_store_step(x, s, any, err));
@@ -153,7 +157,7 @@ static int move_first(vp_kv_writer *w, const vp_datafile_part *file, const uint8
     sqlite3_reset(s);
     if (!span.bytes || span.bytes > file->bytes || span.at > file->bytes - span.bytes)
         return vp_store_damaged(x, err, "keys and values outside their file");
-    VP_TRY(vp_kv_write(w, data + span.at, (size_t)span.bytes, &to, err));
+    VP_TRY(append(w, data + span.at, (size_t)span.bytes, &to, err));
     VP_TRY(vp_store_statement(x, VP_SQL_KV_SPAN_MOVE, &s, err));
     sqlite3_bind_int64(s, 1, span.n);
     sqlite3_bind_int64(s, 2, to.file);

@@ -104,6 +104,19 @@ def test_kills(rng, folder, *options):
     ok(files and list(got) == ids[200:] and verified(index), f"{options}: deleted ones are gone, no file is left over")
 
 
+def test_readers(rng, folder):
+    """Who reads while others replace, delete and compact sees one state, whole."""
+    index, streams = os.path.join(folder, "read.idx"), [b"".join(frames(c)) for c in corpora(rng)]
+    add(index, streams[0])
+    bad = 0
+    for i in range(8):
+        writer = subprocess.Popen(knn("add", "-q", index), stdin=subprocess.PIPE)
+        readers = [subprocess.Popen(knn("verify", index)) for _ in range(2)]
+        writer.communicate(streams[i % 2])
+        bad += writer.returncode != 0 or any([r.wait(60) for r in readers])
+    ok(bad == 0, "verify beside a writer finds nothing wrong")
+
+
 def test_i8(rng, folder):
     """The scale of a token, layer and head is its largest magnitude / 127."""
     index, (records, _) = os.path.join(folder, "i8.idx"), corpora(rng)
@@ -185,6 +198,7 @@ def main():
         test_kills(rng, folder)
         test_kills(rng, folder, "--kv-zstd")
         test_kills(rng, folder, "--kv", "i8")
+        test_readers(rng, folder)
         test_i8(rng, folder)
         test_file_limit(rng, folder)
         test_hostile(rng, folder)

@@ -270,7 +270,8 @@ static void open_bench(bench *b, const char *path, const char *type) {
     vp_error err = {0};
     const vp_encode_options reads = {.threads = b->threads, .attention = "bi"};
     const vp_encode_options writes = {.threads = b->threads, .compute = type, .attention = "causal", .generate = true};
-    const vp_gen_options o = {.max_tokens = ANSWER, .top_p = 1, .penalty = 1, .batch = 1};
+    /* drawn among all tokens alike, so that none ends an answer early */
+    const vp_gen_options o = {.max_tokens = ANSWER, .top_p = 1, .penalty = 1, .batch = 1, .temperature = 100};
     vp_pool_options pool;
     check(vp_model_open(&b->model, path, &err), &err);
     check(vp_tokenizer_open(&b->tokenizer, vp_model_transformer(b->model), &err), &err);

@@ -10,7 +10,7 @@ typedef struct options {
     double rate;
     int64_t seed, negatives, batch_tokens, max_len;
     int fill;
-    bool no_next;
+    bool no_next, prefix;
 } options;
 static options opt = {
     .token = "auto", .reduce = "sample", .prompt = "llara", .rate = 0.2, .negatives = 1, .batch_tokens = 8192};
@@ -60,6 +60,10 @@ static const vp_option table[] = {
      .target = &opt.reduce,
      .value = "token|sample|mixed=N",
      .help = "the loss: token sum a row, mean of rows' means, mean of N parts' token means"},
+    {.name = "prefix-lm",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.prefix,
+     .help = "the last answer alone, to which all before it is open: attention by prefix"},
     {.kind = VP_OPT_GROUP, .help = "llara"},
     {.name = "prompt",
      .kind = VP_OPT_STRING,
@@ -141,8 +145,11 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
                          .negatives = opt.negatives,
                          .prompt = opt.prompt,
                          .max_len = opt.max_len,
-                         .no_next = opt.no_next};
+                         .no_next = opt.no_next,
+                         .prefix = opt.prefix};
     VP_TRY(set_reduce(&o, err));
+    if (o.prefix && strcmp(kind, "generate") != 0 && strcmp(kind, "grit") != 0)
+        return vp_fail(err, VP_USAGE, "--prefix-lm: for generate and grit");
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);

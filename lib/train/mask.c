@@ -107,6 +107,7 @@ static int describe_kind(const vp_mask *m, vp_map *mask, vp_map *header, vp_erro
     }
     if (strcmp(o->kind, "generate") != 0 && strcmp(o->kind, "grit") != 0) return VP_OK;
     VP_TRY(vp_map_set_str(mask, "reduce", reduces[o->reduce], err));
+    if (o->prefix) VP_TRY(vp_map_set_bool(mask, "prefix_lm", true, err));
     return o->reduce == VP_REDUCE_MIXED ? vp_map_set_int(mask, "groups", o->groups, err) : VP_OK;
 }
 
@@ -120,6 +121,7 @@ int vp_mask_describe(const vp_mask *m, vp_map *header, vp_error *err) {
         const vp_schema *schema = vp_schema_find(kind->adds[i]);
         status = vp_header_declare(header, schema->name, schema->dtype, schema->shape, err);
     }
+    if (!status && m->o.prefix) status = vp_header_declare(header, "prefix", "I32", "B", err);
     return status ? status : vp_header_declare(header, "unit", "I32", "B", err);
 }
 

@@ -54,6 +54,9 @@ void vp_mask_llara_close(vp_mask *m);
 /* Into the header's key `mask`, and its encoder's attention. */
 int vp_mask_llara_describe(const vp_mask *m, vp_map *mask, vp_map *header, vp_error *err);
 
+/* Where the last answer of a row of n tokens begins: its last run of kept ones; n where the last token is not. */
+int32_t vp_mask_last_answer(const uint8_t *keep, int32_t n);
+
 /* A new column of n elements (B or T) that the frame owns, to be filled; NULL: err says why. */
 void *vp_mask_put(vp_frame *f, const char *name, vp_dtype dtype, int64_t n, vp_error *err);
 

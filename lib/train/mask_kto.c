@@ -22,8 +22,7 @@ int vp_mask_rows_kto(vp_mask *m, const vp_step *step, vp_error *err) {
 
 static answer find_answer(const vp_column *cu, const uint8_t *keep, int64_t b) {
     answer a = {.from = vp_column_i32(cu, b), .to = vp_column_i32(cu, b + 1)};
-    a.begin = a.to;
-    while (a.begin > a.from && keep[a.begin - 1]) a.begin--;
+    a.begin = a.from + vp_mask_last_answer(keep + a.from, a.to - a.from);
     return a;
 }
 

@@ -76,10 +76,15 @@ static int by_number(const void *a, const void *b) {
     return (x->number > y->number) - (x->number < y->number);
 }
 
-/* target[i] = ids[i + 1] where that token is part of the answer; counts them. */
-static int64_t next_tokens(const int32_t *ids, const uint8_t *keep, int32_t *target, int32_t n) {
+int32_t vp_mask_last_answer(const uint8_t *keep, int32_t n) {
+    while (n > 0 && keep[n - 1]) n--;
+    return n;
+}
+
+/* target[i] = ids[i + 1] where that token is part of an answer and at `first` or behind it; counts them. */
+static int64_t next_tokens(const int32_t *ids, const uint8_t *keep, int32_t *target, int32_t first, int32_t n) {
     int64_t targets = 0;
-    for (int32_t i = 0; i + 1 < n; i++)
+    for (int32_t i = first ? first - 1 : 0; i + 1 < n; i++)
         if (!keep || keep[i + 1]) {
             target[i] = ids[i + 1];
             targets++;
@@ -123,14 +128,19 @@ static int weigh_rows(vp_mask *m, vp_frame *f, answer *a, int64_t n, const int32
 static int predict_next(vp_mask *m, vp_frame *f, int64_t n, vp_error *err) {
     int32_t *ids, *target;
     const vp_column *cu;
+    int32_t *prefix = NULL;
     VP_TRY(own_tokens(f, &ids, &target, &cu, err));
+    if (m->o.prefix && !(prefix = vp_mask_put(f, "prefix", VP_I32, f->B, err))) return err->code;
+    if (prefix) memset(prefix, 0, (size_t)f->B * sizeof *prefix);
     const vp_column *keep = vp_frame_find(f, "keep");
     answer *a = vp_calloc((size_t)n + 1, sizeof *a);
     if (!a) return vp_fail_memory(err, "answers", (size_t)n * sizeof *a);
     for (int64_t b = 0; b < n; b++) {
         const int32_t from = vp_column_i32(cu, b), length = vp_column_i32(cu, b + 1) - from;
         const uint8_t *kept = keep ? keep->data + from : NULL;
-        a[b] = (answer){m->number[b], b, next_tokens(ids + from, kept, target + from, length)};
+        const int32_t first = m->o.prefix && kept ? vp_mask_last_answer(kept, length) : 0;
+        a[b] = (answer){m->number[b], b, next_tokens(ids + from, kept, target + from, first, length)};
+        if (prefix) prefix[b] = first;
     }
     const int status = weigh_rows(m, f, a, n, target, cu, err);
     free(a);

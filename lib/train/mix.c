@@ -8,21 +8,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Permutation streams, below 2^20: from 0 on of the sets, ORDER of the epoch; of what stands beside others. */
-enum { MAX_SETS = 65536, ORDER = 0xFFFFF, BESIDE = 0x80000, BESIDE_ORDER = 0xFFFFE };
+/* Permutation streams, below 2^20: from 0 on of the sets, ORDER of the epoch; of what stands beside others; of the
+ * order in which sets give what they have left. */
+enum { MAX_SETS = 65536, ORDER = 0xFFFFF, BESIDE = 0x80000, BESIDE_ORDER = 0xFFFFE, POOL = 0xFFFFD };
 
 typedef struct share {
     vp_lines lines;
     double weight;
     uint64_t rows;  /* of an epoch */
     uint64_t first; /* the slots of the sets before it */
-    uint64_t slots; /* its rows; with VP_MIX_SAME its whole batches */
+    uint64_t slots; /* its rows; with batches of one set its whole batches */
 } share;
 
 struct vp_mix {
     vp_mix_options o; /* o.set is not kept */
     share *share;     /* [o.sets] */
     uint64_t slots;   /* of an epoch */
+    uint64_t whole;   /* VP_MIX_POOLED: those of them that are one set's; the others are mixed batches */
     uint64_t steps_per_epoch;
     int64_t steps;
     uint32_t stream, order; /* permutation streams of the first set, of the epoch */
@@ -38,19 +40,29 @@ static int open_share(vp_mix *m, share *s, const vp_mix_set *set, vp_error *err)
     if (!s->lines.n) return VP_OK;
     const double rows = round(set->weight * (double)s->lines.n);
     s->rows = rows < 1 ? 1 : (uint64_t)rows;
-    s->slots = m->o.batches == VP_MIX_SAME ? s->rows / batch : s->rows;
+    s->slots = m->o.batches == VP_MIX_BLENDED ? s->rows : s->rows / batch;
     m->slots += s->slots;
-    if (s->slots) return VP_OK;
+    if (s->slots || m->o.batches == VP_MIX_POOLED) return VP_OK;
     return vp_fail(err, VP_DATA, "'%s': an epoch takes %llu of its rows, too few for one batch of %llu", s->lines.name,
                    (unsigned long long)s->rows, (unsigned long long)batch);
 }
 
+/* Rows of an epoch that fill no batch of their set. */
+static uint64_t rest_of(const vp_mix *m, size_t set) {
+    return m->share[set].rows % (uint64_t)m->o.batch;
+}
+
 static int count_steps(vp_mix *m, vp_error *err) {
     const uint64_t batch = (uint64_t)m->o.batch;
-    m->steps_per_epoch = m->o.batches == VP_MIX_SAME ? m->slots : m->slots / batch;
-    if (m->slots && !m->steps_per_epoch)
-        return vp_fail(err, VP_DATA, "an epoch has %llu rows, too few for one batch of %llu",
-                       (unsigned long long)m->slots, (unsigned long long)batch);
+    uint64_t rest = 0;
+    m->whole = m->slots;
+    for (size_t i = 0; m->o.batches == VP_MIX_POOLED && i < m->o.sets; i++) rest += rest_of(m, i);
+    m->slots += rest / batch;
+    m->steps_per_epoch = m->o.batches == VP_MIX_BLENDED ? m->slots / batch : m->slots;
+    const uint64_t rows = m->o.batches == VP_MIX_POOLED ? rest : m->slots;
+    if (rows && !m->steps_per_epoch)
+        return vp_fail(err, VP_DATA, "an epoch has %llu rows, too few for one batch of %llu", (unsigned long long)rows,
+                       (unsigned long long)batch);
     if (m->o.steps && !m->slots)
         return vp_fail(err, VP_DATA, "no records for %lld steps: the input is empty", (long long)m->o.steps);
     /* a hair more, so that a tenth of ten steps is one */
@@ -157,17 +169,35 @@ static size_t record_of(const vp_mix *m, size_t set, uint64_t epoch, uint64_t j)
     return (size_t)shuffled(m, at, n, pass, m->stream + (uint32_t)set);
 }
 
+/* Row i of what the sets have left in an epoch, one set after the other in a random order. */
+static size_t pooled(const vp_mix *m, uint64_t epoch, uint64_t i, size_t *set) {
+    for (uint64_t k = 0; k < m->o.sets; k++) {
+        *set = (size_t)shuffled(m, k, m->o.sets, epoch, POOL);
+        const uint64_t rest = rest_of(m, *set);
+        if (i < rest) return record_of(m, *set, epoch, m->share[*set].rows - rest + i);
+        i -= rest;
+    }
+    return 0; /* there are as many as count_steps has added up */
+}
+
+/* Which record row k of step i of an epoch is, and of which set. */
+static size_t find_record(const vp_mix *m, uint64_t epoch, uint64_t i, uint64_t k, size_t *set) {
+    const uint64_t batch = (uint64_t)m->o.batch;
+    const bool batches = m->o.batches != VP_MIX_BLENDED;
+    const uint64_t slot = shuffled(m, batches ? i : i * batch + k, m->slots, epoch, m->order);
+    if (batches && slot >= m->whole) return pooled(m, epoch, (slot - m->whole) * batch + k, set);
+    *set = set_of(m, slot);
+    const uint64_t place = slot - m->share[*set].first;
+    return record_of(m, *set, epoch, batches ? place * batch + k : place);
+}
+
 int vp_mix_row(const vp_mix *m, int64_t step, int64_t k, vp_buf *out, vp_error *err) {
     if (m->beside && k >= m->o.batch) return vp_mix_row(m->beside, step, k - m->o.batch, out, err);
     if (step < 0 || step >= m->steps || k < 0 || k >= m->o.batch)
         return vp_fail(err, VP_BUG, "row %lld of step %lld does not exist", (long long)k, (long long)step);
     const uint64_t epoch = (uint64_t)step / m->steps_per_epoch, i = (uint64_t)step % m->steps_per_epoch;
-    const uint64_t batch = (uint64_t)m->o.batch, row = (uint64_t)k;
-    const bool same = m->o.batches == VP_MIX_SAME;
-    const uint64_t slot = shuffled(m, same ? i : i * batch + row, m->slots, epoch, m->order);
-    const size_t set = set_of(m, slot);
-    const uint64_t place = slot - m->share[set].first;
-    const size_t record = record_of(m, set, epoch, same ? place * batch + row : place);
+    size_t set = 0;
+    const size_t record = find_record(m, epoch, i, (uint64_t)k, &set);
     return vp_lines_append(&m->share[set].lines, record, m->named + set, out, err);
 }
 
@@ -185,11 +215,12 @@ static int describe_sets(const vp_mix *m, vp_buf *out, vp_error *err) {
 }
 
 int vp_mix_head(const vp_mix *m, int64_t start, vp_buf *out, vp_error *err) {
+    static const char *const names[] = {"blended", "same", "pooled"};
     VP_TRY(vp_buf_printf(out, err,
                          "{\"_vp\":{\"jsonl\":1,\"seed\":%llu,\"batch\":%lld,\"batches\":\"%s\",\"steps\":%lld,"
                          "\"start\":%lld,\"sets\":[",
-                         (unsigned long long)m->o.seed, (long long)vp_mix_batch(m),
-                         m->o.batches == VP_MIX_SAME ? "same" : "blended", (long long)m->steps, (long long)start));
+                         (unsigned long long)m->o.seed, (long long)vp_mix_batch(m), names[m->o.batches],
+                         (long long)m->steps, (long long)start));
     VP_TRY(describe_sets(m, out, err));
     if (m->beside) {
         VP_TRY(vp_buf_printf(out, err, ",\"generative\":%lld,\"beside\":[", (long long)m->beside->o.batch));

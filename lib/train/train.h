@@ -6,8 +6,9 @@
 /* ---- mix: data sets to steps of rows; every row is a function of seed, files and step alone ---- */
 typedef enum vp_mix_lines { VP_MIX_LINES_AUTO, VP_MIX_LINES_YES, VP_MIX_LINES_NO } vp_mix_lines;
 #define VP_MIX_LINES_CHOICES "auto|yes|no" /* spellings, in that order */
-typedef enum vp_mix_batches { VP_MIX_BLENDED, VP_MIX_SAME } vp_mix_batches;
-#define VP_MIX_BATCHES_CHOICES "blended|same"
+/* All sets blended; a batch's rows from one set; the same, and what fills no such batch, blended. */
+typedef enum vp_mix_batches { VP_MIX_BLENDED, VP_MIX_SAME, VP_MIX_POOLED } vp_mix_batches;
+#define VP_MIX_BATCHES_CHOICES "blended|same|pooled"
 
 typedef struct vp_mix_set {
     const char *path; /* "-": standard input */
@@ -20,10 +21,10 @@ typedef struct vp_mix_options {
     const vp_mix_set *set;
     size_t sets; /* 1 .. 65536 */
     uint64_t seed;
-    int64_t batch;          /* rows of a step, >= 1 */
-    int64_t steps;          /* 0: as `epochs` says */
-    double epochs;          /* > 0; used when steps is 0 */
-    vp_mix_batches batches; /* VP_MIX_SAME: all rows of a step come from one set */
+    int64_t batch; /* rows of a step, >= 1 */
+    int64_t steps; /* 0: as `epochs` says */
+    double epochs; /* > 0; used when steps is 0 */
+    vp_mix_batches batches;
     vp_mix_lines lines; /* AUTO: text unless the name ends in .jsonl, .ndjson or .json (.zst), or it starts with { */
     bool in_order;      /* do not shuffle */
     const vp_mix_set *beside; /* sets whose rows, blended, stand behind those of `set` in each step; NULL: none */

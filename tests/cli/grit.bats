@@ -132,6 +132,18 @@ for line, want in zip(sys.stdin, (2.5, 1.5, 1.25, 1.5)):
         weights = [w for t, w in zip(r["target"], r["weight"]) if t >= 0]
         got += sum(w * x for w, x in zip(weights, losses[r["row"]], strict=True))
     assert abs(got / float(total) - want) < 1e-6, (line, got / float(total))'
+    # of several answers the last one, to which all before it is open
+    head -n 1 chats.jsonl | tok -m tiny --chat grit --batch 1 | mask generate --prefix-lm >prefix.vp
+    column prefix,keep,target prefix.vp | python3 -c '
+import json, sys
+r = json.loads(sys.stdin.readline())
+n = r["prefix"]
+assert not r["keep"][n - 1] and all(r["keep"][n:]) and sum(r["keep"][:n]) > 0, r
+assert [t >= 0 for t in r["target"]] == [n - 1 <= i < len(r["target"]) - 1 for i in range(len(r["target"]))], r'
+    fwd -m tiny <prefix.vp | column hidden >open
+    head -n 1 chats.jsonl | tok -m tiny --chat grit --batch 1 | mask generate | fwd | column hidden >causal
+    run ! cmp -s open causal
+    refused 2 mask pairs --prefix-lm <prefix.vp
     feed >ids.vp
     expect 3 mask pairs <ids.vp
     grep -q 'rows of role 3, to be generated: mask grit takes them, too' err

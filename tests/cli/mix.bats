@@ -69,6 +69,29 @@ rows() { grep -v '^{"_vp"' "$1"; }
     [ "$(rows out | wc -l)" -eq 39 ]
 }
 
+@test "pooled: the same batches of one set, and mixed ones of what the sets have left" {
+    for i in $(seq 11); do echo "a$i"; done >a
+    for i in $(seq 6); do echo "b$i"; done >b
+    for i in $(seq 3); do echo "c$i"; done >c
+    refused 3 mix a b c --batch 4 --batches same
+    refused 3 mix c --batch 4 --batches pooled
+    for seed in 1 2; do
+        mix a b c --batch 4 --batches pooled --seed $seed --epochs 2 >out$seed
+        # 2 of a, 1 of b, and 3 + 2 + 3 rows that are left: 2 mixed ones
+        head -n 1 out$seed | grep -q '"batches":"pooled","steps":10,'
+        for epoch in 0 1; do
+            sed '1d;$d' out$seed | sed -n "$((epoch * 20 + 1)),$((epoch * 20 + 20))p" | sed 's/.*"text":"\([a-z]\)\([0-9]*\)".*/\1 \2/' >epoch
+            [ "$(sort -u epoch | wc -l)" -eq 20 ]
+            awk '{ sets[int((NR - 1) / 4)] = sets[int((NR - 1) / 4)] $1 } END { for (i in sets) print sets[i] }' epoch | sort >batches
+            [ "$(grep -cx aaaa batches)" -eq 2 ]
+            [ "$(grep -cx bbbb batches)" -eq 1 ]
+            [ "$(wc -l <batches)" -eq 5 ]
+        done
+        mix a b c --batch 4 --batches pooled --seed $seed --epochs 2 --start-step 7 | sed '1d;$d' | diff - <(sed '$d' out$seed | tail -n 12)
+    done
+    run ! cmp -s out1 out2
+}
+
 @test "the reader may close the pipe at any time" {
     set -o pipefail
     mix a.jsonl --steps 1M 2>err | head -n 3 >out

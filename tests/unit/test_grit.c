@@ -8,7 +8,7 @@
 enum { LENGTH = 9, GROUPS = 3, PARTS = 3, EXAMPLES = GROUPS * PARTS, ANSWERS = 4, MOST = 2 * ANSWERS + EXAMPLES };
 
 typedef struct rows { /* frames of rows of LENGTH tokens */
-    int32_t ids[MOST * LENGTH], target[MOST * LENGTH], cu[MOST + 1], unit[MOST], group[MOST];
+    int32_t ids[MOST * LENGTH], target[MOST * LENGTH], cu[MOST + 1], unit[MOST], group[MOST], prefix[MOST];
     float weight[MOST * LENGTH], score[MOST], reference[MOST];
     uint8_t keep[MOST * LENGTH], role[MOST], view[MOST];
     int64_t row[MOST], n;
@@ -99,9 +99,11 @@ static rows *make_answers(void) {
     return r;
 }
 
-static void check(const char *model, const char *name, const vp_train_options *train) {
+static void check(const char *model, const char *name, const vp_train_options *train, int32_t prefix) {
     const bool joint = !strcmp(name, "grit");
     rows *r = joint ? make_joint() : make_answers();
+    for (int b = 0; b < ANSWERS; b++) r->prefix[b] = prefix;
+    if (prefix) put(r->frame[0], "prefix", VP_I32, ANSWERS, r->prefix);
     char text[TRAINED_TEXT];
     trained_case c = {.model = model,
                       .what = name,
@@ -144,9 +146,10 @@ int main(void) {
     const vp_train_options adapter = {.rank = 2, .alpha = 4, .backward = true};
     const vp_train_options whole = {.full = true, .head = true, .backward = true};
     check_oracle();
-    check("llama", "grit", &adapter);
-    check("llama-gqa-tied", "grit", &whole);
-    check("llama", "kto", &adapter);
-    check("llama-gqa-tied", "kto", &whole);
+    check("llama", "grit", &adapter, 0);
+    check("llama-gqa-tied", "grit", &whole, 0);
+    check("llama", "grit", &adapter, 4);
+    check("llama", "kto", &adapter, 0);
+    check("llama-gqa-tied", "kto", &whole, 0);
     return done();
 }

@@ -117,10 +117,8 @@ static const vp_program program = {
     .summary = "prompts to texts: completion and chat",
     .usage = "gen [FILE] [OPTION]... <PROMPTS >ANSWERS",
     .options = table,
-    .notes =
-        "JSONL has `prompt`, a text or a list of a user's and the assistant's turns, or `messages`.\n"
-        "`cache`, a list of {\"doc\": ID} and {\"query\": ID}, names texts before it that are not computed again.\n"
-        "The same prompt at the same place of the input gives the same answer, whatever the batch.\n",
+    .notes = "JSONL has `prompt`, a text or a list of a user's and the assistant's turns, or `messages`.\n"
+             "The same prompt at the same place of the input gives the same answer, whatever the batch.\n",
 };
 
 typedef struct line { /* what an answer is written with */
@@ -155,7 +153,6 @@ static int open_model(state *s, vp_error *err) {
     const char *files = vp_model_transformer(s->model);
     VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
     if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
-    VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
     const vp_encode_options encode = {
         .threads = (int)opt.threads, .compute = types[opt.compute], .attention = "causal", .generate = true};
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));
@@ -303,14 +300,15 @@ static int answer_all(state *s, vp_error *err) {
 
 static int run(state *s, const char *file, vp_error *err) {
     s->text = opt.format == FORMAT_TEXT || (opt.format == FORMAT_AUTO && isatty(STDOUT_FILENO) == 1);
-    if (s->text && opt.logprobs) return vp_fail(err, VP_USAGE, "--logprobs needs --format jsonl");
     if (opt.lines && (opt.documents || opt.queries))
         return vp_fail(err, VP_USAGE, "--%s: lines name no cached texts", opt.documents ? "doc-cache" : "query-cache");
+    if (s->text && opt.logprobs) return vp_fail(err, VP_USAGE, "--logprobs needs --format jsonl");
     VP_TRY(open_input(s, file, err));
     VP_TRY(open_model(s, err));
     s->capacity = vp_gen_waiting(s->gen);
     if (!(s->lines = vp_calloc((size_t)s->capacity, sizeof *s->lines)))
         return vp_fail_memory(err, "prompts", (size_t)s->capacity * sizeof *s->lines);
+    VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
     s->progress = vp_progress_start("prompts", -1);
     if (isatty(STDOUT_FILENO) == 1) vp_progress_hide(s->progress); /* its line would erase what is answered */
     VP_TRY(answer_all(s, err));

@@ -1,6 +1,6 @@
 /* The source text of a JSON value that Jansson has already accepted: members by their spelling, and a canonical compact
- * form that keeps every number and string as it was written. For lib/text, lib/train, lib/gen and
- * lib/mine alone. */
+ * form that keeps every number and string as it was written. For lib/text, lib/train,
+ * lib/mine and lib/gen alone. */
 #ifndef VP_TEXT_JSON_TEXT_H
 #define VP_TEXT_JSON_TEXT_H
 #include "lib/base/base.h"

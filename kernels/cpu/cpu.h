@@ -9,12 +9,14 @@
 #include "kernels/ops.h"
 #include <pthread.h>
 
+typedef struct vp_slab vp_slab; /* slab.c */
 struct vp_device {
     vp_threads *threads;
     const vp_simd *simd;
     bool bf16;               /* products of bf16 are there */
     vp_product *product;     /* NULL: an instruction set was forced; our own products */
     pthread_mutex_t prepare; /* weights are prepared one at a time */
+    vp_slab *slab;           /* that they take memory of; NULL: none yet */
 };
 
 typedef struct vp_chunk {
@@ -48,7 +50,8 @@ struct vp_weight {
     size_t scratch;      /* of the library, per thread */
     vp_weight *backward; /* its transpose [in, out], or NULL */
     /* linear_rows.c: no panels then */
-    char *row; /* [out, in] of row_type, or NULL */
+    char *row;     /* [out, in] of row_type, or NULL */
+    vp_slab *slab; /* that `row` is a piece of */
     vp_dtype row_type;
     float *row_scale; /* [out] of VP_I8, else NULL */
 };
@@ -86,6 +89,13 @@ void *vp_arena_alloc(vp_queue *q, size_t bytes);
 size_t vp_arena_mark(const vp_queue *q);
 void vp_arena_release(vp_queue *q, size_t mark);
 void vp_arena_free(vp_queue *q);
+
+/* slab.c */
+/* A piece of `bytes`, not zeroed, at a multiple of 256, of *open or of a new slab that takes its place. NULL: there is
+ * none. *of is dropped when the piece is not used any more, and *open at the end (NULL is fine). One thread at a time
+ * takes; any may drop. */
+void *vp_slab_take(vp_slab **open, size_t bytes, vp_slab **of);
+void vp_slab_drop(vp_slab *s);
 
 /* weight.c, linear.c */
 int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);

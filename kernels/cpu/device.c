@@ -40,6 +40,7 @@ void vp_cpu_close(vp_device *d) {
     vp_product_close(d->product);
     vp_threads_close(d->threads);
     pthread_mutex_destroy(&d->prepare);
+    vp_slab_drop(d->slab);
     free(d);
 }
 

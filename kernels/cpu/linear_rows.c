@@ -55,7 +55,7 @@ int vp_weight_rows_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *
     const size_t bytes = (size_t)w->out * (size_t)w->in * vp_dtype_size(desc->compute);
     const size_t lines = (size_t)vp_threads_count(d->threads) * (size_t)w->in;
     w->row_type = desc->compute;
-    if (!(w->row = vp_pages_alloc(bytes))) return vp_fail_memory(err, "weight", bytes);
+    if (!(w->row = vp_slab_take(&d->slab, bytes, &w->slab))) return vp_fail_memory(err, "weight", bytes);
     if (desc->compute == VP_I8 && !(w->row_scale = vp_calloc((size_t)w->out, sizeof(float))))
         return vp_fail_memory(err, "weight", (size_t)w->out * sizeof(float));
     rows_job j = {.device = d, .desc = desc, .w = w};

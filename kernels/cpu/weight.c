@@ -195,7 +195,7 @@ void vp_cpu_weight_free(vp_device *d, vp_weight *w) {
     free(w->packed);
     free(w->panel);
     free(w->bias);
-    free(w->row);
+    vp_slab_drop(w->slab);
     free(w->row_scale);
     free(w);
 }

@@ -258,9 +258,10 @@ static int take_example(vp_feed *f, const vp_record *r, vp_error *err) {
 }
 
 /* ---- texts to be generated ---- */
+/* A conversation, or a text where mix has put those that are to be generated: behind the step's other records. */
 static bool is_generative(const vp_feed *f, const vp_record *r) {
-    return r->turn || (!r->example && ordinal(f) % (f->o.batch ? f->o.batch : 1) >= f->o.batch - f->o.generative &&
-                       f->o.generative);
+    if (r->turn || r->example || !f->o.generative) return r->turn != NULL;
+    return ordinal(f) % f->o.batch >= f->o.batch - f->o.generative;
 }
 
 static int take_conversation(vp_feed *f, const vp_record *r, vp_error *err) {

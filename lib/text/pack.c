@@ -327,7 +327,7 @@ static int describe_step(const held *rows, size_t n, int64_t number, step_facts 
     step->scored = like->scored;
     for (size_t i = 0; i < n; i++) {
         if ((rows[i].group != VP_NO_GROUP) != step->examples)
-            return vp_fail(err, VP_DATA, "step %lld: texts beside examples of queries or conversations",
+            return vp_fail(err, VP_DATA, "step %lld: texts and examples of queries, or conversations, in one step",
                            (long long)number);
         if (rows[i].scored != step->scored && generates(&rows[i]) == generates(like))
             return vp_fail(err, VP_DATA, "step %lld: some of its rows have scores and some have none",

@@ -44,6 +44,7 @@ int vp_turns_read(vp_turn_store *s, const json_t *object, vp_error *err) {
 }
 
 bool vp_turns_are_training(const json_t *object) {
+    if (json_is_string(json_object_get(object, "text"))) return false;
     return is_there(json_object_get(object, "messages")) || json_is_array(json_object_get(object, "text")) ||
            (is_there(json_object_get(object, "prompt")) && is_there(json_object_get(object, "completion")));
 }

@@ -15,7 +15,7 @@ int vp_turns_read(vp_turn_store *s, const json_t *object, vp_error *err);
 /* What is trained on: `messages`; or a list of texts as `text`, user, assistant, ...; or `prompt` (a text, or such a
  * list) with its `completion`, a text or one message. *wanted: `label` of the record as 1 or 0, else -1. */
 int vp_turns_read_training(vp_turn_store *s, const json_t *object, int *wanted, vp_error *err);
-/* Whether the record is such a conversation. */
+/* Whether the record is such a conversation, and no text. */
 bool vp_turns_are_training(const json_t *object);
 void vp_turns_free(vp_turn_store *s);
 

@@ -49,15 +49,15 @@ int vp_mask_describe(const vp_mask *m, vp_map *header, vp_error *err);
  * twice, one after the other: `row` 2r and 2r+1, `view` 0 and 1, `group` r. pairs: of every `group` the query, one
  * positive and `negatives` negatives, drawn without replacement and from the whole list again when it is used up; c1 =
  * group, c0 = 0: the positive, c0 = k: the k-th negative, c0 and 2^31 + round of the list; rows are numbered anew in
- * the old order. generate: target[i] = ids[i+1] where keep[i+1] is 1 (of the row's last
- * run of such tokens alone where `prefix`, and column prefix is what stands before it); weights so that sum(weight
- * loss) / weight_sum is the mean over rows of a row's sum (token: its weight_sum is the number of rows, not the sum of
- * weights), of a row's mean (sample), or the mean over `groups` runs of rows, in row order, of the run's token mean
- * (mixed). llara: of every `group` the query, as row 0, 1, ...; the positives, at most two, tell what its slots must
- * predict; a text by itself predicts itself. grit: the generative rows (role 3) as generate has them, in frames of
- * their own, first; the others as pairs has them; the generative rows' numbers follow theirs. kto: conversations alone,
- * numbered in their order, and as many rows behind them, view 1, each of one row's prompt and the last answer of the
- * row after it; what such an answer's tokens predict is all that is marked. */
+ * the old order. generate: target[i] = ids[i+1] where keep[i+1] is 1 (of the row's last run of such tokens alone where
+ * `prefix`, and column prefix is what stands before it); weights so that sum(weight loss) / weight_sum is the mean over
+ * rows of a row's sum (token: its weight_sum is the number of rows, not the sum of weights), of a row's mean (sample),
+ * or the mean over `groups` runs of rows, in row order, of the run's token mean (mixed). llara: of every `group` the
+ * query, as row 0, 1, ...; the positives, at most two, tell what its slots must predict; a text by itself predicts
+ * itself. grit: the generative rows (role 3) as generate has them, in frames of their own, first; the others as pairs
+ * has them; the generative rows' numbers follow theirs. kto: conversations alone, numbered in their order, and as many
+ * rows behind them, view 1, each of one row's prompt and the last answer of the row after it; what such an answer's
+ * tokens predict is all that is marked. */
 int vp_mask_step(vp_mask *m, const vp_step *step, vp_writer *w, vp_error *err);
 /* Rows and tokens that were written, in an end record. */
 int vp_mask_end(const vp_mask *m, vp_map *end, vp_error *err);

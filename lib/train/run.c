@@ -122,8 +122,8 @@ static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
  * model's. */
 static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
     vp_pool_options o = r->o.pool;
-    const bool tokens = r->objective && vp_objective_form_in(r->objective) != VP_FORM_ROWS &&
-                        vp_objective_form_in(r->objective) != VP_FORM_JOINT;
+    const vp_objective_form form = r->objective ? vp_objective_form_in(r->objective) : VP_FORM_ROWS;
+    const bool tokens = form == VP_FORM_TOKENS || form == VP_FORM_ANSWERS;
     vp_map *encoder = vp_map_sub(header, "encoder"), *own = vp_map_new();
     const char *pooling = encoder ? vp_map_str(encoder, "pooling") : NULL;
     int status = own ? vp_model_describe(r->model, own, err) : vp_fail_memory(err, "a map", 1);

@@ -277,6 +277,7 @@ END
     refused 2 mix pairs.jsonl --generative chats.jsonl --generative-batch 0
     expect 3 tok -m tiny --chat grit chats.jsonl
     grep -q 'chats.jsonl:1: a conversation is for training steps: --batch' err
+    echo '{"text":"a text","messages":[]}' | tok -m tiny | peek | grep -q '^  rows *1'
     expect 3 tok -m tiny --batch 1 chats.jsonl
     grep -q 'chats.jsonl:1: a conversation, and the model has no chat format: --chat grit' err
     expect 0 grit joint -m tiny -o 'a run' --chats chats.jsonl pairs.jsonl "${small[@]}" --generative-batch 2 --dry-run

@@ -3,28 +3,16 @@
  * Then prompts of 16 tokens, 1 and 8 at a time: the best of 25 steps, tokens/s, and the bytes of weights that a step
  * reads over the rate of a plain read of 512 MiB in the same run. With one thread times are of the processor, so that
  * other work on the machine disturbs less; with more they are the clock's. */
+#include "bench/bench.h"
 #include "lib/file/source.h"
 #include "lib/vecpipe.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { STEPS = 25, PROMPT = 16, LONGEST = 2048 };
 
 typedef uint64_t block __attribute__((vector_size(64)));
-
-static double now(int threads) {
-    struct timespec t;
-    clock_gettime(threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void check(int status, const vp_error *err) {
-    if (!status) return;
-    fprintf(stderr, "decode: %s\n", err->text);
-    exit(status);
-}
 
 /* Bytes a second of one thread that adds up memory, the best of several passes. */
 static double read_rate(void) {

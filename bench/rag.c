@@ -4,12 +4,12 @@
  * every row. Usage: rag MODEL [REPETITIONS [TOKENS[,TOKENS]... [TYPE [THREADS]]]]   (5, 250,500,1000,2000,4000, f32, 1)
  * TYPE: of the weights that answer. With one thread times are of the processor, so that other work on the machine
  * disturbs less; with more they are the clock's. */
+#include "bench/bench.h"
 #include "lib/vecpipe.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { ANSWER = 16, MOST = 16384 };
 #define AFTER_QUERY  "Optionally using the prior context answer the query prior to it\n<|assistant|>\nThe answer is"
@@ -50,18 +50,6 @@ typedef struct bench {
     int threads;
     double answered; /* seconds that the prompt and its answer took last */
 } bench;
-
-static double now(int threads) {
-    struct timespec t;
-    clock_gettime(threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void check(int status, const vp_error *err) {
-    if (!status) return;
-    fprintf(stderr, "rag: %s\n", err->text);
-    exit(status);
-}
 
 /* ---- texts ---- */
 static void put_tokens(const bench *b, const char *text, size_t n, bool begins, ids *out) {

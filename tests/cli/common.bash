@@ -44,3 +44,18 @@ need_models() {
 need_terminal() {
     script -qec true /dev/null >/dev/null 2>&1 || skip "no pseudo-terminals"
 }
+
+# killed_and_resumed PIPELINE ARGS...: killed at its first checkpoint, and resumed, the run gives what one left alone gave,
+# in `undisturbed`.
+killed_and_resumed() {
+    local pid
+    rm -rf run
+    setsid "$REPO/pipelines/$1" "${@:2}" -o run &
+    pid=$!
+    until [ -e run/checkpoint ]; do sleep 0.01; done
+    kill -KILL -- -$pid
+    wait $pid || true
+    [ ! -e run/adapter_model.safetensors ] || { echo 'it was too fast to be killed'; return 1; }
+    expect 0 "$REPO/pipelines/$1" "${@:2}" -o run --resume || return 1
+    cmp run/adapter_model.safetensors undisturbed/adapter_model.safetensors
+}

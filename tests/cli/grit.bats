@@ -245,18 +245,8 @@ END
 @test "killed and resumed gives the bytes of an undisturbed run" {
     long=(-m tiny --chats chats.jsonl pairs.jsonl --steps 60 --batch 4 --generative-batch 2 --threads 1 --checkpoint-every 1 -q)
     grit joint -o undisturbed "${long[@]}"
-    for way in '' --piped; do
-        # shellcheck disable=SC2086
-        setsid "$REPO/pipelines/grit" joint -o "run$way" "${long[@]}" $way &
-        pid=$!
-        until [ -e "run$way/checkpoint" ]; do sleep 0.01; done
-        kill -KILL -- -$pid
-        wait $pid || true
-        [ ! -e "run$way/adapter_model.safetensors" ] || { echo 'it was too fast to be killed'; false; }
-        # shellcheck disable=SC2086
-        expect 0 grit joint -o "run$way" "${long[@]}" $way --resume
-        cmp "run$way/adapter_model.safetensors" undisturbed/adapter_model.safetensors
-    done
+    killed_and_resumed grit joint "${long[@]}"
+    killed_and_resumed grit joint "${long[@]}" --piped
 }
 
 @test "wrong usage is 2, in one line; --dry-run prints what gives the same adapter" {

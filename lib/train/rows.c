@@ -50,7 +50,7 @@ static int read_emb(const vp_step *s, float **emb, int64_t *D, vp_error *err) {
     for (size_t i = s->generative_frames; i < s->frames; i++) {
         const vp_frame *f = s->frame[i];
         const vp_column *c = vp_frame_find(f, "emb");
-        if (!f->B) continue;
+        if (!f->B && !c) continue;
         if (!c || c->ndim != 2 || (*D && c->shape[1] != *D))
             return vp_frame_fail(f, VP_DATA, err,
                                  c ? "column 'emb' has another width than before" : "no column 'emb': pool makes it");

@@ -81,6 +81,18 @@ column() { peek --jsonl --columns "$1" "${2:--}"; }
     printf '%s\n' '{"text":["a long prompt that fills it","b"]}' '{"text":["q","b c d e f"]}' |
         tok -m tiny --chat grit --batch 2 --max-len 20 --gen-max-len 24 -q >cut.vp
     [ "$(column ids cut.vp | tr -cd , | wc -c)" -eq 23 ]
+    # steps that lose all examples, all conversations, or both
+    printf '%s\n' '{"query":["a very long instruction","q"],"pos":"p","neg":"n"}'{,} >none.jsonl
+    printf '%s\n' '{"text":["a very long prompt that goes on and on and on until it fills the length","b"]}'{,} >nochat.jsonl
+    for inputs in 'none chats' 'pairs nochat' 'none nochat'; do
+        rm -rf fused piped
+        mix "${inputs% *}.jsonl" --batch 2 --generative "${inputs#* }.jsonl" --generative-batch 2 --steps 2 |
+            tok -m tiny --chat grit --query-max-len 24 --gen-max-len 60 -q | mask grit >steps.vp
+        joint --out fused <steps.vp
+        fwd --attention bi --threads 1 --follow piped <steps.vp | pool mean | loss grit --scale 50 |
+            step --lora r=2,alpha=4 --lr 1e-2 --threads 1 -q --out piped
+        cmp fused/adapter_model.safetensors piped/adapter_model.safetensors
+    done
     # ten characters for each token of the largest limit, before anything else
     printf '{"text":"%0500d"}\n' 0 | tok -m tiny --chat grit --max-len 30 -q --text >digits.vp
     printf '{"text":"%0300d"}\n' 0 | tok -m tiny --chat grit --max-len 30 -q | column ids | diff - <(column ids digits.vp)

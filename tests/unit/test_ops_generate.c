@@ -393,7 +393,7 @@ static void test_greedy(op_case *c) {
 }
 
 int main(int argc, char **argv) {
-    static const op_test tests[] = {{"cached", test_attn, 60},   {"refusals", test_attn_refusals, 5},
+    static const op_test tests[] = {{"cached", test_attn, 30},   {"refusals", test_attn_refusals, 5},
                                     {"append", test_append, 10}, {"rows", test_rows, 12},
                                     {"sample", test_sample, 30}, {"greedy", test_greedy, 10}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);

@@ -42,12 +42,13 @@ static inline __attribute__((always_inline)) void store_sums(const vec *acc, int
     for (; i < n; i++) out[i * ldo] = v_sum(acc[i]);
 }
 
-/* nq queries x up to rt rows (constants); rows past nr read the last one again and are not written. The rows behind
- * them are asked for meanwhile, into the second-level cache: their streams are too short for the machine to foresee. */
+/* nq queries x up to rt rows (constants); rows past nr read the last one again and are not written. The rows of
+ * the tile after the next are asked for meanwhile, into the second-level cache: their streams are too short for the
+ * machine to foresee. */
 static inline __attribute__((always_inline)) void tile(const float *q, int64_t ldq, int nq, const uint8_t *rows,
                                                        int64_t stride, int rt, int64_t nr, vp_dtype dtype, int64_t dim,
                                                        float *out, int64_t ldo) {
-    const int64_t size = dtype == VP_F32 ? 4 : dtype == VP_BF16 ? 2 : 1, ahead = rt * stride;
+    const int64_t size = dtype == VP_F32 ? 4 : dtype == VP_BF16 ? 2 : 1, ahead = 2 * rt * stride;
     const uint8_t *row[RT];
     vec acc[RT][QT];
 #pragma GCC unroll 8

@@ -6,6 +6,7 @@
  * disturbs less; with more they are the clock's. */
 #include "bench/bench.h"
 #include "lib/vecpipe.h"
+#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -231,6 +232,13 @@ static void print_rows(bench *b, const char *what, int64_t q, int64_t d, int rep
     }
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at) {
+    (void)st;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
 static void measure_length(bench *b, int64_t tokens, int repetitions) {
     static const char *const forms[] = {DOC_TEXT, BEHIND_QUERY};
     vp_error err = {0};
@@ -249,8 +257,8 @@ static void measure_length(bench *b, int64_t tokens, int repetitions) {
                (double)s.kv_bytes / 1e6, (double)s.vector_bytes / 1e3);
         vp_index_stats_free(&s);
         for (int i = 0; i < 2; i++) vp_index_close(b->index[i]);
-        snprintf(path, sizeof path, "rm -r %s", folder);
-        if (system(path)) exit(VP_IO);
+        if (nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS))
+            check(vp_fail_errno(&err, "cannot remove '%s'", folder), &err);
     }
 }
 

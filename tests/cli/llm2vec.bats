@@ -147,12 +147,12 @@ END
 
 @test "an interrupt stops all of it and says how to go on" {
     need_terminal
-    # once a step is logged: before, the script may not have come to its trap
+    # once a step is logged: before, the script may not have come to its trap; exec, so that it leads the group
     cat >interrupted <<'END'
 until_it_trains() { for _ in {1..600}; do if [ -s run/log.jsonl ]; then return; fi; sleep 0.1; done; }
 { until_it_trains; kill -INT -- -$$; } & exec "$@"
 END
-    script -qec "bash interrupted $REPO/pipelines/llm2vec mntp -o run $corpus --steps 100000 --batch 4 --length 32" /dev/null \
+    script -qec "exec bash interrupted $REPO/pipelines/llm2vec mntp -o run $corpus --steps 100000 --batch 4 --length 32" /dev/null \
         >screen </dev/null || true
     grep -q 'llm2vec: interrupted: the same command with --resume' screen
     flock -n run true # nobody trains there

@@ -8,7 +8,7 @@ WARN      = -Wall -Wextra -Wshadow -Wconversion -Werror
 CFLAGS   ?= -O2 -g
 BASE      = -std=c17 -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fno-math-errno -fvisibility=hidden -pthread
 SAN       = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-LIBS      = -lmsgpackc -lzstd -lxxhash -ldnnl -lsqlite3 -lpcre2-8 -lutf8proc -ljansson -lm
+LIBS      = -ldl -lmsgpackc -lzstd -lxxhash -ldnnl -lsqlite3 -lpcre2-8 -lutf8proc -ljansson -lm
 # a plain `make test` or `make demo` uses all cores
 JOBS      = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 COMPILE   = $(CC) $(BASE) $(WARN) $(CFLAGS) $(SAN)
@@ -16,7 +16,7 @@ LINK      = $(CC) $(SAN) -pthread -fopenmp -o $@ $^ $(LIBS)
 
 PROGRAMS := vp $(shell sed -n 's/^X[^"]*"\([a-z-]*\)".*/\1/p' tools/programs.def)
 LIB_SRC   = $(wildcard lib/*/*.c)
-CPU_SRC   = $(filter-out kernels/cpu/simd_%,$(wildcard kernels/cpu/*.c))
+CPU_SRC   = $(filter-out kernels/cpu/simd_%,$(wildcard kernels/*.c kernels/cpu/*.c))
 # kernels/cpu/simd_*.c are compiled once an instruction set
 SIMD_SRC  = $(wildcard kernels/cpu/simd_*.c)
 ISA_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
@@ -60,6 +60,38 @@ $(LIB): $(OBJ) $(BUILD)/objects.stamp
 $(BUILD)/bin/%: $(BUILD)/obj/tools/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK)
+
+# The CUDA backend, a library that is opened at run time: for GPUs (cuda), and for a GPU on the host that proves its
+# kernels where there is none (shim).
+CUDA_SRC  = $(wildcard kernels/cuda/*.cu)
+CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c lib/base/philox.c
+CUDA_ARCH = 80 90
+NVCC     ?= nvcc
+CXX      ?= c++
+NVFLAGS   = -std=c++20 -O3 -I. -MMD -MP --fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off -diag-suppress 177 \
+            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+SHIMFLAGS = -std=c++20 -O2 -g -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
+            -Wno-unused-function
+$(BUILD)/obj/%.pic.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
+	@mkdir -p $(@D)
+	$(COMPILE) -fPIC -c -o $@ $<
+$(BUILD)/obj/%.cuda.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c -o $@ $<
+$(BUILD)/obj/%.shim.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(SHIMFLAGS) -c -o $@ $<
+$(BUILD)/obj/%.shim.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(SHIMFLAGS) -c -o $@ $<
+$(BUILD)/libvecpipe-cuda.so: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.cuda.o) $(CUDA_HELP:%.c=$(BUILD)/obj/%.pic.o)
+	$(NVCC) -shared -o $@ $^ -lcublasLt
+$(BUILD)/shim/libvecpipe-cuda.so: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.shim.o) $(patsubst %.cc,$(BUILD)/obj/%.shim.o,$(wildcard kernels/cuda/shim/*.cc)) \
+            $(CUDA_HELP:%.c=$(BUILD)/obj/%.pic.o)
+	@mkdir -p $(@D)
+	$(CXX) -shared -o $@ $^
+cuda: all $(BUILD)/libvecpipe-cuda.so ## build the CUDA backend too (needs nvcc and cuBLAS)
+shim: $(BUILD)/shim/libvecpipe-cuda.so ## build the CUDA backend for a GPU on the host, to test its kernels
 $(BUILD)/libunit.a: $(UNIT_HELP)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libunit.a $(LIB)
@@ -114,6 +146,6 @@ clean: ## remove the builds
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-.PHONY: all units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
+.PHONY: all cuda shim units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

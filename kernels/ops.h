@@ -97,6 +97,7 @@ typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[
     const vp_batch *batch;
     const int32_t *ids;          /* [T], every id < rows */
     vp_weight_part table, extra; /* extra.rows > 0: appended vocabulary rows */
+    const vp_weight *resident;   /* caps.separate: table and extra, prepared with `rows`; else NULL */
     int64_t C;
     float scale;
     const float *positions; /* [max, C] or NULL */
@@ -389,6 +390,8 @@ typedef struct vp_caps {
     const char *isa; /* "avx512", "sm_90" */
     int threads;
     bool bf16, i8, fp8;
+    bool bf16_states; /* activations may be BF16 where compute is: the caller chooses each one's type by it */
+    bool separate;    /* its memory is not the host's */
     size_t memory;
 } vp_caps;
 

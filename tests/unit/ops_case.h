@@ -1,12 +1,15 @@
 /* Random cases for the tests of operations: seeded shapes and data, matrices with guarded row ends, two devices an
  * instruction set (1 and 3 threads), comparison with a bound that NaN fails, and a rerun by name:
- *     test_ops attn:seed=17:isa=avx2 */
+ *     test_ops attn:seed=17:isa=avx2
+ * $VP_TEST_DEVICE (cuda) names another device than the CPU. All memory of a case is the host's that every device
+ * reaches (pinned), so that one test is all devices'. */
 #ifndef VP_OPS_CASE_H
 #define VP_OPS_CASE_H
 #include "kernels/ops.h"
 
 typedef struct op_case {
-    const char *isa;
+    const char *isa; /* or the device, by name */
+    int number;      /* of the device */
     uint64_t seed, state;
     const vp_backend *be;
     vp_queue *one, *three; /* queues on devices with 1 and 3 threads */
@@ -30,7 +33,11 @@ int op_main(int argc, char **argv, const op_test *tests, size_t n);
 void case_fail(op_case *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 #define CASE_OK(c, status, queue)                                                                                      \
     do {                                                                                                               \
-        if ((status) != VP_OK) case_fail(c, "%s", (c)->be->why(queue));                                                \
+        vp_error case_error_ = {0};                                                                                    \
+        if ((status) != VP_OK)                                                                                         \
+            case_fail(c, "%s", (c)->be->why(queue));                                                                   \
+        else if ((c)->be->queue_wait(queue, &case_error_))                                                             \
+            case_fail(c, "%s", case_error_.text);                                                                      \
     } while (0)
 
 int64_t case_int(op_case *c, int64_t low, int64_t high); /* [low, high] */
@@ -41,6 +48,9 @@ float *case_floats(op_case *c, int64_t n); /* random */
 /* Random [rows, cols] with up to 5 columns of NaN between rows: reading or writing there shows. */
 vp_mat case_mat(op_case *c, int64_t rows, int64_t cols);
 vp_mat case_copy(op_case *c, const vp_mat *m);
+/* The values of m, rounded to bf16 in m too, as a BF16 matrix of its own; and a BF16 matrix as F32. */
+vp_mat case_bf16(op_case *c, vp_mat *m);
+vp_mat case_f32(op_case *c, const vp_mat *m);
 vp_mat case_cut(const vp_mat *m, int64_t first, int64_t rows); /* rows of m */
 /* The NaN between rows is still there. */
 void case_guards(op_case *c, const char *what, const vp_mat *m);

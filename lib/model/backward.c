@@ -17,7 +17,7 @@ static int check(const back *b, int status, vp_error *err) {
 
 static int add(back *b, const vp_mat *to, const vp_mat *what, vp_error *err) {
     vp_elem_op op = {.x = *what, .y = *to, .out = *to, .a = 1, .b = 1};
-    return check(b, b->p.e->ops->add(b->p.e->queue, &op), err);
+    return check(b, b->p.e->on.ops->add(b->p.e->on.queue, &op), err);
 }
 
 /* dx = dout W + adapters' part (dx NULL: not wanted); gradients of what is trained are added to. */
@@ -32,19 +32,19 @@ static int linear_bwd(back *b, const vp_linear *w, const vp_mat *x, const vp_mat
                        .dw = w->dw,
                        .dbias = w->dbias,
                        .batch = b->p.batch};
-    if (w->dw) VP_TRY(check(b, e->ops->linear_bwd_w(e->queue, &op), err));
+    if (w->dw) VP_TRY(check(b, e->on.ops->linear_bwd_w(e->on.queue, &op), err));
     vp_lora_op lora = {.x = *x, .out = *dout, .batch = b->p.batch, .dout = dout, .dx = dx, .linear = dx ? &op : NULL};
     if (w->nlora && dx) {
         lora.part = w->lora;
         lora.nparts = w->nlora;
-        VP_TRY(check(b, e->ops->lora_bwd(e->queue, &lora), err));
+        VP_TRY(check(b, e->on.ops->lora_bwd(e->on.queue, &lora), err));
         lora.linear = NULL;
     }
-    if (!w->ntrained) return lora.linear ? check(b, e->ops->linear_bwd_x(e->queue, &op), err) : VP_OK;
+    if (!w->ntrained) return lora.linear ? check(b, e->on.ops->linear_bwd_x(e->on.queue, &op), err) : VP_OK;
     lora.part = w->trained;
     lora.nparts = w->ntrained;
     lora.drop = vp_pass_drop(&b->p, e->training->options.lora_dropout, w->layer, w->site);
-    return check(b, e->ops->lora_bwd(e->queue, &lora), err);
+    return check(b, e->on.ops->lora_bwd(e->on.queue, &lora), err);
 }
 
 /* dx += the gradient of x through out = norm(x), given that of out */
@@ -60,7 +60,7 @@ static int norm_bwd(back *b, const vp_norm_weight *w, const vp_mat *x, const vp_
                      .dweight = w->dweight,
                      .dbias = w->dbias,
                      .batch = b->p.batch};
-    VP_TRY(check(b, b->p.e->ops->norm_bwd(b->p.e->queue, &op), err));
+    VP_TRY(check(b, b->p.e->on.ops->norm_bwd(b->p.e->on.queue, &op), err));
     return add(b, &b->dx, &b->dsum, err);
 }
 
@@ -87,10 +87,10 @@ static int mlp_bwd(back *b, const vp_layer *l, const vp_mat *dy, vp_error *err) 
                         .dout = &b->dmid,
                         .dgate = &dgate,
                         .dup = &dup};
-        VP_TRY(check(b, p->e->ops->glu_bwd(p->e->queue, &op), err));
+        VP_TRY(check(b, p->e->on.ops->glu_bwd(p->e->on.queue, &op), err));
     } else {
         vp_act_op op = {.act = c->act, .x = p->up, .out = p->mid, .dout = &b->dmid, .dx = &dup};
-        VP_TRY(check(b, p->e->ops->act_bwd(p->e->queue, &op), err));
+        VP_TRY(check(b, p->e->on.ops->act_bwd(p->e->on.queue, &op), err));
     }
     return linear_bwd(b, &l->up, &p->h, &b->dup, &b->dh, err);
 }
@@ -110,7 +110,7 @@ static int heads_bwd(back *b, const vp_mat *dx, const vp_mat *raw, int64_t heads
                      .dx = dx,
                      .dweight = w->dweight,
                      .batch = b->p.batch};
-    return check(b, b->p.e->ops->norm_bwd(b->p.e->queue, &op), err);
+    return check(b, b->p.e->on.ops->norm_bwd(b->p.e->on.queue, &op), err);
 }
 
 /* dh from dy; p.h = norm of the layer's input. `first`: nothing below wants a gradient. */
@@ -124,7 +124,7 @@ static int attention_bwd(back *b, const vp_layer *l, int64_t layer, const vp_mat
     op.dq = &dq;
     op.dk = &dk;
     op.dv = &dv;
-    VP_TRY(check(b, p->e->ops->attn_bwd(p->e->queue, &op), err));
+    VP_TRY(check(b, p->e->on.ops->attn_bwd(p->e->on.queue, &op), err));
     vp_mat raw_q = {0}, raw_k = {0};
     if (p->raw.ptr) {
         raw_q = vp_columns(&p->raw, 0, hd);
@@ -153,7 +153,7 @@ static int attend_again(back *b, const vp_layer *l, int64_t layer, vp_saved *s, 
     VP_TRY(vp_pass_out(p, l, layer, err));
     vp_elem_op op = {.x = s->x, .y = p->y, .out = p->x, .a = 1, .b = 1};
     s->middle = p->x;
-    return check(b, p->e->ops->add(p->e->queue, &op), err);
+    return check(b, p->e->on.ops->add(p->e->on.queue, &op), err);
 }
 
 /* ---- a layer, all layers ---- */
@@ -210,16 +210,16 @@ static int embed_bwd(back *b, const vp_tape *tape, vp_error *err) {
     op.dout = &b->dx;
     op.dtable = e->dtable;
     op.dfirst = e->dfirst;
-    return check(b, e->ops->embed_bwd(e->queue, &op), err);
+    return check(b, e->on.ops->embed_bwd(e->on.queue, &op), err);
 }
 
 static int run(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err) {
     back b = {0};
     VP_TRY(open_back(&b, e, tape, err));
     size_t bytes = (size_t)tape->batch.T * (size_t)e->model->config.width * sizeof *dhidden;
-    VP_TRY(check(&b, e->ops->copy(e->queue, b.dh.ptr, dhidden, bytes), err));
+    VP_TRY(check(&b, e->on.ops->copy(e->on.queue, b.dh.ptr, dhidden, bytes), err));
     vp_elem_op zero = {.out = b.dx};
-    VP_TRY(check(&b, e->ops->fill(e->queue, &zero), err));
+    VP_TRY(check(&b, e->on.ops->fill(e->on.queue, &zero), err));
     VP_TRY(norm_bwd(&b, &e->final_norm, &tape->x, &b.dh, err));
     const vp_pass whole = b.p;
     for (int64_t i = e->model->config.layers - 1; i >= 0; i--) {
@@ -229,14 +229,14 @@ static int run(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err
     }
     b.p = whole;
     VP_TRY(embed_bwd(&b, tape, err));
-    return e->ops->queue_wait(e->queue, err);
+    return e->on.ops->queue_wait(e->on.queue, err);
 }
 
 int vp_encoder_backward(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err) {
     if (!e->training || !e->training->options.backward)
         return vp_fail(err, VP_BUG, "backward: the encoder was opened for forward passes");
-    size_t mark = e->ops->arena_mark(e->queue);
+    size_t mark = e->on.ops->arena_mark(e->on.queue);
     int status = run(e, tape, dhidden, err);
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }

@@ -7,33 +7,13 @@
 #include <string.h>
 
 int vp_encoder_check(const vp_encoder *e, int status, vp_error *err) {
-    return status ? vp_fail(err, status, "%s", e->ops->why(e->queue)) : VP_OK;
+    return vp_compute_check(&e->on, status, err);
 }
 
 int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err) {
-    void *device = e->ops->arena_alloc(e->queue, bytes);
+    void *device = vp_compute_take(&e->on, "the device's arena", bytes, err);
     *out = device;
-    if (!device) return vp_fail_memory(err, "the device's arena", bytes);
-    VP_TRY(vp_encoder_check(e, e->ops->copy(e->queue, device, host, bytes), err));
-    return e->ops->queue_wait(e->queue, err); /* the host's copy may go */
-}
-
-int vp_compute_choose(vp_compute *c, const char *name, vp_error *err) {
-    vp_caps caps;
-    c->type = VP_F32;
-    if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
-    for (int i = 0; c->rows && i < 2; i++)
-        if (!strcmp(name, vp_compute_name(c->type = i ? VP_I8 : VP_BF16))) return VP_OK;
-    c->ops->caps(c->device, &caps);
-    c->type = VP_BF16;
-    if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
-        return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
-    if (caps.bf16) return VP_OK;
-    return vp_fail(err, VP_USAGE, "compute type bf16: this processor has no instructions for it (AVX512-BF16)");
-}
-
-const char *vp_compute_name(vp_dtype type) {
-    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : "f32";
+    return device ? vp_compute_move(&e->on, device, host, bytes, err) : VP_MEMORY; /* the host's copy may go */
 }
 
 static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
@@ -50,7 +30,7 @@ static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
 
 /* What this model's pass calls must be there: a backend may lack operations. */
 static int check_operations(const vp_encoder *e, vp_error *err) {
-    const vp_backend *b = e->ops;
+    const vp_backend *b = e->on.ops;
     const vp_config *c = &e->model->config;
     const char *lacks = !b->embed                                          ? "embed"
                         : !b->norm                                         ? "norm"
@@ -75,18 +55,11 @@ static int choose_attention(vp_encoder *e, const char *option, const vp_map *hea
 }
 
 static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map *header, vp_error *err) {
-    if (o->device && strcmp(o->device, "auto") && strcmp(o->device, "cpu"))
-        return vp_fail(err, VP_USAGE, "--device %s: only the CPU is there", o->device);
-    e->ops = vp_backend_cpu();
     e->batch_tokens = o->batch_tokens > 0 ? o->batch_tokens : VP_BATCH_TOKENS;
+    e->on.rows = o->generate;
     VP_TRY(choose_attention(e, o->attention, header, err));
+    VP_TRY(vp_compute_open(&e->on, o->device, o->threads, o->compute, err));
     VP_TRY(check_operations(e, err));
-    vp_device_options device = {.threads = o->threads};
-    VP_TRY(e->ops->open(&e->device, &device, err));
-    vp_compute compute = {.ops = e->ops, .device = e->device, .rows = e->rows = o->generate};
-    VP_TRY(vp_compute_choose(&compute, o->compute, err));
-    e->compute = compute.type;
-    VP_TRY(e->ops->queue_open(&e->queue, e->device, err));
     return o->train ? vp_training_open(e, o->train, err) : VP_OK;
 }
 
@@ -107,10 +80,9 @@ int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, c
 
 void vp_encoder_close(vp_encoder *e) {
     if (!e) return;
-    if (e->device) vp_encoder_release(e);
+    if (e->on.device) vp_encoder_release(e);
     vp_training_close(e->training);
-    if (e->queue) e->ops->queue_close(e->queue);
-    if (e->device) e->ops->close(e->device);
+    vp_compute_close(&e->on);
     free(e);
 }
 
@@ -120,7 +92,7 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
     if (!encoder) return vp_fail_memory(err, "a map", 1);
     int status = vp_map_set_str(encoder, "attention", e->attention, err);
     if (!status) status = vp_map_set_str(encoder, "layer", "last", err);
-    if (!status) status = vp_map_set_str(encoder, "compute", vp_compute_name(e->compute), err);
+    if (!status) status = vp_map_set_str(encoder, "compute", vp_compute_name(e->on.type), err);
     if (!status) status = vp_map_set_map(header, "encoder", encoder, err);
     vp_map_free(encoder);
     return status ? status : vp_encoder_space(header, err);
@@ -131,7 +103,7 @@ const char *vp_encoder_attention(const vp_encoder *e) {
 }
 
 const char *vp_encoder_compute_type(const vp_encoder *e) {
-    return vp_compute_name(e->compute);
+    return vp_compute_name(e->on.type);
 }
 
 /* kv: NULL, or where the frame's keys and values go */
@@ -140,7 +112,7 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
     vp_batch batch;
     const int32_t *ids;
     if (s->cu[b0] == s->cu[b1]) return VP_OK;
-    size_t mark = e->ops->arena_mark(e->queue);
+    size_t mark = e->on.ops->arena_mark(e->on.queue);
     int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
     if (!status && !kv) status = vp_forward(e, &batch, ids, s->step, NULL, hidden, err);
     if (!status && kv) {
@@ -156,7 +128,7 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
         free(to.k_to);
         free(to.v_to);
     }
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }
 
@@ -218,8 +190,8 @@ int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *e
 
 int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err) {
     *kv = NULL;
-    if (!e->ops->kv_export)
-        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->ops->name);
+    if (!e->on.ops->kv_export)
+        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->on.ops->name);
     return run(e, f, hidden, kv, err);
 }
 

@@ -3,7 +3,7 @@
  */
 #ifndef VP_MODEL_ENCODER_H
 #define VP_MODEL_ENCODER_H
-#include "kernels/ops.h"
+#include "lib/model/compute.h"
 #include "lib/model/private.h"
 #include "lib/model/training.h"
 
@@ -68,15 +68,11 @@ typedef struct vp_layer {
 
 struct vp_encoder {
     vp_model *model;
-    const vp_backend *ops;
-    vp_device *device;
-    vp_queue *queue;
+    vp_compute on;
     char attention[12];
     vp_attention mode;
     bool segments;
     int64_t batch_tokens;
-    vp_dtype compute;      /* of the linears' products */
-    bool rows;             /* weights row by row, for generation: `compute` is the weights' type */
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;
@@ -110,11 +106,6 @@ int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *
 int vp_encoder_check(const vp_encoder *e, int status, vp_error *err);
 /* n bytes of `host` on the device: in the queue's arena, until the caller's mark is released. */
 int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err);
-
-/* The type of products that an option or a header names (VP_COMPUTES, NULL: auto) for c's backend and device, into
- * c->type. VP_USAGE: there is none by that name, or not on this machine. */
-int vp_compute_choose(vp_compute *c, const char *name, vp_error *err);
-const char *vp_compute_name(vp_dtype type);
 
 /* prepare.c: pack every weight, once. */
 int vp_encoder_prepare(vp_encoder *e, vp_error *err);

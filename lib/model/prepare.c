@@ -128,9 +128,9 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
                              .in = s->part[0]->cols,
                              .out = outputs,
                              .bias = *bias,
-                             .compute = e->compute,
+                             .compute = e->on.type,
                              .backward = e->training && e->training->options.backward,
-                             .rows = e->rows,
+                             .rows = e->on.rows,
                              .name = s->part[0]->module};
     return VP_OK;
 }
@@ -145,9 +145,9 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
     int status = describe_linear(e, layer, roles, n, &s, part, &desc, &bias, err);
     const bool again = linear->weight != NULL;
     if (!status && again)
-        status = vp_encoder_check(e, e->ops->weight_update(e->queue, linear->weight, &desc), err);
+        status = vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, linear->weight, &desc), err);
     else if (!status)
-        status = e->ops->weight_prepare(e->device, &desc, &linear->weight, err);
+        status = e->on.ops->weight_prepare(e->on.device, &desc, &linear->weight, err);
     free(bias);
     if (status || again) return status;
     linear->in = desc.in;
@@ -266,7 +266,7 @@ void vp_encoder_release(vp_encoder *e) {
     for (int64_t i = 0; e->layer && i < e->model->config.layers; i++) {
         vp_linear *const linears[] = {&e->layer[i].qkv, &e->layer[i].out, &e->layer[i].up, &e->layer[i].down};
         for (size_t k = 0; k < sizeof linears / sizeof *linears; k++) {
-            if (linears[k]->weight) e->ops->weight_free(e->device, linears[k]->weight);
+            if (linears[k]->weight) e->on.ops->weight_free(e->on.device, linears[k]->weight);
             free(linears[k]->lora);
             free(linears[k]->trained);
         }

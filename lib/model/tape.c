@@ -56,7 +56,7 @@ void vp_tape_free(vp_tape *t) {
 static int run(vp_encoder *e, const vp_sequences *s, float *hidden, vp_tape **tape, vp_error *err) {
     vp_tape *t = vp_calloc(1, sizeof *t);
     if (!t) return vp_fail_memory(err, "a tape", sizeof *t);
-    size_t mark = e->ops->arena_mark(e->queue);
+    size_t mark = e->on.ops->arena_mark(e->on.queue);
     t->step = s->step;
     int status = vp_batch_build(e, s, 0, s->B, &t->batch, &t->ids, err);
     if (!status && tape) status = allocate_tape(e, t, err);
@@ -66,7 +66,7 @@ static int run(vp_encoder *e, const vp_sequences *s, float *hidden, vp_tape **ta
         return VP_OK;
     }
     vp_tape_free(t);
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }
 
@@ -88,15 +88,15 @@ int vp_encoder_warm(vp_encoder *e, vp_error *err) {
 }
 
 size_t vp_encoder_mark(const vp_encoder *e) {
-    return e->ops->arena_mark(e->queue);
+    return e->on.ops->arena_mark(e->on.queue);
 }
 
 void vp_encoder_release_to(vp_encoder *e, size_t mark) {
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
 }
 
 vp_compute vp_encoder_compute(const vp_encoder *e) {
-    return (vp_compute){.ops = e->ops, .device = e->device, .queue = e->queue, .type = e->compute, .rows = e->rows};
+    return e->on;
 }
 
 int64_t vp_encoder_width(const vp_encoder *e) {

@@ -274,8 +274,8 @@ static int set_targets(vp_encoder *e, vp_training *t, const vp_adapter *continue
 static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
     size_t bytes = (size_t)t->params.count * sizeof(float);
     t->params.param = t->param;
-    t->params.value = e->ops->arena_alloc(e->queue, bytes);
-    if (t->options.backward) t->grad = e->ops->arena_alloc(e->queue, bytes);
+    t->params.value = e->on.ops->arena_alloc(e->on.queue, bytes);
+    if (t->options.backward) t->grad = e->on.ops->arena_alloc(e->on.queue, bytes);
     if (!t->params.value || (t->options.backward && !t->grad)) return vp_fail_memory(err, "what is trained", bytes);
     memset(t->params.value, 0, bytes);
     if (t->grad) memset(t->grad, 0, bytes);

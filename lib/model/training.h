@@ -2,7 +2,7 @@
  * backward pass. What the loss is, and what the optimiser does with the gradient, is lib/train's business. */
 #ifndef VP_MODEL_TRAINING_H
 #define VP_MODEL_TRAINING_H
-#include "kernels/ops.h"
+#include "lib/model/compute.h"
 #include "lib/model/latent.h"
 #include "lib/model/model.h"
 
@@ -77,14 +77,7 @@ void vp_pooler_give(vp_pooler *p, const vp_latent_sizes *s, int64_t width, const
 /* When the gradient of a step's last micro-batch was made: what all of them share goes on to the latents. */
 int vp_pooler_finish(vp_pooler *p, vp_error *err);
 
-/* The device that an encoder computes on, for objectives that need products of their own. */
-typedef struct vp_compute {
-    const vp_backend *ops;
-    vp_device *device;
-    vp_queue *queue;
-    vp_dtype type; /* of its linears' products, VP_F32 or VP_BF16; with `rows` of their weights, VP_I8 too */
-    bool rows;     /* weights are kept row by row, for generation */
-} vp_compute;
+/* The device that an encoder computes on, for what computes beside it. */
 vp_compute vp_encoder_compute(const vp_encoder *e);
 
 #endif

@@ -1,0 +1,69 @@
+/* Opening the device that a model computes on, and getting numbers there and back: compute.h. */
+#include "lib/model/compute.h"
+#include "kernels/load.h"
+#include <string.h>
+
+const char *vp_compute_name(vp_dtype type) {
+    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : "f32";
+}
+
+static int choose_type(vp_compute *c, const vp_caps *caps, const char *name, vp_error *err) {
+    c->type = VP_F32;
+    if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
+    for (int i = 0; c->rows && i < 2; i++)
+        if (!strcmp(name, vp_compute_name(c->type = i ? VP_I8 : VP_BF16))) return VP_OK;
+    c->type = VP_BF16;
+    if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
+        return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
+    if (caps->bf16) return VP_OK;
+    return vp_fail(err, VP_USAGE, "compute type bf16: this processor has no instructions for it (AVX512-BF16)");
+}
+
+int vp_compute_open(vp_compute *c, const char *device, int threads, const char *compute, vp_error *err) {
+    vp_device_options options = {.threads = threads};
+    vp_caps caps;
+    VP_TRY(vp_backend_open(device, &options, &c->ops, &c->device, &c->queue, err));
+    c->ops->caps(c->device, &caps);
+    c->separate = caps.separate;
+    VP_TRY(choose_type(c, &caps, compute, err));
+    c->state = c->type == VP_BF16 && caps.bf16_states ? VP_BF16 : VP_F32;
+    return VP_OK;
+}
+
+void vp_compute_close(vp_compute *c) {
+    if (c->queue) c->ops->queue_close(c->queue);
+    if (c->device) c->ops->close(c->device);
+    *c = (vp_compute){0};
+}
+
+int vp_compute_check(const vp_compute *c, int status, vp_error *err) {
+    return status ? vp_fail(err, status, "%s", c->ops->why(c->queue)) : VP_OK;
+}
+
+/* ---- memory ---- */
+
+void *vp_compute_take(const vp_compute *c, const char *what, size_t bytes, vp_error *err) {
+    void *p = c->ops->arena_alloc(c->queue, bytes);
+    if (!p) vp_fail_memory(err, what, bytes);
+    return p;
+}
+
+int vp_compute_put(const vp_compute *c, const char *what, const void *host, size_t bytes, const void **out,
+                   vp_error *err) {
+    *out = host;
+    if (!host || !c->separate) return VP_OK;
+    void *device = vp_compute_take(c, what, bytes, err);
+    *out = device;
+    return device ? vp_compute_move(c, device, host, bytes, err) : VP_MEMORY;
+}
+
+int vp_compute_room(const vp_compute *c, const char *what, void *host, size_t bytes, void **out, vp_error *err) {
+    *out = host;
+    if (!host || !c->separate) return VP_OK;
+    return (*out = vp_compute_take(c, what, bytes, err)) ? VP_OK : VP_MEMORY;
+}
+
+int vp_compute_move(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err) {
+    if (to && to != from) VP_TRY(vp_compute_check(c, c->ops->copy(c->queue, to, from, bytes), err));
+    return c->ops->queue_wait(c->queue, err);
+}

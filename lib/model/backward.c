@@ -7,7 +7,8 @@
 
 typedef struct back {
     vp_pass p;
-    vp_mat dx, dy, dh, dsum; /* [T, C]: stream; of a block's output; of its norm; of the norm's input */
+    /* [T, C]: of the stream; of a block's output, where it is not the stream's own; of its norm; of the norm's input */
+    vp_mat dx, dy, dh, dsum;
     vp_mat dqkv, dmixed, dup, dmid;
 } back;
 
@@ -64,12 +65,11 @@ static int norm_bwd(back *b, const vp_norm_weight *w, const vp_mat *x, const vp_
     return add(b, &b->dx, &b->dsum, err);
 }
 
-/* The gradient of what a block added: the stream's, through its dropout. */
+/* The gradient of what a block added: the stream's, through its dropout, in the type of what was added. */
 static int block_gradient(back *b, int64_t layer, vp_after after, vp_mat *dy, vp_error *err) {
-    *dy = b->dx;
-    if (!(b->p.e->training->options.hidden_dropout > 0)) return VP_OK;
-    *dy = b->dy;
-    return vp_pass_dropout(&b->p, &b->dx, &b->dy, layer, after, err);
+    *dy = b->dy.ptr ? b->dy : b->dx;
+    if (b->p.e->training->options.hidden_dropout > 0) return vp_pass_dropout(&b->p, &b->dx, &b->dy, layer, after, err);
+    return b->dy.ptr ? vp_pass_cast(&b->p, &b->dx, &b->dy, err) : VP_OK;
 }
 
 /* dh from dy; p.h = norm of the MLP's input, p.up filled. */
@@ -168,7 +168,7 @@ static int layer_bwd(back *b, int64_t i, vp_saved *s, vp_error *err) {
     VP_TRY(block_gradient(b, i, VP_AFTER_MLP, &dy, err));
     VP_TRY(mlp_bwd(b, l, &dy, err));
     if (parallel) { /* both blocks' gradients meet in the one norm */
-        VP_TRY(vp_pass_copy(&b->p, &b->dsum, &b->dh, err));
+        VP_TRY(vp_pass_cast(&b->p, &b->dh, &b->dsum, err));
         VP_TRY(attention_bwd(b, l, i, &dy, first, err));
         if (first) return VP_OK;
         VP_TRY(add(b, &b->dh, &b->dsum, err));
@@ -185,10 +185,11 @@ static int open_back(back *b, vp_encoder *e, const vp_tape *tape, vp_error *err)
     const vp_config *c = &e->model->config;
     const int64_t qkv = (c->heads + 2 * c->groups) * c->head_dim;
     VP_TRY(vp_pass_open(&b->p, e, &tape->batch, tape->step, err));
-    VP_TRY(vp_pass_allocate(&b->p, &b->dx, c->width, err));
+    VP_TRY(vp_pass_allocate_f32(&b->p, &b->dx, c->width, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dh, c->width, err));
-    VP_TRY(vp_pass_allocate(&b->p, &b->dsum, c->width, err));
-    if (e->training->options.hidden_dropout > 0) VP_TRY(vp_pass_allocate(&b->p, &b->dy, c->width, err));
+    VP_TRY(vp_pass_allocate_f32(&b->p, &b->dsum, c->width, err));
+    if (e->training->options.hidden_dropout > 0 || e->on.state != VP_F32)
+        VP_TRY(vp_pass_allocate(&b->p, &b->dy, c->width, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dqkv, qkv, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dmixed, c->heads * c->head_dim, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dmid, c->ffn, err));
@@ -197,7 +198,7 @@ static int open_back(back *b, vp_encoder *e, const vp_tape *tape, vp_error *err)
     if (!s->qkv.ptr) {
         VP_TRY(vp_pass_allocate(&b->p, &b->p.qkv, qkv, err));
         VP_TRY(vp_pass_allocate(&b->p, &b->p.mixed, c->heads * c->head_dim, err));
-        VP_TRY(vp_pass_allocate(&b->p, &b->p.lse, c->heads, err));
+        VP_TRY(vp_pass_allocate_f32(&b->p, &b->p.lse, c->heads, err));
         if (c->arch->qk_norm) VP_TRY(vp_pass_allocate(&b->p, &b->p.raw, (c->heads + c->groups) * c->head_dim, err));
     }
     return s->up.ptr ? VP_OK : vp_pass_allocate(&b->p, &b->p.up, c->arch->gated ? 2 * c->ffn : c->ffn, err);
@@ -217,10 +218,10 @@ static int run(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err
     back b = {0};
     VP_TRY(open_back(&b, e, tape, err));
     size_t bytes = (size_t)tape->batch.T * (size_t)e->model->config.width * sizeof *dhidden;
-    VP_TRY(check(&b, e->on.ops->copy(e->on.queue, b.dh.ptr, dhidden, bytes), err));
+    VP_TRY(vp_compute_move(&e->on, b.p.x.ptr, dhidden, bytes, err));
     vp_elem_op zero = {.out = b.dx};
     VP_TRY(check(&b, e->on.ops->fill(e->on.queue, &zero), err));
-    VP_TRY(norm_bwd(&b, &e->final_norm, &tape->x, &b.dh, err));
+    VP_TRY(norm_bwd(&b, &e->final_norm, &tape->x, &b.p.x, err));
     const vp_pass whole = b.p;
     for (int64_t i = e->model->config.layers - 1; i >= 0; i--) {
         vp_saved saved = tape->layer[i];

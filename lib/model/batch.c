@@ -184,14 +184,10 @@ static int upload(vp_encoder *e, const vp_sequences *s, int64_t b0, const int32_
                   vp_batch *batch, const int32_t **ids, vp_error *err) {
     const int64_t t0 = s->cu[b0], T = batch->T, B = batch->B;
     enum { CU, TILES, IDS, POS, SEG, PREFIX, ROW, UNIT, COLUMNS };
-    column c[COLUMNS] = {[CU] = {cu, 0, B + 1, sizeof *cu},
-                         [TILES] = {tiles, 0, batch->ntiles, sizeof *tiles},
-                         [IDS] = {s->ids, t0, T, sizeof *s->ids},
-                         [POS] = {s->pos, t0, T, sizeof *s->pos},
-                         [SEG] = {s->seg, t0, T, sizeof *s->seg},
-                         [PREFIX] = {s->prefix, b0, B, sizeof *s->prefix},
-                         [ROW] = {s->row, b0, B, sizeof *s->row},
-                         [UNIT] = {s->unit, b0, B, sizeof *s->unit}};
+    column c[COLUMNS] = {[CU] = {cu, 0, B + 1, sizeof *cu},       [TILES] = {tiles, 0, batch->ntiles, sizeof *tiles},
+                         [IDS] = {s->ids, t0, T, sizeof *s->ids}, [POS] = {s->pos, t0, T, sizeof *s->pos},
+                         [SEG] = {s->seg, t0, T, sizeof *s->seg}, [PREFIX] = {s->prefix, b0, B, sizeof *s->prefix},
+                         [ROW] = {s->row, b0, B, sizeof *s->row}, [UNIT] = {s->unit, b0, B, sizeof *s->unit}};
     VP_TRY(upload_columns(e, c, COLUMNS, err));
     batch->cu_q = batch->cu_k = c[CU].device;
     batch->tiles = c[TILES].device;

@@ -126,7 +126,7 @@ static vp_span *layer_spans(const vp_cache *c, int64_t layer, int32_t n, vp_span
 int vp_cached_attend(vp_pass *p, const vp_attn_op *op, int64_t layer, vp_error *err) {
     const vp_cached *cached = p->cached;
     vp_encoder *e = p->e;
-    const int32_t *cu = p->batch->cu_q;
+    const int32_t *cu = cached->cu;
     vp_span *end = cached->span;
     for (int64_t b = 0; b < p->batch->B; b++) {
         const vp_cache *c = cached->cache[b];
@@ -201,6 +201,7 @@ static int work_make(append_work *w, vp_cache *const *cache, int64_t B, int64_t 
                       w->cache && w->piece && w->cu && w->offsets && w->zeros && w->pos && w->hidden;
     if (!good) return vp_fail_memory(err, "a pass", VP_APPEND_TOKENS * (size_t)width * sizeof(float));
     w->cached.cache = w->cache;
+    w->cached.cu = w->cu;
     return VP_OK;
 }
 
@@ -231,7 +232,7 @@ static int run_pass(vp_encoder *e, append_work *w, const int32_t *ids, vp_error 
     VP_TRY(vp_encoder_upload(e, w->offsets, (size_t)s.B * sizeof *w->offsets, &offsets, err));
     batch.cu_k = zeros; /* keys come from the caches alone */
     batch.q_off = offsets;
-    return vp_forward_cached(e, &batch, on_device, &w->cached, w->hidden, err);
+    return vp_forward(e, &batch, on_device, &(vp_pass_options){.cached = &w->cached, .hidden = w->hidden}, err);
 }
 
 static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, const int32_t *ids, const int32_t *cu,

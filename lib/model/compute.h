@@ -32,7 +32,8 @@ int vp_compute_put(const vp_compute *c, const char *what, const void *host, size
                    vp_error *err);
 /* What operations write in the place of `host`; vp_compute_move brings it there. NULL stays NULL. */
 int vp_compute_room(const vp_compute *c, const char *what, void *host, size_t bytes, void **out, vp_error *err);
-/* Copy, in any direction, after everything that was enqueued before, and wait for it. to NULL, or `from` itself: no copy.
+/* Copy, in any direction, after everything that was enqueued before, and wait for it. to NULL, or `from` itself: no
+ * copy.
  */
 int vp_compute_move(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err);
 

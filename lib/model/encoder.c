@@ -29,20 +29,30 @@ static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
 }
 
 /* What this model's pass calls must be there: a backend may lack operations. */
-static int check_operations(const vp_encoder *e, vp_error *err) {
+static int check_operations(const vp_encoder *e, const vp_encode_options *o, vp_error *err) {
     const vp_backend *b = e->on.ops;
     const vp_config *c = &e->model->config;
-    const char *lacks = !b->embed                                          ? "embed"
-                        : !b->norm                                         ? "norm"
-                        : !b->linear                                       ? "linear"
-                        : !b->attn                                         ? "attention"
-                        : (e->model->nadapters || e->training) && !b->lora ? "lora"
-                        : c->rotary && !b->rope                            ? "rope"
-                        : c->arch->gated && !b->glu                        ? "glu"
-                        : !c->arch->gated && !b->act                       ? "act"
-                                                                           : NULL;
-    if (!lacks) return VP_OK;
-    return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation %s", b->name, lacks);
+    const bool adapts = e->model->nadapters || o->train, back = o->train && o->train->backward;
+    const struct {
+        const char *name;
+        bool there, needed;
+    } all[] = {{"weight_prepare", b->weight_prepare, true},
+               {"embed", b->embed, true},
+               {"norm", b->norm, true},
+               {"linear", b->linear, true},
+               {"attention", b->attn, true},
+               {"lora", b->lora, adapts},
+               {"rope", b->rope, c->rotary > 0},
+               {"glu", b->glu, c->arch->gated},
+               {"act", b->act, !c->arch->gated},
+               {"linear_bwd", b->linear_bwd_x && b->linear_bwd_w, back},
+               {"lora_bwd", b->lora_bwd, back},
+               {"norm_bwd", b->norm_bwd, back},
+               {"attention_bwd", b->attn_bwd, back}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].needed && !all[i].there)
+            return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation %s", b->name, all[i].name);
+    return VP_OK;
 }
 
 static int choose_attention(vp_encoder *e, const char *option, const vp_map *header, vp_error *err) {
@@ -59,7 +69,8 @@ static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map 
     e->on.rows = o->generate;
     VP_TRY(choose_attention(e, o->attention, header, err));
     VP_TRY(vp_compute_open(&e->on, o->device, o->threads, o->compute, err));
-    VP_TRY(check_operations(e, err));
+    VP_TRY(check_operations(e, o, err));
+    if (e->model->config.arch->post_norm) e->on.state = VP_F32; /* its norms are the residual stream */
     return o->train ? vp_training_open(e, o->train, err) : VP_OK;
 }
 
@@ -81,7 +92,7 @@ int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, c
 void vp_encoder_close(vp_encoder *e) {
     if (!e) return;
     if (e->on.device) vp_encoder_release(e);
-    vp_training_close(e->training);
+    vp_training_close(e);
     vp_compute_close(&e->on);
     free(e);
 }
@@ -114,15 +125,16 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
     if (s->cu[b0] == s->cu[b1]) return VP_OK;
     size_t mark = e->on.ops->arena_mark(e->on.queue);
     int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
-    if (!status && !kv) status = vp_forward(e, &batch, ids, s->step, NULL, hidden, err);
+    const vp_pass_options o = {.step = s->step, .hidden = hidden};
+    if (!status && !kv) status = vp_forward(e, &batch, ids, &o, err);
     if (!status && kv) {
         const vp_config *c = &e->model->config;
-        vp_exported to = {.k = kv, .T = s->T, .first = s->cu[b0]};
+        vp_exported to = {.k = kv, .T = s->T, .cu = s->cu + b0};
         to.v = kv + c->layers * s->T * c->groups * c->head_dim;
         to.k_to = vp_calloc((size_t)(b1 - b0), sizeof *to.k_to);
         to.v_to = vp_calloc((size_t)(b1 - b0), sizeof *to.v_to);
         if (to.k_to && to.v_to)
-            status = vp_forward_exported(e, &batch, ids, s->step, &to, hidden, err);
+            status = vp_forward(e, &batch, ids, &(vp_pass_options){.exported = &to, .hidden = hidden}, err);
         else
             status = vp_fail_memory(err, "rows", (size_t)(b1 - b0) * sizeof *to.k_to);
         free(to.k_to);

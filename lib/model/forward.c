@@ -10,24 +10,33 @@
 #include <math.h>
 
 vp_mat vp_columns(const vp_mat *m, int64_t first, int64_t n) {
-    return (vp_mat){.ptr = (float *)m->ptr + first, .dtype = m->dtype, .rows = m->rows, .cols = n, .ld = m->ld};
+    char *ptr = (char *)m->ptr + (size_t)first * vp_dtype_size(m->dtype);
+    return (vp_mat){.ptr = ptr, .dtype = m->dtype, .rows = m->rows, .cols = n, .ld = m->ld};
 }
 
 int vp_pass_check(const vp_pass *p, int status, vp_error *err) {
     return vp_encoder_check(p->e, status, err);
 }
 
+static int allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_dtype type, vp_error *err) {
+    *m = (vp_mat){.dtype = type, .rows = p->batch->T, .cols = cols, .ld = cols};
+    const size_t bytes = (size_t)m->rows * (size_t)cols * vp_dtype_size(type);
+    m->ptr = vp_compute_take(&p->e->on, "a micro-batch (lower --batch-tokens)", bytes, err);
+    return m->ptr ? VP_OK : VP_MEMORY;
+}
+
 int vp_pass_allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err) {
-    size_t bytes = (size_t)p->batch->T * (size_t)cols * sizeof(float);
-    *m = (vp_mat){.dtype = VP_F32, .rows = p->batch->T, .cols = cols, .ld = cols};
-    m->ptr = p->e->on.ops->arena_alloc(p->e->on.queue, bytes);
-    return m->ptr ? VP_OK : vp_fail_memory(err, "a micro-batch (lower --batch-tokens)", bytes);
+    return allocate(p, m, cols, p->e->on.state, err);
+}
+
+int vp_pass_allocate_f32(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err) {
+    return allocate(p, m, cols, VP_F32, err);
 }
 
 int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step, vp_error *err) {
     const vp_config *c = &e->model->config;
     *p = (vp_pass){.e = e, .c = c, .batch = batch, .step = step};
-    VP_TRY(vp_pass_allocate(p, &p->x, c->width, err));
+    VP_TRY(vp_pass_allocate_f32(p, &p->x, c->width, err));
     VP_TRY(vp_pass_allocate(p, &p->y, c->width, err));
     if (c->arch->post_norm)
         p->h = p->x;
@@ -57,8 +66,14 @@ vp_pass vp_pass_of_layer(const vp_pass *p, vp_saved *keep) {
 }
 
 int vp_pass_copy(const vp_pass *p, const vp_mat *to, const vp_mat *from, vp_error *err) {
-    size_t bytes = (size_t)from->rows * (size_t)from->cols * sizeof(float);
+    size_t bytes = (size_t)from->rows * (size_t)from->cols * vp_dtype_size(from->dtype);
     return vp_pass_check(p, p->e->on.ops->copy(p->e->on.queue, to->ptr, from->ptr, bytes), err);
+}
+
+int vp_pass_cast(const vp_pass *p, const vp_mat *from, const vp_mat *to, vp_error *err) {
+    const vp_elem_op op = {.x = *from, .out = *to};
+    if (from->dtype == to->dtype) return vp_pass_copy(p, to, from, err);
+    return vp_pass_check(p, p->e->on.ops->cast(p->e->on.queue, &op), err);
 }
 
 vp_drop vp_pass_drop(const vp_pass *p, double rate, int64_t layer, vp_site site) {
@@ -163,9 +178,8 @@ static int keep_raw(vp_pass *p, vp_error *err) {
 /* k and v [T, G d] of a layer, to the host. */
 static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *err) {
     const vp_exported *to = p->exported;
-    const int32_t *cu = p->batch->cu_q;
     for (int64_t b = 0; b < p->batch->B; b++) {
-        const int64_t at = (layer * to->T + to->first + cu[b]) * attn->k.cols;
+        const int64_t at = (layer * to->T + to->cu[b]) * attn->k.cols;
         to->k_to[b] = to->k + at;
         to->v_to[b] = to->v + at;
     }
@@ -228,6 +242,7 @@ vp_embed_op vp_pass_embed_op(const vp_pass *p, const int32_t *ids) {
                          .types = e->types,
                          .out = p->x,
                          .table = vp_token_rows_part(e->table),
+                         .resident = e->resident,
                          .scale = p->c->arch->scale_embedding ? (float)sqrt((double)p->c->width) : 1};
 }
 
@@ -260,42 +275,28 @@ static int run_layers(vp_pass *p, vp_tape *tape, vp_error *err) {
     return tape ? vp_pass_copy(p, &tape->x, &p->x, err) : VP_OK;
 }
 
-/* What a pass may have beside its batch. */
-typedef struct extras {
-    uint32_t step;
-    vp_tape *tape;
-    const vp_cached *cached;
-    const vp_exported *exported;
-} extras;
+/* h to where it is wanted: as f32 on the host, by way of x, which is free now. */
+static int leave(vp_pass *p, const vp_pass_options *o, vp_error *err) {
+    const vp_mat *from = &p->h;
+    if (o->states) VP_TRY(vp_pass_copy(p, o->states, from, err));
+    if (!o->hidden) return VP_OK;
+    if (from->dtype != VP_F32) {
+        VP_TRY(vp_pass_cast(p, from, &p->x, err));
+        from = &p->x;
+    }
+    return vp_compute_move(&p->e->on, o->hidden, from->ptr, (size_t)(from->rows * from->cols) * sizeof(float), err);
+}
 
-static int forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const extras *x, float *hidden,
-                   vp_error *err) {
+int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_pass_options *o, vp_error *err) {
     vp_pass p;
     size_t mark = e->on.ops->arena_mark(e->on.queue);
-    int status = vp_pass_open(&p, e, batch, x->step, err);
-    p.cached = x->cached;
-    p.exported = x->exported;
+    int status = vp_pass_open(&p, e, batch, o->step, err);
+    p.cached = o->cached;
+    p.exported = o->exported;
     if (!status) status = vp_pass_scratch(&p, err);
     if (!status) status = embed(&p, ids, err);
-    if (!status) status = run_layers(&p, x->tape, err);
-    size_t bytes = (size_t)batch->T * (size_t)e->model->config.width * sizeof *hidden;
-    if (!status) status = vp_encoder_check(e, e->on.ops->copy(e->on.queue, hidden, p.h.ptr, bytes), err);
-    if (!status) status = e->on.ops->queue_wait(e->on.queue, err);
+    if (!status) status = run_layers(&p, o->tape, err);
+    if (!status) status = leave(&p, o, err);
     e->on.ops->arena_release(e->on.queue, mark);
     return status;
-}
-
-int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
-               vp_error *err) {
-    return forward(e, batch, ids, &(extras){.step = step, .tape = tape}, hidden, err);
-}
-
-int vp_forward_cached(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_cached *cached, float *hidden,
-                      vp_error *err) {
-    return forward(e, batch, ids, &(extras){.cached = cached}, hidden, err);
-}
-
-int vp_forward_exported(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step,
-                        const vp_exported *exported, float *hidden, vp_error *err) {
-    return forward(e, batch, ids, &(extras){.step = step, .exported = exported}, hidden, err);
 }

@@ -35,7 +35,12 @@ typedef struct vp_train_options {
 /* The trained numbers and their gradient, valid until the encoder is closed: at first the adapter's start (A uniform in
  * +-1/sqrt(inputs), B zero, as PEFT; or as `start` has them), or the model's weights. NULL where nothing is trained. */
 const vp_params *vp_encoder_params(const vp_encoder *e);
-float *vp_encoder_gradient(const vp_encoder *e); /* [count]: vp_encoder_backward adds to it */
+/* [count]: vp_encoder_backward adds to the one on the device (its address is for operations that add to parts of it);
+ * _clear sets that to zero, _fetch brings it to the host's, which is the same where the memory is. */
+float *vp_encoder_gradient(const vp_encoder *e);
+float *vp_encoder_gradient_on(const vp_encoder *e);
+int vp_encoder_gradient_clear(vp_encoder *e, vp_error *err);
+int vp_encoder_gradient_fetch(vp_encoder *e, vp_error *err);
 /* vp_model_merge of the model as it is trained now, in one file, with these settings. */
 int vp_encoder_save(const vp_encoder *e, const vp_settings *settings, const char *folder, vp_dtype dtype,
                     vp_merged *merged, vp_error *err);

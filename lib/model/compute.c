@@ -48,22 +48,55 @@ void *vp_compute_take(const vp_compute *c, const char *what, size_t bytes, vp_er
     return p;
 }
 
-int vp_compute_put(const vp_compute *c, const char *what, const void *host, size_t bytes, const void **out,
-                   vp_error *err) {
-    *out = host;
-    if (!host || !c->separate) return VP_OK;
-    void *device = vp_compute_take(c, what, bytes, err);
-    *out = device;
-    return device ? vp_compute_move(c, device, host, bytes, err) : VP_MEMORY;
-}
-
-int vp_compute_room(const vp_compute *c, const char *what, void *host, size_t bytes, void **out, vp_error *err) {
-    *out = host;
-    if (!host || !c->separate) return VP_OK;
-    return (*out = vp_compute_take(c, what, bytes, err)) ? VP_OK : VP_MEMORY;
-}
-
 int vp_compute_move(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err) {
     if (to && to != from) VP_TRY(vp_compute_check(c, c->ops->copy(c->queue, to, from, bytes), err));
     return c->ops->queue_wait(c->queue, err);
+}
+
+/* ---- an operation's arguments ---- */
+
+vp_transfer vp_transfer_begin(const vp_compute *c, const char *what, vp_error *err) {
+    return (vp_transfer){.c = c, .what = what, .err = err, .mark = c->ops->arena_mark(c->queue)};
+}
+
+void *vp_transfer_room(vp_transfer *t, void *host, int64_t n, size_t size) {
+    if (!host || t->status || !t->c->separate) return host;
+    void *device = vp_compute_take(t->c, t->what, (size_t)n * size, t->err);
+    if (!device) t->status = VP_MEMORY;
+    return device;
+}
+
+const void *vp_transfer_put(vp_transfer *t, const void *host, int64_t n, size_t size) {
+    void *device = vp_transfer_room(t, (void *)(uintptr_t)host, n, size);
+    if (host && !t->status) t->status = vp_compute_move(t->c, device, host, (size_t)n * size, t->err);
+    return device;
+}
+
+vp_mat vp_transfer_put_mat(vp_transfer *t, const vp_mat *host) {
+    vp_mat m = *host;
+    m.ptr = (void *)(uintptr_t)vp_transfer_put(t, host->ptr, host->rows * host->ld, vp_dtype_size(host->dtype));
+    return m;
+}
+
+vp_mat vp_transfer_room_mat(vp_transfer *t, const vp_mat *host) {
+    vp_mat m = *host;
+    m.ptr = vp_transfer_room(t, host->ptr, host->rows * host->ld, vp_dtype_size(host->dtype));
+    return m;
+}
+
+void vp_transfer_done(vp_transfer *t, int status) {
+    if (!t->status) t->status = vp_compute_check(t->c, status, t->err);
+}
+
+void vp_transfer_get(vp_transfer *t, void *host, const void *device, int64_t n, size_t size) {
+    if (!t->status) t->status = vp_compute_move(t->c, host, device, (size_t)n * size, t->err);
+}
+
+void vp_transfer_get_mat(vp_transfer *t, const vp_mat *host, const vp_mat *device) {
+    vp_transfer_get(t, host->ptr, device->ptr, host->rows * host->ld, vp_dtype_size(host->dtype));
+}
+
+int vp_transfer_end(vp_transfer *t) {
+    t->c->ops->arena_release(t->c->queue, t->mark);
+    return t->status;
 }

@@ -26,15 +26,32 @@ int vp_compute_check(const vp_compute *c, int status, vp_error *err);
 /* ---- memory: on the queue's arena, until the caller's mark is released ---- */
 /* `bytes` for `what`; NULL: err says why. */
 void *vp_compute_take(const vp_compute *c, const char *what, size_t bytes, vp_error *err);
-/* What operations read in the place of `host`: a copy, or where the memory is the host's `host` itself. NULL stays
- * NULL. The host's memory may be changed or freed after the operations have run on the CPU, at once elsewhere. */
-int vp_compute_put(const vp_compute *c, const char *what, const void *host, size_t bytes, const void **out,
-                   vp_error *err);
-/* What operations write in the place of `host`; vp_compute_move brings it there. NULL stays NULL. */
-int vp_compute_room(const vp_compute *c, const char *what, void *host, size_t bytes, void **out, vp_error *err);
 /* Copy, in any direction, after everything that was enqueued before, and wait for it. to NULL, or `from` itself: no
  * copy.
  */
 int vp_compute_move(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err);
+
+/* What an operation takes and gives, from the host's memory and back to it. Where that is the device's, too, nothing is
+ * copied: every function returns what it was given. NULL stays NULL. A failure stays in `status`, and what follows does
+ * nothing; vp_transfer_end gives back what was taken, and tells. */
+typedef struct vp_transfer {
+    const vp_compute *c;
+    const char *what; /* for messages */
+    vp_error *err;
+    size_t mark;
+    int status;
+} vp_transfer;
+vp_transfer vp_transfer_begin(const vp_compute *c, const char *what, vp_error *err);
+/* n items of `size` bytes that are read; room for what is written. */
+const void *vp_transfer_put(vp_transfer *t, const void *host, int64_t n, size_t size);
+void *vp_transfer_room(vp_transfer *t, void *host, int64_t n, size_t size);
+/* The same of matrices; rows between which the host leaves room have it on the device, too. */
+vp_mat vp_transfer_put_mat(vp_transfer *t, const vp_mat *host);
+vp_mat vp_transfer_room_mat(vp_transfer *t, const vp_mat *host);
+/* The status of the operation; then what it wrote, to the host. */
+void vp_transfer_done(vp_transfer *t, int status);
+void vp_transfer_get(vp_transfer *t, void *host, const void *device, int64_t n, size_t size);
+void vp_transfer_get_mat(vp_transfer *t, const vp_mat *host, const vp_mat *device);
+int vp_transfer_end(vp_transfer *t);
 
 #endif

@@ -165,21 +165,50 @@ int64_t vp_head_vocab(const vp_head *h) {
     return h->vocab;
 }
 
-static int finish_op(vp_head *h, int status, vp_error *err) {
-    return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : h->on.ops->queue_wait(h->on.queue, err);
-}
+/* ---- operations ---- */
 
 int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logits, vp_error *err) {
     const vp_linear_op op = {.weight = h->weight, .x = *x, .out = *logits};
-    return finish_op(h, h->on.ops->linear(h->on.queue, &op), err);
+    VP_TRY(vp_compute_check(&h->on, h->on.ops->linear(h->on.queue, &op), err));
+    return h->on.ops->queue_wait(h->on.queue, err);
 }
 
 int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
-    op->head = h->weight;
-    return finish_op(h, h->on.ops->xent(h->on.queue, op), err);
+    const int64_t M = op->x.rows;
+    vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
+    vp_xent_op on = *op;
+    on.head = h->weight;
+    on.x = vp_transfer_put_mat(&t, &op->x);
+    on.target = vp_transfer_put(&t, op->target, M, sizeof *op->target);
+    on.weight = vp_transfer_put(&t, op->weight, M, sizeof *op->weight);
+    on.loss = vp_transfer_room(&t, op->loss, M, sizeof *op->loss);
+    on.logprob = vp_transfer_room(&t, op->logprob, M, sizeof *op->logprob);
+    on.right = vp_transfer_room(&t, op->right, M, sizeof *op->right);
+    const vp_mat dx = op->dx ? vp_transfer_room_mat(&t, op->dx) : (vp_mat){0};
+    if (op->dx) on.dx = &dx;
+    if (!t.status) vp_transfer_done(&t, h->on.ops->xent(h->on.queue, &on));
+    vp_transfer_get(&t, op->loss, on.loss, M, sizeof *op->loss);
+    vp_transfer_get(&t, op->logprob, on.logprob, M, sizeof *op->logprob);
+    vp_transfer_get(&t, op->right, on.right, M, sizeof *op->right);
+    if (op->dx) vp_transfer_get_mat(&t, op->dx, &dx);
+    return vp_transfer_end(&t);
 }
 
 int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
-    op->head = h->weight;
-    return finish_op(h, h->on.ops->bag(h->on.queue, op), err);
+    const int64_t n = op->bags;
+    vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
+    vp_bag_op on = *op;
+    on.head = h->weight;
+    on.x = vp_transfer_put_mat(&t, &op->x);
+    on.cu = vp_transfer_put(&t, op->cu, n + 1, sizeof *op->cu);
+    on.target = vp_transfer_put(&t, op->target, op->target_cu[n], sizeof *op->target);
+    on.target_cu = vp_transfer_put(&t, op->target_cu, n + 1, sizeof *op->target_cu);
+    on.weight = vp_transfer_put(&t, op->weight, n, sizeof *op->weight);
+    on.loss = vp_transfer_room(&t, op->loss, n, sizeof *op->loss);
+    const vp_mat dx = op->dx ? vp_transfer_room_mat(&t, op->dx) : (vp_mat){0};
+    if (op->dx) on.dx = &dx;
+    if (!t.status) vp_transfer_done(&t, h->on.ops->bag(h->on.queue, &on));
+    vp_transfer_get(&t, op->loss, on.loss, n, sizeof *op->loss);
+    if (op->dx) vp_transfer_get_mat(&t, op->dx, &dx);
+    return vp_transfer_end(&t);
 }

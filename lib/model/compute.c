@@ -1,6 +1,6 @@
 /* Opening the device that a model computes on, and getting numbers there and back: compute.h. */
 #include "lib/model/compute.h"
-#include "kernels/load.h"
+#include <stdio.h>
 #include <string.h>
 
 const char *vp_compute_name(vp_dtype type) {
@@ -34,6 +34,12 @@ void vp_compute_close(vp_compute *c) {
     if (c->queue) c->ops->queue_close(c->queue);
     if (c->device) c->ops->close(c->device);
     *c = (vp_compute){0};
+}
+
+void vp_compute_describe(const vp_compute *c, char out[40]) {
+    vp_caps caps;
+    c->ops->caps(c->device, &caps);
+    snprintf(out, 40, "%s %s", c->ops->name, caps.isa);
 }
 
 int vp_compute_check(const vp_compute *c, int status, vp_error *err) {

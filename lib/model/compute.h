@@ -2,7 +2,7 @@
  * one. Where a device has memory of its own (`separate`), what an operation takes must have been brought there. */
 #ifndef VP_MODEL_COMPUTE_H
 #define VP_MODEL_COMPUTE_H
-#include "kernels/ops.h"
+#include "kernels/load.h"
 
 typedef struct vp_compute {
     const vp_backend *ops;
@@ -20,6 +20,8 @@ typedef struct vp_compute {
 int vp_compute_open(vp_compute *c, const char *device, int threads, const char *compute, vp_error *err);
 void vp_compute_close(vp_compute *c);
 const char *vp_compute_name(vp_dtype type);
+/* Name and processor of the device, as "cuda sm_90", into out. */
+void vp_compute_describe(const vp_compute *c, char out[40]);
 /* The status of an operation as this library's error. */
 int vp_compute_check(const vp_compute *c, int status, vp_error *err);
 

@@ -1,6 +1,7 @@
 /* The public side of encoding: options, the device, the header's `encoder` map, and a frame as a run of micro-batches.
  */
 #include "lib/model/pass.h"
+#include "lib/model/pooler.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,29 +118,46 @@ const char *vp_encoder_compute_type(const vp_encoder *e) {
     return vp_compute_name(e->on.type);
 }
 
-/* kv: NULL, or where the frame's keys and values go */
-static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, uint16_t *kv, float *hidden,
+typedef struct target {   /* what of a frame's states is wanted, and where; NULL: not */
+    uint16_t *kv;         /* [2, L, T, G, d] on the host */
+    float *hidden;        /* [T, C] on the host */
+    const vp_mat *states; /* [T, C] on the device */
+} target;
+
+static int run_exported(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_sequences *s, int64_t b0,
+                        uint16_t *kv, vp_pass_options *o, vp_error *err) {
+    const vp_config *c = &e->model->config;
+    const size_t n = (size_t)batch->B;
+    vp_exported to = {.k = kv, .T = s->T, .cu = s->cu + b0};
+    to.v = kv + c->layers * s->T * c->groups * c->head_dim;
+    to.k_to = vp_calloc(n, sizeof *to.k_to);
+    to.v_to = vp_calloc(n, sizeof *to.v_to);
+    o->exported = &to;
+    const int status =
+        to.k_to && to.v_to ? vp_forward(e, batch, ids, o, err) : vp_fail_memory(err, "rows", 2 * n * sizeof *to.k_to);
+    free(to.k_to);
+    free(to.v_to);
+    return status;
+}
+
+static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, const target *to,
                            vp_error *err) {
     vp_batch batch;
     const int32_t *ids;
-    if (s->cu[b0] == s->cu[b1]) return VP_OK;
+    const int64_t first = s->cu[b0], width = e->model->config.width;
+    vp_mat states;
+    if (first == s->cu[b1]) return VP_OK;
+    vp_pass_options o = {.step = s->step, .hidden = to->hidden ? to->hidden + first * width : NULL};
+    if (to->states) {
+        states = *to->states;
+        states.ptr = (char *)states.ptr + (size_t)(first * width) * vp_dtype_size(states.dtype);
+        states.rows = s->cu[b1] - first;
+        o.states = &states;
+    }
     size_t mark = e->on.ops->arena_mark(e->on.queue);
     int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
-    const vp_pass_options o = {.step = s->step, .hidden = hidden};
-    if (!status && !kv) status = vp_forward(e, &batch, ids, &o, err);
-    if (!status && kv) {
-        const vp_config *c = &e->model->config;
-        vp_exported to = {.k = kv, .T = s->T, .cu = s->cu + b0};
-        to.v = kv + c->layers * s->T * c->groups * c->head_dim;
-        to.k_to = vp_calloc((size_t)(b1 - b0), sizeof *to.k_to);
-        to.v_to = vp_calloc((size_t)(b1 - b0), sizeof *to.v_to);
-        if (to.k_to && to.v_to)
-            status = vp_forward(e, &batch, ids, &(vp_pass_options){.exported = &to, .hidden = hidden}, err);
-        else
-            status = vp_fail_memory(err, "rows", (size_t)(b1 - b0) * sizeof *to.k_to);
-        free(to.k_to);
-        free(to.v_to);
-    }
+    if (!status)
+        status = to->kv ? run_exported(e, &batch, ids, s, b0, to->kv, &o, err) : vp_forward(e, &batch, ids, &o, err);
     e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }
@@ -159,12 +177,12 @@ int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *
     return VP_OK;
 }
 
-static int run_all(vp_encoder *e, const vp_sequences *s, uint16_t *kv, float *hidden, vp_error *err) {
+static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, s->top, err));
     for (int64_t b = 0, end; b < s->B; b = end) {
         end = vp_sequences_cut(s, b, e->batch_tokens);
-        VP_TRY(run_micro_batch(e, s, b, end, kv, hidden + (int64_t)s->cu[b] * e->model->config.width, err));
+        VP_TRY(run_micro_batch(e, s, b, end, to, err));
     }
     return VP_OK;
 }
@@ -183,7 +201,7 @@ static int run(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, 
     }
     if (!status && kv && !(*kv = vp_calloc(cached, sizeof **kv)))
         status = vp_fail_memory(err, "keys and values", cached * sizeof **kv);
-    if (!status && s.T) status = run_all(e, &s, kv ? *kv : NULL, *hidden, err);
+    if (!status && s.T) status = run_all(e, &s, &(target){.kv = kv ? *kv : NULL, .hidden = *hidden}, err);
     if (!status) status = vp_hidden_check(e, f, &s, *hidden, err);
     vp_sequences_free(&s);
     if (!status) return VP_OK;
@@ -205,6 +223,54 @@ int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t
     if (!e->on.ops->kv_export)
         return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->on.ops->name);
     return run(e, f, hidden, kv, err);
+}
+
+/* ---- with pooling ---- */
+
+static int pool_on_host(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp_error *err) {
+    float *hidden;
+    VP_TRY(vp_encoder_run(e, f, &hidden, err));
+    const int status = vp_pooler_run(p, f, hidden, e->model->config.width, empty, err);
+    free(hidden);
+    return status;
+}
+
+static int check_vectors(const vp_frame *f, vp_error *err) {
+    const vp_column *emb;
+    VP_TRY(vp_frame_need(f, "emb", VP_F32, 2, NULL, &emb, err));
+    const float *x = (const float *)(const void *)emb->data; /* the pooler's own memory */
+    for (int64_t b = 0; b < emb->shape[0]; b++)
+        for (int64_t i = b * emb->shape[1]; i < (b + 1) * emb->shape[1]; i++)
+            if (!isfinite(x[i])) return not_finite(f, b, err);
+    return VP_OK;
+}
+
+static int pool_on_device(vp_encoder *e, vp_pooler *p, vp_frame *f, const vp_sequences *s, int64_t *empty,
+                          vp_error *err) {
+    const int64_t width = e->model->config.width;
+    vp_mat states = {.dtype = e->on.state, .rows = s->T, .cols = width, .ld = width};
+    const size_t bytes = (size_t)(s->T * width) * vp_dtype_size(states.dtype);
+    if (!(states.ptr = vp_compute_take(&e->on, "hidden states (lower tok --batch-tokens)", bytes, err)))
+        return VP_MEMORY;
+    VP_TRY(run_all(e, s, &(target){.states = &states}, err));
+    VP_TRY(vp_pooler_run_on(p, &e->on, f, &states, empty, err));
+    return check_vectors(f, err);
+}
+
+int vp_encoder_pool(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp_error *err) {
+    vp_sequences s;
+    bool picks;
+    VP_TRY(vp_pooler_picks_of(p, f, &picks, err));
+    if (!e->on.separate || e->training || picks || p->kind->makes != VP_MAKES_ROWS)
+        return pool_on_host(e, p, f, empty, err);
+    int status = vp_sequences_read(&s, e, f, err);
+    if (!status) status = vp_encoder_prepare(e, err); /* what stays lies below the mark */
+    if (!status) status = vp_encoder_rope(e, s.top, err);
+    const size_t mark = e->on.ops->arena_mark(e->on.queue);
+    if (!status) status = pool_on_device(e, p, f, &s, empty, err);
+    e->on.ops->arena_release(e->on.queue, mark);
+    vp_sequences_free(&s);
+    return status;
 }
 
 vp_kv_shape vp_model_kv_shape(const vp_model *m) {

@@ -157,6 +157,10 @@ bool vp_head_is_tied(const vp_head *h) {
     return !h->rows;
 }
 
+vp_compute vp_head_compute(const vp_head *h) {
+    return h->on;
+}
+
 int64_t vp_head_width(const vp_head *h) {
     return h->width;
 }

@@ -14,6 +14,7 @@
 #define VP_DEVICE          static inline
 #define VP_INLINE          inline
 #define VP_KERNEL(threads) static void
+#define VP_UNROLL
 
 struct dim3 {
     unsigned x, y, z;

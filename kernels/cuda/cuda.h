@@ -82,7 +82,12 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
 }
 
 /* The operations that are here, by the files that hold them: X(name, type of its descriptor). */
-#define VP_CUDA_ROW_OPS(X)     X(glu, vp_glu_op) X(act, vp_act_op)
+#define VP_CUDA_ROW_OPS(X)                                                                                             \
+    X(norm, vp_norm_op)                                                                                                \
+    X(norm_bwd, vp_norm_op)                                                                                            \
+    X(softmax_rows, vp_softmax_op)                                                                                     \
+    X(softmax_rows_bwd, vp_softmax_op) X(l2norm, vp_l2norm_op) X(l2norm_bwd, vp_l2norm_op) X(glu, vp_glu_op)           \
+        X(glu_bwd, vp_glu_op) X(act, vp_act_op) X(act_bwd, vp_act_op)
 #define VP_CUDA_PRODUCT_OPS(X) X(linear, vp_linear_op) X(linear_bwd_x, vp_linear_op) X(linear_bwd_w, vp_linear_op)
 #define VP_CUDA_ATTENTION_OPS(X)
 #define VP_CUDA_GENERATION_OPS(X)

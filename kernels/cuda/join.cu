@@ -2,6 +2,7 @@
  * thread owns a column of a tile; the adapters' left factors stand in shared memory, its own right ones in registers.
  */
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/map.h"
 #include "kernels/cuda/vec.h"
 
 constexpr int ROWS = 32, COLUMNS = 128, RANKS = 8;
@@ -28,17 +29,39 @@ VP_DEVICE void write(const vp_mat &m, int64_t i, int64_t j, float x) {
         ((float *)m.ptr)[at] = x;
 }
 
-VP_DEVICE float apply(vp_act act, float x) {
+template <int n> VP_DEVICE void apply(vp_act act, float (&v)[n]) {
     switch (act) {
 #define X(name, f, slope)                                                                                              \
     case name:                                                                                                         \
-        return f(x);
+        for (int i = 0; i < n; i++) v[i] = f(v[i]);                                                                    \
+        break;
         VP_ACT_FUNCTIONS(X)
 #undef X
     }
-    return x;
 }
 
+/* ---- without adapters ---- */
+struct join_map {
+    vp_cells sums, out, residual, bias;
+    vp_act act;
+    int64_t first;
+    template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
+        float v[VP_CELLS], more[VP_CELLS];
+        vp_load8<vp_either, WIDE>(sums, i, j, n, v);
+        if (bias.p) {
+            vp_load8<float, WIDE>(bias, 0, j, n, more);
+            for (int k = 0; k < VP_CELLS; k++) v[k] += more[k];
+        }
+        apply(act, v);
+        if (residual.p) {
+            vp_load8<vp_either, WIDE>(residual, first + i, j, n, more);
+            for (int k = 0; k < VP_CELLS; k++) v[k] += more[k];
+        }
+        vp_store8<vp_either, WIDE>(out, i, j, n, v);
+    }
+};
+
+/* ---- with adapters ---- */
 /* sum[r] of the tile's rows from row0 on, in column j: the parts in their order, ranks ascending. */
 VP_DEVICE void add_parts(const join_args &p, vp_shared<float> left, int64_t row0, int64_t j, float sum[ROWS]) {
     const int64_t j0 = j - (int)threadIdx.x;
@@ -72,27 +95,30 @@ VP_DEVICE float dropped(const vp_dropper &drop, int64_t token, int64_t width, in
     return vp_drop_columns(drop, t, width, j) & 1u ? drop.scale * x : 0.0f;
 }
 
-template <bool ranked> VP_KERNEL(COLUMNS) join_kernel(join_args p) {
+VP_KERNEL(COLUMNS) join_kernel(join_args p) {
     const int64_t row0 = (int64_t)(blockIdx.x / p.across) * ROWS;
     const int64_t j = (int64_t)(blockIdx.x % p.across) * COLUMNS + threadIdx.x, cols = p.out.cols;
     float sum[ROWS] = {};
-    if constexpr (ranked) {
-        vp_cutter cut;
-        add_parts(p, cut.take<float>(ROWS * RANKS), row0, j, sum);
-    }
+    vp_cutter cut;
+    add_parts(p, cut.take<float>(ROWS * RANKS), row0, j, sum);
     if (j >= cols) return;
     const float bias = p.bias ? p.bias[j] : 0.0f;
     VP_UNROLL for (int i = 0; i < ROWS; i++) {
         const int64_t row = row0 + i;
         if (row >= p.out.rows) return;
-        float x = read(p.sums, row, j);
-        if constexpr (ranked) x += p.rank.drop.on ? dropped(p.rank.drop, p.first + row, cols, j, sum[i]) : sum[i];
-        x = apply(p.act, x + bias);
-        write(p.out, row, j, p.residual.ptr ? x + read(p.residual, p.first + row, j) : x);
+        const float more = p.rank.drop.on ? dropped(p.rank.drop, p.first + row, cols, j, sum[i]) : sum[i];
+        float x[1] = {read(p.sums, row, j) + more + bias};
+        apply(p.act, x);
+        write(p.out, row, j, p.residual.ptr ? x[0] + read(p.residual, p.first + row, j) : x[0]);
     }
 }
 
 int vp_join(vp_queue *q, const char *what, const vp_join_op *op) {
+    if (!op->rank) {
+        const join_map map = {op->sums, op->out, op->residual, op->bias, op->act, op->first};
+        const bool wide = vp_wide(op->sums, op->out, op->residual, op->bias);
+        return vp_map(q, what, wide, map, op->out.rows, op->out.cols);
+    }
     join_args p = {};
     p.sums = op->sums;
     p.out = op->out;
@@ -101,8 +127,7 @@ int vp_join(vp_queue *q, const char *what, const vp_join_op *op) {
     p.act = op->act;
     p.first = op->first;
     p.across = vp_blocks(op->out.cols, COLUMNS);
-    if (op->rank) p.rank = *op->rank;
+    p.rank = *op->rank;
     const unsigned blocks = vp_blocks(op->out.rows, ROWS) * p.across;
-    return op->rank ? vp_launch(q, what, join_kernel<true>, blocks, COLUMNS, ROWS * RANKS * sizeof(float), p)
-                    : vp_launch(q, what, join_kernel<false>, blocks, COLUMNS, 0, p);
+    return vp_launch(q, what, join_kernel, blocks, COLUMNS, ROWS * RANKS * sizeof(float), p);
 }

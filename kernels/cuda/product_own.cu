@@ -243,20 +243,17 @@ int vp_product_own(vp_queue *q, const char *what, const vp_product_op *op) {
 }
 
 /* ---- copies of operands: of another type, at another alignment, in two planes ---- */
-template <class S, class D> struct copy_map {
-    vp_rows_of<const S> from;
-    vp_rows_of<D> to;
-    VP_INLINE void operator()(int64_t i, int64_t j) const {
-        to.p[i * to.ld + j] = vp_round<D>(vp_float(from.p[i * from.ld + j]));
+struct copy_map {
+    vp_cells from, to;
+    template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
+        float v[VP_CELLS];
+        vp_load8<vp_either, WIDE>(from, i, j, n, v);
+        vp_store8<vp_either, WIDE>(to, i, j, n, v);
     }
 };
 
 static int copy_mat(vp_queue *q, const char *what, const vp_mat *from, const vp_mat *to) {
-    return vp_typed(*from, [&](auto s) {
-        return vp_typed(*to, [&](auto d) {
-            return vp_map(q, what, copy_map<decltype(s), decltype(d)>{*from, *to}, from->rows, from->cols);
-        });
-    });
+    return vp_map(q, what, vp_wide(*from, *to), copy_map{*from, *to}, from->rows, from->cols);
 }
 
 /* A matrix of this type and m's shape whose rows lie at multiples of 16 bytes. */
@@ -276,22 +273,24 @@ int vp_product_typed(vp_queue *q, const char *what, const vp_mat *m, vp_dtype ty
 }
 
 struct split_map {
-    vp_rows_of<const float> from;
-    vp_bf16 *high, *low;
-    int64_t cols;
-    VP_INLINE void operator()(int64_t i, int64_t j) const {
-        const float x = from.p[i * from.ld + j];
-        const vp_bf16 rounded = vp_round<vp_bf16>(x);
-        high[i * cols + j] = rounded;
-        low[i * cols + j] = vp_round<vp_bf16>(x - vp_float(rounded));
+    vp_cells from, high, low;
+    template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
+        float v[VP_CELLS];
+        vp_load8<float, WIDE>(from, i, j, n, v);
+        vp_store8<vp_bf16, WIDE>(high, i, j, n, v);
+        for (int k = 0; k < VP_CELLS; k++) v[k] -= vp_float(vp_round<vp_bf16>(v[k]));
+        vp_store8<vp_bf16, WIDE>(low, i, j, n, v);
     }
 };
 
 void *vp_product_split(vp_queue *q, const char *what, const vp_mat *x) {
     const int64_t n = x->rows * x->cols;
-    vp_bf16 *high = (vp_bf16 *)vp_queue_take(q, what, (size_t)(2 * n) * sizeof *high);
-    if (!high || vp_map(q, what, split_map{*x, high, high + n, x->cols}, x->rows, x->cols)) return NULL;
-    return high;
+    vp_mat high = {NULL, VP_BF16, x->rows, x->cols, x->cols, NULL};
+    high.ptr = vp_queue_take(q, what, (size_t)(2 * n) * sizeof(vp_bf16));
+    vp_mat low = high;
+    low.ptr = (vp_bf16 *)high.ptr + n;
+    if (!high.ptr || vp_map(q, what, vp_wide(*x, high, low), split_map{*x, high, low}, x->rows, x->cols)) return NULL;
+    return high.ptr;
 }
 
 /* ---- the choice ---- */

@@ -20,11 +20,11 @@ typedef struct vp_product_op {
     const void *a, *b;
     int64_t lda, ldb;
     /* D = the sum over p < planes of A_p B_p, p * plane_a and p * plane_b elements further: an F32 factor beside a BF16
-     * one is two planes of it (vp_product_split). 0: one */
+     * one is two planes of it (vp_product_factor). 0: one */
     int planes;
     int64_t plane_a, plane_b;
     int64_t count, stride_a, stride_b, stride_d; /* that many products, elements apart; 0: one */
-    float alpha;                                 /* D = alpha times the sum; 0: 1 */
+    const float *alpha;                          /* the host's: D = alpha times the sum; NULL: 1 */
     vp_dtype d_type;
     void *d;
     int64_t ldd;
@@ -37,9 +37,10 @@ typedef struct vp_product_op {
 int vp_product_run(vp_queue *q, const char *what, const vp_product_op *op);
 /* The same by our own kernels in any case. */
 int vp_product_own(vp_queue *q, const char *what, const vp_product_op *op);
-/* x [rows, cols], F32, as two planes of BF16, dense [2, rows, cols]: the rounded numbers, and what they lack, rounded:
- * 16 bits of them. In the queue's arena; NULL after recording a failure. */
-void *vp_product_split(vp_queue *q, const char *what, const vp_mat *x);
+/* x [rows, cols], F32, as a factor beside one of `type`: `to` dense, at `from` of a matrix of `of` rows. F32: a copy.
+ * BF16: two planes, [2, of, cols]: the rounded numbers, and what they lack, rounded; 16 bits of them in all. */
+int vp_product_factor(vp_queue *q, const char *what, const vp_mat *x, vp_dtype type, void *to, int64_t from,
+                      int64_t of);
 /* m itself, or rounded or widened to `type` into the queue's arena where it is of another. */
 int vp_product_typed(vp_queue *q, const char *what, const vp_mat *m, vp_dtype type, vp_mat *out);
 
@@ -52,7 +53,8 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
                      vp_error *err);
 /* The most rows that the library takes at once of this product, learned before; 0: it is not the library's. */
 int64_t vp_product_rows(const vp_device *d, const vp_product_op *op);
-/* One plane, one product, alpha 1, at most vp_product_rows rows; pointers and leading dimensions multiples of 16 bytes.
+/* One plane, one product, no alpha, at most vp_product_rows rows; pointers and leading dimensions multiples of 16
+ * bytes.
  */
 int vp_product_library(vp_queue *q, const char *what, const vp_product_op *op);
 

@@ -205,7 +205,7 @@ static own_args own_args_of(const vp_product_op *op) {
     p.plane_a = op->plane_a, p.plane_b = op->plane_b;
     p.stride_a = op->stride_a, p.stride_b = op->stride_b, p.stride_d = op->stride_d;
     p.M = op->M, p.N = op->N, p.K = op->K;
-    p.alpha = op->alpha == 0.0f ? 1.0f : op->alpha;
+    p.alpha = op->alpha ? *op->alpha : 1.0f;
     p.d_type = op->d_type;
     p.add = op->add;
     p.fast_a = (turned_a ? p.M : p.K) % 8 == 0 && lies_at_16(p.a, p.lda, p.plane_a, p.stride_a);
@@ -283,14 +283,14 @@ struct split_map {
     }
 };
 
-void *vp_product_split(vp_queue *q, const char *what, const vp_mat *x) {
-    const int64_t n = x->rows * x->cols;
-    vp_mat high = {NULL, VP_BF16, x->rows, x->cols, x->cols, NULL};
-    high.ptr = vp_queue_take(q, what, (size_t)(2 * n) * sizeof(vp_bf16));
+int vp_product_factor(vp_queue *q, const char *what, const vp_mat *x, vp_dtype type, void *to, int64_t from,
+                      int64_t of) {
+    vp_mat high = {NULL, type, x->rows, x->cols, x->cols, NULL};
+    high.ptr = (char *)to + (size_t)(from * x->cols) * vp_dtype_size(type);
+    if (type == VP_F32) return copy_mat(q, what, x, &high);
     vp_mat low = high;
-    low.ptr = (vp_bf16 *)high.ptr + n;
-    if (!high.ptr || vp_map(q, what, vp_wide(*x, high, low), split_map{*x, high, low}, x->rows, x->cols)) return NULL;
-    return high.ptr;
+    low.ptr = (vp_bf16 *)high.ptr + of * x->cols;
+    return vp_map(q, what, vp_wide(*x, high, low), split_map{*x, high, low}, x->rows, x->cols);
 }
 
 /* ---- the choice ---- */

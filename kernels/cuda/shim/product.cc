@@ -80,7 +80,7 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
 
 int64_t vp_product_rows(const vp_device *d, const vp_product_op *op) {
     const std::lock_guard<std::mutex> hold(d->product->lock);
-    const bool plain = op->planes <= 1 && op->count <= 1 && (op->alpha == 0.0f || op->alpha == 1.0f) && !op->add;
+    const bool plain = op->planes <= 1 && op->count <= 1 && !op->alpha && !op->add;
     return plain && d->product->learned.count(shape_of(op)) ? 8192 : 0;
 }
 

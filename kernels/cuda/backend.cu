@@ -22,6 +22,7 @@ static vp_backend make_table() {
     b.host_free = vp_cuda_host_free;
     b.copy = vp_cuda_copy;
     b.weight_prepare = vp_cuda_weight_prepare;
+    b.weight_update = vp_cuda_weight_update;
     b.weight_free = vp_cuda_weight_free;
 #define X(name, type) b.name = vp_cuda_##name;
     VP_CUDA_OPS(X)

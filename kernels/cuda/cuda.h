@@ -91,7 +91,10 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
                     X(fill, vp_elem_op) X(pool, vp_pool_op) X(pool_bwd, vp_pool_op) X(pick, vp_pick_op)                \
                         X(pick_bwd, vp_pick_op) X(sumsq, vp_optim_op) X(clip, vp_optim_op) X(adamw, vp_optim_op)       \
                             X(sgd, vp_optim_op) X(rmsprop, vp_optim_op)
-#define VP_CUDA_PRODUCT_OPS(X)
+#define VP_CUDA_PRODUCT_OPS(X)                                                                                         \
+    X(linear, vp_linear_op)                                                                                            \
+    X(linear_bwd_x, vp_linear_op) X(linear_bwd_w, vp_linear_op) X(lora, vp_lora_op) X(lora_bwd, vp_lora_op)            \
+        X(bmm, vp_bmm_op) X(bmm_bwd, vp_bmm_op)
 #define VP_CUDA_ATTENTION_OPS(X)
 #define VP_CUDA_GENERATION_OPS(X)
 #define VP_CUDA_OPS(X) VP_CUDA_ROW_OPS(X) VP_CUDA_PRODUCT_OPS(X) VP_CUDA_ATTENTION_OPS(X) VP_CUDA_GENERATION_OPS(X)

@@ -9,11 +9,9 @@
     { .name = "adapter", .kind = VP_OPT_LIST, .target = (to), .value = "DIR", .help = (what) }
 #define OPTION_COMPUTE(to, what)                                                                                       \
     { .name = "compute", .kind = VP_OPT_CHOICE, .target = (to), .choices = VP_COMPUTES, .help = (what) }
-#define OPTION_DEVICE(to)                                                                                              \
-    {                                                                                                                  \
-        .name = "device", .kind = VP_OPT_STRING, .target = (to), .value = VP_DEVICES,                                  \
-        .help = "where to compute; else $VP_DEVICE, else auto: a GPU where there is one"                               \
-    }
+#define OPTION_DEVICE_AS(to, what)                                                                                     \
+    { .name = "device", .kind = VP_OPT_STRING, .target = (to), .value = VP_DEVICES, .help = (what) }
+#define OPTION_DEVICE(to) OPTION_DEVICE_AS(to, "where to compute; else $VP_DEVICE, else auto: a GPU where there is one")
 #define OPTION_THREADS(to, what)                                                                                       \
     { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
 

@@ -64,7 +64,7 @@ $(BUILD)/bin/%: $(BUILD)/obj/tools/%.o $(LIB)
 # The CUDA backend, a library that is opened at run time: for GPUs (cuda), and for a GPU on the host that proves its
 # kernels where there is none (shim).
 CUDA_SRC  = $(wildcard kernels/cuda/*.cu)
-CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c lib/base/philox.c
+CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c
 CUDA_ARCH = 80 90
 NVCC     ?= nvcc
 CXX      ?= c++

@@ -27,6 +27,10 @@ struct vp_cutter {
     }
 };
 
+template <class To, class T> VP_DEVICE vp_shared<To> vp_shared_as(vp_shared<T> p) { /* the same bytes */
+    return reinterpret_cast<To *>(p);
+}
+
 /* ---- barriers and exchanges. Every lane of the warp must take part ---- */
 VP_DEVICE void vp_barrier() { /* all threads of the block; orders memory */
     __syncthreads();
@@ -80,6 +84,12 @@ VP_DEVICE void vp_copy_commit() {
 }
 template <int n> VP_DEVICE void vp_copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+VP_DEVICE float vp_max(float a, float b) { /* NaN where either is */
+    float r;
+    asm("max.NaN.f32 %0,%1,%2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
 }
 
 #endif
@@ -141,10 +151,7 @@ VP_DEVICE float vp_warp_sum(float x) {
     return x;
 }
 VP_DEVICE float vp_warp_max(float x) {
-    for (int lanes = 16; lanes; lanes /= 2) {
-        float y = vp_shuffle_xor(x, lanes);
-        x = x > y ? x : y;
-    }
+    for (int lanes = 16; lanes; lanes /= 2) x = vp_max(x, vp_shuffle_xor(x, lanes));
     return x;
 }
 

@@ -62,6 +62,10 @@ struct vp_cutter {
     }
 };
 
+template <class To, class T> vp_shared<To> vp_shared_as(vp_shared<T> p) {
+    return {p.at};
+}
+
 /* ---- barriers and exchanges ---- */
 void vp_barrier();
 void vp_warp_barrier();
@@ -89,6 +93,10 @@ template <class T> void vp_load_matrix4(uint32_t r[4], vp_shared<T> row) {
 }
 template <class T> void vp_load_matrix4_t(uint32_t r[4], vp_shared<T> row) {
     vp_shim_load_matrix4(r, row.at, true);
+}
+
+inline float vp_max(float a, float b) {
+    return a != a || b != b ? NAN : a > b ? a : b;
 }
 
 /* ---- asynchronous copies: done at the wait, as late as a GPU may ---- */

@@ -54,6 +54,7 @@ int vp_launch(vp_queue *q, const char *name, void (*kernel)(P...), dim3 grid, un
               A... args) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return VP_OK;
 #ifdef VP_SHIM
+    (vp_shim_argument(name, &args, sizeof args), ...);
     vp_shim_launch(name, grid, threads, shared, [=] { kernel(static_cast<P>(args)...); });
 #else
     if (shared > 48 << 10) {

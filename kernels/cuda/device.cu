@@ -80,11 +80,11 @@ int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
 }
 void *vp_cuda_host_alloc(vp_device *d, size_t bytes) {
     (void)d;
-    return vp_calloc(bytes ? bytes : 1, 1);
+    return vp_shim_pin(bytes);
 }
 void vp_cuda_host_free(vp_device *d, void *p) {
     (void)d;
-    free(p);
+    vp_shim_unpin(p);
 }
 #else
 static int cuda_fail(vp_error *err, const char *what, cudaError_t e) {

@@ -103,21 +103,21 @@ static void test_rmsprop(op_case *c) {
 
 static void test_sumsq(op_case *c) {
     const int64_t n = case_int(c, 0, 1) ? case_size(c, 3000) : case_int(c, 16000, 200000);
-    double one = -1.0, three = -1.0, want = 0.0;
-    int finite = -1;
-    vp_optim_op op = {.grad = case_floats(c, n), .n = n, .sum = &one, .finite = &finite};
+    double *one = case_alloc(c, 2 * sizeof *one), *three = one + 1, want = 0.0;
+    int *finite = case_alloc(c, sizeof *finite);
+    vp_optim_op op = {.grad = case_floats(c, n), .n = n, .sum = one, .finite = finite};
     CASE_OK(c, c->be->sumsq(c->one, &op), c->one);
-    if (finite != 1) case_fail(c, "finite numbers are not");
-    op.sum = &three;
+    if (*finite != 1) case_fail(c, "finite numbers are not");
+    op.sum = three;
     CASE_OK(c, c->be->sumsq(c->three, &op), c->three);
     for (int64_t i = 0; i < n; i++) want += (double)op.grad[i] * (double)op.grad[i];
-    if (memcmp(&one, &three, sizeof one)) case_fail(c, "1 and 3 threads: %.17g and %.17g", one, three);
-    if (!(fabs(one - want) <= 1e-12 * want)) case_fail(c, "%.17g, not %.17g", one, want);
+    if (memcmp(one, three, sizeof *one)) case_fail(c, "1 and 3 threads: %.17g and %.17g", *one, *three);
+    if (!(fabs(*one - want) <= 1e-12 * want)) case_fail(c, "%.17g, not %.17g", *one, want);
     const float bad[] = {NAN, INFINITY, -INFINITY, 3.4e38f};
     for (int k = 0; k < 4; k++) {
         op.grad[case_int(c, 0, n - 1)] = bad[3 - k]; /* the large one first: it is finite */
         CASE_OK(c, c->be->sumsq(c->three, &op), c->three);
-        if (finite != (k == 0)) case_fail(c, "%g: finite is %d", (double)bad[3 - k], finite);
+        if (*finite != (k == 0)) case_fail(c, "%g: finite is %d", (double)bad[3 - k], *finite);
     }
 }
 

@@ -5,15 +5,16 @@
 
 /* ---- out = a x (+ b y) ---- */
 struct add_map {
-    vp_cells x, y, out;
+    vp_cells x, y, out; /* y is x where there is none: all loads come first */
     float a, b;
+    bool both;
     template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
         float v[VP_CELLS], w[VP_CELLS];
         vp_load8<vp_either, WIDE>(x, i, j, n, v);
-        if (y.p) vp_load8<vp_either, WIDE>(y, i, j, n, w);
+        vp_load8<vp_either, WIDE>(y, i, j, n, w);
         for (int k = 0; k < VP_CELLS; k++) {
             v[k] *= a;
-            if (y.p) v[k] = fmaf(b, w[k], v[k]);
+            v[k] = both ? fmaf(b, w[k], v[k]) : v[k];
         }
         vp_store8<vp_either, WIDE>(out, i, j, n, v);
     }
@@ -24,7 +25,9 @@ int vp_cuda_add(vp_queue *q, const vp_elem_op *op) {
     VP_TRY(vp_check_mat(q, "add.x", &op->x, true, rows, cols));
     if (op->y.ptr) VP_TRY(vp_check_mat(q, "add.y", &op->y, true, rows, cols));
     VP_TRY(vp_check_mat(q, "add.out", &op->out, true, rows, cols));
-    return vp_map(q, "add", vp_wide(op->x, op->y, op->out), add_map{op->x, op->y, op->out, op->a, op->b}, rows, cols);
+    const vp_mat &y = op->y.ptr ? op->y : op->x;
+    const add_map f = {op->x, y, op->out, op->a, op->b, op->y.ptr != NULL};
+    return vp_map(q, "add", vp_wide(op->x, y, op->out), f, rows, cols);
 }
 
 /* ---- dropout: out = drop(x); its backward is the same of the gradient ---- */

@@ -94,6 +94,22 @@ VP_DEVICE float vp_max(float a, float b) { /* NaN where either is */
 
 #endif
 
+/* ---- bits ---- */
+VP_DEVICE int vp_count_bits(uint32_t bits) {
+#ifdef VP_SHIM
+    return __builtin_popcount(bits);
+#else
+    return __popc(bits);
+#endif
+}
+VP_DEVICE int vp_highest_bit(uint32_t bits) { /* its number; -1: none is set */
+#ifdef VP_SHIM
+    return bits ? 31 - __builtin_clz(bits) : -1;
+#else
+    return 31 - __clz((int)bits);
+#endif
+}
+
 /* ---- bf16: 16 bits of storage; arithmetic is f32 ---- */
 struct vp_bf16 {
     uint16_t bits;

@@ -25,10 +25,9 @@ VP_KERNEL(32) pool_weights(pool_args a) {
     for (int64_t t = first; t < last; t += 32) {
         const uint32_t bits = vp_ballot(t + lane < last && (!a.keep || a.keep[t + lane]));
         const bool mine = bits >> lane & 1u;
-        int64_t place = kept;
-        for (uint32_t rest = bits & upto; rest; rest &= rest - 1) place++;
-        for (uint32_t rest = bits; rest; rest &= rest - 1) kept++;
-        for (int i = 0; i < 32; i++) end = bits >> i & 1u ? t + i : end;
+        const int64_t place = kept + vp_count_bits(bits & upto);
+        kept += vp_count_bits(bits);
+        end = bits ? t + vp_highest_bit(bits) : end;
         if (t + lane >= last) continue;
         const float weight = a.kind == VP_POOL_WEIGHTED_MEAN ? (float)place
                              : a.kind == VP_POOL_MEAN        ? 1.0f

@@ -84,7 +84,7 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
 /* The operations that are here, by the files that hold them: X(name, type of its descriptor). */
 #define VP_CUDA_ROW_OPS(X) X(glu, vp_glu_op) X(act, vp_act_op)
 #define VP_CUDA_PRODUCT_OPS(X)
-#define VP_CUDA_ATTENTION_OPS(X) X(attn, vp_attn_op)
+#define VP_CUDA_ATTENTION_OPS(X) X(attn, vp_attn_op) X(attn_bwd, vp_attn_op)
 #define VP_CUDA_GENERATION_OPS(X)
 #define VP_CUDA_OPS(X) VP_CUDA_ROW_OPS(X) VP_CUDA_PRODUCT_OPS(X) VP_CUDA_ATTENTION_OPS(X) VP_CUDA_GENERATION_OPS(X)
 #define X(name, type)  int vp_cuda_##name(vp_queue *q, const type *op);

@@ -49,8 +49,42 @@ static int make_job(vp_queue *q, const char *name, const vp_attn_op *op, vp_attn
     job->causal = op->mode == VP_ATTN_CAUSAL;
     job->scale = op->scale;
     job->softcap = op->softcap > 0.0f ? op->softcap : 0.0f;
+    job->uncap = job->softcap > 0.0f ? 1.0f / job->softcap : 0.0f;
     job->lse = op->lse;
     return vp_dropper_make(q, name, &op->drop, b, b->T, &job->drop);
+}
+
+/* ---- in bf16: of matrices that its kernels take ---- */
+static int run_bf16(vp_queue *q, vp_attn_job *job, const vp_attn_op *op) {
+    vp_attn_op packed = *op;
+    VP_TRY(vp_attn_pack(q, &op->q, op->d, true, &packed.q));
+    VP_TRY(vp_attn_pack(q, &op->k, op->d, true, &packed.k));
+    VP_TRY(vp_attn_pack(q, &op->v, op->d, true, &packed.v));
+    VP_TRY(vp_attn_pack(q, &op->out, op->d, false, &packed.out));
+    job->d = (int)(packed.q.cols / op->heads);
+    VP_TRY(vp_attn_bf16(q, job, &packed));
+    return vp_attn_unpack(q, &packed.out, op->d, &op->out);
+}
+
+static int run_bf16_bwd(vp_queue *q, vp_attn_job *job, const vp_attn_op *op) {
+    vp_attn_op packed = *op;
+    vp_mat dout, dq, dk, dv;
+    packed.dout = &dout;
+    packed.dq = &dq;
+    packed.dk = &dk;
+    packed.dv = &dv;
+    VP_TRY(vp_attn_pack(q, &op->q, op->d, true, &packed.q));
+    VP_TRY(vp_attn_pack(q, &op->k, op->d, true, &packed.k));
+    VP_TRY(vp_attn_pack(q, &op->v, op->d, true, &packed.v));
+    VP_TRY(vp_attn_pack(q, op->dout, op->d, true, &dout));
+    VP_TRY(vp_attn_pack(q, op->dq, op->d, false, &dq));
+    VP_TRY(vp_attn_pack(q, op->dk, op->d, false, &dk));
+    VP_TRY(vp_attn_pack(q, op->dv, op->d, false, &dv));
+    job->d = (int)(packed.q.cols / op->heads);
+    VP_TRY(vp_attn_bf16_bwd(q, job, &packed));
+    VP_TRY(vp_attn_unpack(q, &dq, op->d, op->dq));
+    VP_TRY(vp_attn_unpack(q, &dk, op->d, op->dk));
+    return vp_attn_unpack(q, &dv, op->d, op->dv);
 }
 
 int vp_cuda_attn(vp_queue *q, const vp_attn_op *op) {
@@ -58,7 +92,11 @@ int vp_cuda_attn(vp_queue *q, const vp_attn_op *op) {
     VP_TRY(check_attn(q, op));
     if (op->batch->T == 0) return VP_OK;
     VP_TRY(make_job(q, "attn", op, &job));
-    return op->q.dtype == VP_BF16 ? vp_attn_bf16(q, &job, op) : vp_attn_f32(q, &job, op);
+    if (op->q.dtype != VP_BF16) return vp_attn_f32(q, &job, op);
+    const size_t mark = vp_arena_top(&q->arena);
+    const int status = run_bf16(q, &job, op);
+    vp_arena_back(&q->arena, mark);
+    return status;
 }
 
 /* ---- backward ---- */
@@ -95,7 +133,7 @@ static int bwd_run(vp_queue *q, vp_attn_job *job, const vp_attn_op *op) {
         return vp_launch(q, "attn_bwd", delta_kernel<T>, grid, DELTA_THREADS, 0, *job, vp_rows_of<const T>(op->out),
                          vp_rows_of<const T>(*op->dout), by);
     }));
-    return op->q.dtype == VP_BF16 ? vp_attn_bf16_bwd(q, job, op) : vp_attn_f32_bwd(q, job, op);
+    return op->q.dtype == VP_BF16 ? run_bf16_bwd(q, job, op) : vp_attn_f32_bwd(q, job, op);
 }
 
 int vp_cuda_attn_bwd(vp_queue *q, const vp_attn_op *op) {

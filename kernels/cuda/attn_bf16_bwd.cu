@@ -11,20 +11,20 @@ struct flash_bwd_args {
     vp_attn_job job;
     vp_rows_of<const vp_bf16> q, k, v, dout;
     vp_rows_of<vp_bf16> dq, dk, dv;
-    bool whole; /* 16 bytes at a time */
 };
 
-/* D: columns, with zeros past the head's width; C: columns of the gradients that a block of the dK, dV pass makes. */
-template <int D> struct flash_bwd_shape {
+/* D: columns, with zeros past the head's width; KEYS: the dK, dV pass; C: columns of the gradients that a block makes;
+ * BLOCKS: of a multiprocessor, which bounds registers. */
+template <int D, bool KEYS> struct flash_bwd_shape {
     static constexpr int WARPS = D <= 128 ? 4 : 2, THREADS = 32 * WARPS, OWN = 16 * WARPS;
-    static constexpr int OTHER = D <= 64 ? 64 : 32, C = D <= 128 ? D : 128;
+    static constexpr int OTHER = D <= 64 && !KEYS ? 64 : 32, C = D > 128 && KEYS ? 128 : D;
+    static constexpr int BLOCKS = !KEYS && (D == 64 || D == 128) ? 3 : 2;
     static constexpr unsigned SHARED = (2 * OWN + 4 * OTHER) * D * sizeof(vp_bf16) + 2 * OTHER * sizeof(vp_attn_saved);
 };
 
 template <int D, bool KEYS> struct flash_bwd {
-    using shape = flash_bwd_shape<D>;
-    static constexpr int OWN = shape::OWN, OTHER = shape::OTHER, THREADS = shape::THREADS;
-    static constexpr int C = KEYS ? shape::C : D;
+    using shape = flash_bwd_shape<D, KEYS>;
+    static constexpr int OWN = shape::OWN, OTHER = shape::OTHER, THREADS = shape::THREADS, C = shape::C;
 
     float dx[1][C / 8][4], dv[1][KEYS ? C / 8 : 1][4]; /* of own q, or k; of own v */
     vp_shared<vp_bf16> x, y;                           /* the warp's own rows: q, dout or k, v */
@@ -43,9 +43,8 @@ template <int D, bool KEYS> struct flash_bwd {
         const int64_t row = at.base + at.first;
         others = cut.take<vp_bf16>(4 * OTHER * D);
         saved = cut.take<vp_attn_saved>(2 * OTHER);
-        vp_tile_fill<D, OWN, THREADS>(own, {of_x.p + row * of_x.ld + column, of_x.ld, rows, a.job.d, a.whole});
-        vp_tile_fill<D, OWN, THREADS>(own + OWN * D,
-                                      {of_y.p + row * of_y.ld + column, of_y.ld, rows, a.job.d, a.whole});
+        vp_tile_fill<D, OWN, THREADS>(own, {of_x.p + row * of_x.ld + column, of_x.ld, rows, a.job.d});
+        vp_tile_fill<D, OWN, THREADS>(own + OWN * D, {of_y.p + row * of_y.ld + column, of_y.ld, rows, a.job.d});
         x = own + 16 * warp * D;
         y = x + OWN * D;
         first = at.first + 16 * warp;
@@ -59,9 +58,8 @@ template <int D, bool KEYS> struct flash_bwd {
         const int rows = at.n - other0;
         const int64_t row = at.base + other0;
         const vp_shared<vp_bf16> to = others + half * (2 * OTHER * D);
-        vp_tile_fill<D, OTHER, THREADS>(to, {of_x.p + row * of_x.ld + column, of_x.ld, rows, a.job.d, a.whole});
-        vp_tile_fill<D, OTHER, THREADS>(to + OTHER * D,
-                                        {of_y.p + row * of_y.ld + column, of_y.ld, rows, a.job.d, a.whole});
+        vp_tile_fill<D, OTHER, THREADS>(to, {of_x.p + row * of_x.ld + column, of_x.ld, rows, a.job.d});
+        vp_tile_fill<D, OTHER, THREADS>(to + OTHER * D, {of_y.p + row * of_y.ld + column, of_y.ld, rows, a.job.d});
         const int two = 2 * (int)threadIdx.x; /* two a copy; both are there, see attn.cu */
         const vp_attn_saved *from = a.job.saved + vp_attn_saved_at(a.job, at, head) + other0 + two;
         if (KEYS && two < OTHER) vp_copy16(saved + half * OTHER + two, from, two < rows);
@@ -79,7 +77,7 @@ template <int D, bool KEYS> struct flash_bwd {
                 KEYS ? (vp_attn_saved)saved[half * OTHER + 8 * j + 2 * t + i % 2] : mine[i / 2 % 2];
             float z = s[0][j][i % 4] * job.scale, slope = 1.0f;
             if (job.softcap > 0.0f) {
-                const float tanh = vp_tile_tanh(z / job.softcap);
+                const float tanh = vp_tile_tanh(z * job.uncap);
                 z = job.softcap * tanh;
                 slope = 1.0f - tanh * tanh;
             }
@@ -90,8 +88,8 @@ template <int D, bool KEYS> struct flash_bwd {
         }
     }
 
-    /* One block of other rows; columns [FIRST, FIRST + C) of the gradients. */
-    template <int FIRST> VP_INLINE void visit(const vp_attn_job &job, int head, int other0, int half) {
+    /* One block of other rows; columns [column, column + C) of the gradients. */
+    VP_INLINE void visit(const vp_attn_job &job, int head, int other0, int half, int column) {
         const int past = vp_smaller(first + 16, at.n);
         if (first >= at.n) return;
         const vp_attn_class sort = KEYS ? vp_attn_sort(job, at, other0, other0 + OTHER, first, past)
@@ -107,21 +105,22 @@ template <int D, bool KEYS> struct flash_bwd {
         vp_tile_product<D, 1, OTHER>(s, x, other_x);
         vp_tile_product<D, 1, OTHER>(dp, y, other_y);
         derive(job, s, dp, seen, kept, half);
-        vp_tile_mix<D, FIRST, C, 1, OTHER>(dx, dp, other_x);
-        if constexpr (KEYS) vp_tile_mix<D, FIRST, C, 1, OTHER>(dv, s, other_y);
+        vp_tile_mix<D, C, 1, OTHER>(dx, dp, other_x + column);
+        if constexpr (KEYS) vp_tile_mix<D, C, 1, OTHER>(dv, s, other_y + column);
     }
 
     /* Rows of a gradient from column `column` on; the warp's own rows are of no use any more. */
-    VP_INLINE void store(const flash_bwd_args &a, vp_rows_of<vp_bf16> to, int column, int cols, const float (*d)[4],
-                         float by) const {
+    VP_INLINE void store(vp_rows_of<vp_bf16> to, int column, int cols, const float (*d)[4], float by) const {
         const float both[2] = {by, by};
         if (first >= at.n) return;
         to.p += (at.base + first) * to.ld + column;
-        vp_tile_store<C>(x, d, both, to, at.n - first, cols, a.whole);
+        vp_tile_store<C>(x, d, both, to, at.n - first, cols);
     }
 };
 
-template <int D> VP_KERNEL(flash_bwd_shape<D>::THREADS) flash_dq_kernel(flash_bwd_args a) {
+template <int D>
+VP_KERNEL(flash_bwd_shape<D, false>::THREADS, flash_bwd_shape<D, false>::BLOCKS)
+flash_dq_kernel(flash_bwd_args a) {
     flash_bwd<D, false> own;
     if (!vp_attn_find(a.job, own.OWN, (int)(gridDim.x - 1 - blockIdx.x), &own.at)) return;
     const int head = (int)blockIdx.y, column = head * a.job.d, group = head / a.job.share * a.job.d;
@@ -139,16 +138,18 @@ template <int D> VP_KERNEL(flash_bwd_shape<D>::THREADS) flash_dq_kernel(flash_bw
         vp_barrier();
         if (block + 1 < blocks.past) own.fetch(a, a.k, a.v, group, head, (block + 1) * own.OTHER, (block + 1) % 2);
         vp_copy_commit();
-        own.template visit<0>(a.job, head, block * own.OTHER, block % 2);
+        own.visit(a.job, head, block * own.OTHER, block % 2, 0);
     }
     vp_copy_wait<0>();
-    own.store(a, a.dq, column, a.job.d, own.dx[0], a.job.scale);
+    own.store(a.dq, column, a.job.d, own.dx[0], a.job.scale);
 }
 
-template <int D, int FIRST> VP_KERNEL(flash_bwd_shape<D>::THREADS) flash_dkv_kernel(flash_bwd_args a) {
+template <int D>
+VP_KERNEL(flash_bwd_shape<D, true>::THREADS, flash_bwd_shape<D, true>::BLOCKS)
+flash_dkv_kernel(flash_bwd_args a) {
     flash_bwd<D, true> own;
     if (!vp_attn_find(a.job, own.OWN, (int)blockIdx.x, &own.at)) return;
-    const int group = (int)blockIdx.y, d = a.job.d, column = group * d;
+    const int group = (int)blockIdx.y, d = a.job.d, column = group * d, part = (int)blockIdx.z * own.C;
     const vp_attn_range blocks = vp_attn_query_blocks(a.job, own.at, own.at.first, own.at.first + own.OWN, own.OTHER);
     int head = group * a.job.share, block = blocks.from;
     own.begin(a, a.k, a.v, column);
@@ -160,32 +161,28 @@ template <int D, int FIRST> VP_KERNEL(flash_bwd_shape<D>::THREADS) flash_dkv_ker
         vp_barrier();
         if (then < (group + 1) * a.job.share) own.fetch(a, a.q, a.dout, then * d, then, next * own.OTHER, 1 - half);
         vp_copy_commit();
-        own.template visit<FIRST>(a.job, head, block * own.OTHER, half);
+        own.visit(a.job, head, block * own.OTHER, half, part);
         head = then;
         block = next;
     }
     vp_copy_wait<0>();
     const float kept = a.job.drop.on ? a.job.drop.scale : 1.0f;
-    own.store(a, a.dk, column + FIRST, d - FIRST, own.dx[0], a.job.scale);
-    own.store(a, a.dv, column + FIRST, d - FIRST, own.dv[0], kept);
+    own.store(a.dk, column + part, d - part, own.dx[0], a.job.scale);
+    own.store(a.dv, column + part, d - part, own.dv[0], kept);
 }
 
 template <int D> static int launch(vp_queue *q, const flash_bwd_args &a, const vp_attn_op *op) {
-    using shape = flash_bwd_shape<D>;
-    const unsigned blocks = vp_attn_blocks(op->batch->T, op->batch->B, shape::OWN);
-    const dim3 queries(blocks, (unsigned)op->heads), keys(blocks, (unsigned)op->groups);
-    VP_TRY(vp_launch(q, "attn_bwd", flash_dq_kernel<D>, queries, shape::THREADS, shape::SHARED, a));
-    VP_TRY(vp_launch(q, "attn_bwd", flash_dkv_kernel<D, 0>, keys, shape::THREADS, shape::SHARED, a));
-    if constexpr (shape::C < D)
-        return vp_launch(q, "attn_bwd", flash_dkv_kernel<D, shape::C>, keys, shape::THREADS, shape::SHARED, a);
-    else
-        return VP_OK;
+    using queries = flash_bwd_shape<D, false>;
+    using keys = flash_bwd_shape<D, true>;
+    const int64_t T = op->batch->T, B = op->batch->B;
+    VP_TRY(vp_launch(q, "attn_bwd", flash_dq_kernel<D>, dim3(vp_attn_blocks(T, B, queries::OWN), (unsigned)op->heads),
+                     queries::THREADS, queries::SHARED, a));
+    return vp_launch(q, "attn_bwd", flash_dkv_kernel<D>,
+                     dim3(vp_attn_blocks(T, B, keys::OWN), (unsigned)op->groups, D / keys::C), keys::THREADS,
+                     keys::SHARED, a);
 }
 
 int vp_attn_bf16_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op) {
-    const vp_mat all[] = {op->q, op->k, op->v, *op->dout, *op->dq, *op->dk, *op->dv};
-    bool whole = true;
-    for (const vp_mat &m : all) whole = whole && vp_tile_whole(m, op->d);
-    const flash_bwd_args a = {*job, op->q, op->k, op->v, *op->dout, *op->dq, *op->dk, *op->dv, whole};
-    return vp_tile_width(op->d, [&](auto width) { return launch<width.value>(q, a, op); });
+    const flash_bwd_args a = {*job, op->q, op->k, op->v, *op->dout, *op->dq, *op->dk, *op->dv};
+    return vp_tile_width(job->d, [&](auto width) { return launch<width.value>(q, a, op); });
 }

@@ -19,7 +19,7 @@ struct vp_attn_job {        /* given to kernels by value */
     int B, heads, share, d; /* share: query heads of a group */
     int window;             /* 0: none */
     bool causal;
-    float scale, softcap;
+    float scale, softcap, uncap; /* uncap: 1 / softcap; softcap 0: none */
     vp_dropper drop;
     float *lse;           /* [T, H]; NULL: not wanted */
     vp_attn_saved *saved; /* backward: [H, saved_each] */
@@ -116,10 +116,16 @@ VP_DEVICE vp_attn_range vp_attn_query_blocks(const vp_attn_job &job, const vp_at
     return {from / height, (past + height - 1) / height};
 }
 
-/* ---- launches, by compute type: attn_f32*.cu, attn_bf16*.cu ---- */
+/* ---- launches, by compute type: attn_f32*.cu, attn_bf16*.cu. The width is the job's. In bf16 it is a multiple of 8,
+ * and rows begin at multiples of 16 bytes ---- */
 int vp_attn_f32(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
 int vp_attn_bf16(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
 int vp_attn_f32_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
 int vp_attn_bf16_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
+
+/* Heads of width d as bf16's kernels take them: `to` is `m` where that will do, else scratch with heads of the next
+ * multiple of 8; what m holds is copied to it where `filled`. And back. */
+int vp_attn_pack(vp_queue *q, const vp_mat *m, int d, bool filled, vp_mat *to);
+int vp_attn_unpack(vp_queue *q, const vp_mat *from, int d, const vp_mat *m);
 
 #endif

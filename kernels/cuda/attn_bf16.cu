@@ -10,11 +10,11 @@ struct flash_args {
     vp_attn_job job;
     vp_rows_of<const vp_bf16> q, k, v;
     vp_rows_of<vp_bf16> out;
-    bool whole; /* 16 bytes at a time */
 };
 
 template <int D> struct flash_shape { /* D: columns, with zeros past the head's width */
     static constexpr int M = D == 64 || D == 128 ? 2 : 1, ROWS = 16 * M * WARPS, KEYS = D < 128 ? 64 : 32;
+    static constexpr int BLOCKS = D < 64 ? 4 : 2; /* of a multiprocessor, for registers */
     static constexpr unsigned SHARED = (ROWS + 4 * KEYS) * D * sizeof(vp_bf16);
 };
 
@@ -40,7 +40,7 @@ template <int D> struct flash_rows {
         for (int j = 0; j < N / 8; j++) VP_UNROLL
         for (int i = 0; i < 4; i++) {
             float a = s[m][j][i] * job.scale;
-            if (job.softcap > 0.0f) a = job.softcap * vp_tile_tanh(a / job.softcap);
+            if (job.softcap > 0.0f) a = job.softcap * vp_tile_tanh(a * job.uncap);
             s[m][j][i] = a * 1.44269504f;
         }
     }
@@ -93,7 +93,7 @@ template <int D> struct flash_rows {
         softmax(s, plain ? job.scale * 1.44269504f : 1.0f);
         VP_UNROLL
         for (int m = 0; m < M && job.drop.on; m++) vp_tile_pick<N>(s[m], kept[m], 0.0f);
-        vp_tile_mix<D, 0, D, M, N>(o, s, v);
+        vp_tile_mix<D, D, M, N>(o, s, v);
     }
 
     /* `tile`: the warp's queries, of no use any more. */
@@ -116,12 +116,12 @@ template <int D> struct flash_rows {
             }
             vp_rows_of<vp_bf16> to = a.out;
             to.p += (at.base + first + 16 * m) * to.ld + head * a.job.d;
-            vp_tile_store<D>(tile + 16 * m * D, o[m], by, to, at.n - first - 16 * m, a.job.d, a.whole);
+            vp_tile_store<D>(tile + 16 * m * D, o[m], by, to, at.n - first - 16 * m, a.job.d);
         }
     }
 };
 
-template <int D> VP_KERNEL(THREADS) flash_kernel(flash_args a) {
+template <int D> VP_KERNEL(THREADS, flash_shape<D>::BLOCKS) flash_kernel(flash_args a) {
     using shape = flash_shape<D>;
     constexpr int KEYS = shape::KEYS;
     vp_attn_place at; /* the longest rows of a causal head first */
@@ -133,12 +133,12 @@ template <int D> VP_KERNEL(THREADS) flash_kernel(flash_args a) {
     auto fetch = [&](int block) {
         const int key0 = block * KEYS, rows = at.n - key0;
         vp_shared<vp_bf16> to = kv + block % 2 * (2 * KEYS * D);
-        vp_tile_fill<D, KEYS, THREADS>(to, {keys + key0 * a.k.ld, a.k.ld, rows, d, a.whole});
-        vp_tile_fill<D, KEYS, THREADS>(to + KEYS * D, {values + key0 * a.v.ld, a.v.ld, rows, d, a.whole});
+        vp_tile_fill<D, KEYS, THREADS>(to, {keys + key0 * a.k.ld, a.k.ld, rows, d});
+        vp_tile_fill<D, KEYS, THREADS>(to + KEYS * D, {values + key0 * a.v.ld, a.v.ld, rows, d});
     };
     const vp_attn_range blocks = vp_attn_key_blocks(a.job, at, at.first, at.first + shape::ROWS, KEYS);
     const vp_bf16 *queries = a.q.p + (at.base + at.first) * a.q.ld + head * d;
-    vp_tile_fill<D, shape::ROWS, THREADS>(q, {queries, a.q.ld, at.n - at.first, d, a.whole});
+    vp_tile_fill<D, shape::ROWS, THREADS>(q, {queries, a.q.ld, at.n - at.first, d});
     fetch(blocks.from);
     vp_copy_commit();
     const int warp = (int)(threadIdx.x / 32);
@@ -164,8 +164,6 @@ template <int D> static int launch(vp_queue *q, const flash_args &a, const vp_ba
 }
 
 int vp_attn_bf16(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op) {
-    const bool whole = vp_tile_whole(op->q, op->d) && vp_tile_whole(op->k, op->d) && vp_tile_whole(op->v, op->d) &&
-                       vp_tile_whole(op->out, op->d);
-    const flash_args a = {*job, op->q, op->k, op->v, op->out, whole};
-    return vp_tile_width(op->d, [&](auto width) { return launch<width.value>(q, a, op->batch); });
+    const flash_args a = {*job, op->q, op->k, op->v, op->out};
+    return vp_tile_width(job->d, [&](auto width) { return launch<width.value>(q, a, op->batch); });
 }

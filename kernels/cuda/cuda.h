@@ -84,9 +84,9 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
 
 /* The operations that are here, by the files that hold them: X(name, type of its descriptor). */
 /* clang-format off */
-#define VP_CUDA_ROW_OPS(X) 
+#define VP_CUDA_ROW_OPS(X) X(glu, vp_glu_op) X(act, vp_act_op)
 #define VP_CUDA_PRODUCT_OPS(X) X(linear, vp_linear_op) X(linear_bwd_x, vp_linear_op) X(linear_bwd_w, vp_linear_op) X(lora, vp_lora_op) X(lora_bwd, vp_lora_op) X(bmm, vp_bmm_op) X(bmm_bwd, vp_bmm_op)
-#define VP_CUDA_ATTENTION_OPS(X) X(attn, vp_attn_op)
+#define VP_CUDA_ATTENTION_OPS(X) X(attn, vp_attn_op) X(attn_bwd, vp_attn_op)
 #define VP_CUDA_GENERATION_OPS(X) 
 #define VP_CUDA_OPS(X) VP_CUDA_ROW_OPS(X) VP_CUDA_PRODUCT_OPS(X) VP_CUDA_ATTENTION_OPS(X) VP_CUDA_GENERATION_OPS(X)
 #define X(name, type)  int vp_cuda_##name(vp_queue *q, const type *op);

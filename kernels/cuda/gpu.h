@@ -9,10 +9,10 @@
 #else
 #include <cuda_runtime.h>
 
-#define VP_DEVICE          static __device__ __forceinline__
-#define VP_INLINE          __device__ __forceinline__ /* of members */
-#define VP_KERNEL(threads) static __global__ void __launch_bounds__(threads)
-#define VP_UNROLL          _Pragma("unroll") /* before a loop whose index names registers */
+#define VP_DEVICE      static __device__ __forceinline__
+#define VP_INLINE      __device__ __forceinline__ /* of members */
+#define VP_KERNEL(...) static __global__ void __launch_bounds__(__VA_ARGS__)
+#define VP_UNROLL      _Pragma("unroll") /* before a loop whose index names registers */
 
 /* ---- shared memory: one buffer a block, of the size that the launch names, cut into typed arrays ---- */
 extern __shared__ __align__(128) unsigned char vp_shared_bytes[];

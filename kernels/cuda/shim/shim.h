@@ -13,7 +13,7 @@
 
 #define VP_DEVICE          static inline
 #define VP_INLINE          inline
-#define VP_KERNEL(threads) static void
+#define VP_KERNEL(...)     static void
 #define VP_UNROLL
 
 struct dim3 {

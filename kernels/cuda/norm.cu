@@ -6,19 +6,31 @@ template <class X, class D, class O, bool WIDE> struct norm_rows {
     vp_norm_args a;
     vp_cells d, out;
     float *rstd;
-    template <int LANES, int SLOTS> VP_INLINE void run(const vp_row<LANES, SLOTS> &r) const {
-        const vp_norm_place at(a, r);
-        float v[vp_row<LANES, SLOTS>::HELD][VP_CELLS], mean, rs;
+
+    /* v = x += d */
+    template <int LANES, int SLOTS>
+    VP_INLINE void add_d(const vp_row<LANES, SLOTS> &r, const vp_norm_place &at, float (*v)[VP_CELLS]) const {
+        float add[vp_row<LANES, SLOTS>::HELD][VP_CELLS];
         r.each([&](int s, int c, int n) {
-            vp_row_load<X, WIDE>(a.x, at.t, at.col + c, n, v[s]);
-            if (!d.p) return;
-            float add[VP_CELLS];
-            vp_row_load<D, WIDE>(d, at.t, at.col + c, n, add);
-            for (int k = 0; k < VP_CELLS; k++) v[s][k] += add[k];
+            if (SLOTS) vp_row_load<D, WIDE>(d, at.t, at.col + c, n, add[s]);
+        });
+        r.each([&](int s, int c, int n) {
+            vp_norm_held<X, WIDE>(a, at, r, v, s, c, n);
+            if (!SLOTS) vp_row_load<D, WIDE>(d, at.t, at.col + c, n, add[s]);
+            for (int k = 0; k < VP_CELLS; k++) v[s][k] += add[s][k];
             vp_row_store<X, WIDE>(a.x, at.t, at.col + c, n, v[s]);
             if constexpr (sizeof(X) != sizeof(float)) /* the sum as it is stored */
                 vp_row_load<X, WIDE>(a.x, at.t, at.col + c, n, v[s]);
         });
+    }
+
+    template <int LANES, int SLOTS> VP_INLINE void run(const vp_row<LANES, SLOTS> &r) const {
+        const vp_norm_place at(a, r);
+        float v[vp_row<LANES, SLOTS>::HELD][VP_CELLS], mean, rs;
+        r.each([&](int s, int c, int n) { /* all loads before the first store */
+                                          if (SLOTS) vp_row_load<X, WIDE>(a.x, at.t, at.col + c, n, v[s]);
+        });
+        if (d.p) add_d(r, at, v);
         vp_norm_stats<X, WIDE>(a, at, r, v, &mean, &rs);
         if (rstd && r.live && r.lane == 0) rstd[r.row] = rs;
         r.each([&](int s, int c, int n) {
@@ -61,6 +73,7 @@ int vp_cuda_norm(vp_queue *q, const vp_norm_op *op) {
     if (!wide) return run_norm<vp_either, vp_either, vp_either, false>(q, op);
     if (!x && !d && !out) return run_norm<float, float, float, true>(q, op);
     if (!x && d && out) return run_norm<float, vp_bf16, vp_bf16, true>(q, op);
+    if (!x && d && !out) return run_norm<float, vp_bf16, float, true>(q, op);
     if (x && d && out) return run_norm<vp_bf16, vp_bf16, vp_bf16, true>(q, op);
     return run_norm<vp_either, vp_either, vp_either, true>(q, op);
 }

@@ -22,8 +22,8 @@ template <class X, class G, bool WIDE> struct norm_bwd_rows {
         float v[HELD][VP_CELLS], g[HELD][VP_CELLS], mean, rs, sum = 0.0f, along = 0.0f;
         r.each([&](int s, int c, int n) {
             if (SLOTS) vp_row_load<X, WIDE>(a.x, at.t, at.col + c, n, v[s]);
-            if (SLOTS && dx.p) grad(at, c, n, g[s]);
         });
+        if (SLOTS && dx.p) r.each([&](int s, int c, int n) { grad(at, c, n, g[s]); });
         vp_norm_stats<X, WIDE>(a, at, r, v, &mean, &rs);
         if (stats && r.live && r.lane == 0) {
             stats[2 * r.row] = mean;

@@ -64,14 +64,14 @@ $(BUILD)/bin/%: $(BUILD)/obj/tools/%.o $(LIB)
 # The CUDA backend, a library that is opened at run time: for GPUs (cuda), and for a GPU on the host that proves its
 # kernels where there is none (shim).
 CUDA_SRC  = $(wildcard kernels/cuda/*.cu)
-CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c lib/base/philox.c
+CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c
 CUDA_ARCH = 80 90
 NVCC     ?= nvcc
 CXX      ?= c++
 NVFLAGS   = -std=c++20 -O3 -I. -MMD -MP --fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off -diag-suppress 177 \
             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 SHIMFLAGS = -std=c++20 -O2 -g -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
-            -Wno-unused-function
+            -Wno-unused-function -Wno-unknown-pragmas
 $(BUILD)/obj/%.pic.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
 	@mkdir -p $(@D)
 	$(COMPILE) -fPIC -c -o $@ $<

@@ -1,17 +1,6 @@
 /* Activations, alone and gated. */
+#include "kernels/cuda/act.h"
 #include "kernels/cuda/map.h"
-#include "kernels/cuda/vec.h"
-
-VP_DEVICE float apply(vp_act act, float x) {
-    switch (act) {
-#define X(name, f, slope)                                                                                              \
-    case name:                                                                                                         \
-        return f(x);
-        VP_ACT_FUNCTIONS(X)
-#undef X
-    }
-    return x;
-}
 
 template <class T> struct glu_map {
     vp_rows_of<const T> gate, up;
@@ -19,7 +8,7 @@ template <class T> struct glu_map {
     vp_act act;
     VP_INLINE void operator()(int64_t i, int64_t j) const {
         float g = vp_float(gate.p[i * gate.ld + j]), u = vp_float(up.p[i * up.ld + j]);
-        out.p[i * out.ld + j] = vp_round<T>(apply(act, g) * u);
+        out.p[i * out.ld + j] = vp_round<T>(vp_act_apply(act, g) * u);
     }
 };
 
@@ -39,7 +28,7 @@ template <class T> struct act_map {
     vp_rows_of<T> out;
     vp_act act;
     VP_INLINE void operator()(int64_t i, int64_t j) const {
-        out.p[i * out.ld + j] = vp_round<T>(apply(act, vp_float(x.p[i * x.ld + j])));
+        out.p[i * out.ld + j] = vp_round<T>(vp_act_apply(act, vp_float(x.p[i * x.ld + j])));
     }
 };
 

@@ -222,6 +222,20 @@ static void check_runs(op_case *c, const vp_linear_op *all) {
     case_same_bytes(c, "rows in runs", &got, &all->out);
 }
 
+/* BF16 in and out is the F32 result of the same numbers, rounded. */
+static void check_rounded(op_case *c, const vp_linear_op *op, vp_mat *x, const vp_mat *want) {
+    vp_linear_op half = *op;
+    half.x = case_bf16(c, x);
+    half.out = case_copy(c, want);
+    half.out = case_bf16(c, &half.out);
+    CASE_OK(c, c->be->linear(c->one, &half), c->one);
+    CASE_OK(c, c->be->linear(c->one, op), c->one);
+    vp_mat rounded = case_copy(c, want);
+    case_bf16(c, &rounded);
+    const vp_mat got = case_f32(c, &half.out);
+    case_same_bytes(c, "in bf16", &got, &rounded);
+}
+
 static void check_rows(op_case *c, vp_dtype type) {
     const int64_t m = case_size(c, 300), n = case_size(c, 200), k = case_size(c, 300);
     float *w = case_floats(c, n * k), *bias = case_int(c, 0, 1) ? case_floats(c, n) : NULL;
@@ -250,6 +264,9 @@ static void check_rows(op_case *c, vp_dtype type) {
     case_near(c, "linear", &op.out, want, size, 0);
     case_guards(c, "out", &op.out);
     check_runs(c, &op);
+    vp_caps caps;
+    c->be->caps(c->device_three, &caps);
+    if (caps.bf16_states) check_rounded(c, &op, &op.x, &op.out);
     c->be->weight_free(c->device_three, weight);
 }
 

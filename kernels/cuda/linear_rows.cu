@@ -8,6 +8,7 @@
 
 static constexpr int WARPS = 8, THREADS = 32 * WARPS, OUTPUTS = 16, COLUMNS = 8; /* COLUMNS: rows of x of an mma */
 
+namespace {
 /* A matrix read or written a number at a time. */
 struct numbers {
     void *p;
@@ -33,6 +34,8 @@ struct rows_args {
     numbers out, residual; /* residual.p NULL: none */
     vp_act act;
 };
+
+} // namespace
 
 VP_DEVICE int64_t last_at_most(int64_t i, int64_t n) {
     return i < n ? i : n - 1;

@@ -4,7 +4,6 @@
  * in ascending order. So a query's bytes depend on its keys alone: not on the spans, on the queries beside it, or on
  * whether it is a prompt's or a single one. Legend: q [T, H d], a span [n, G d], out [T, H d]. */
 #include "kernels/cuda/attn_cached.h"
-#include "kernels/cuda/parts.h"
 #include "kernels/cuda/vec.h"
 
 static constexpr int KEYS = 256, THREADS = 256, COLUMNS = 4, WIDEST = KEYS * COLUMNS;
@@ -52,17 +51,20 @@ VP_DEVICE sight sees(const cached_args &a, int sequence, int at, int keys) {
 }
 
 /* ---- numbers of either type ---- */
-/* n (others: 0) of N neighbours at p. */
-template <int N> VP_DEVICE void read(float x[N], const char *p, bool bf16, int n) {
-    const bool whole = n >= N;
-    if (bf16 && whole && (uintptr_t)p % (2 * N) == 0) {
+/* How keys and values of a piece lie in memory: anyhow, or all of one type with every row at a multiple of 16 bytes and
+ * d a multiple of 8. */
+enum kind { ANY, WHOLE_BF16, WHOLE_F32 };
+
+/* n (others: 0; all, but where ANY) of N neighbours at p. */
+template <int N, kind KIND> VP_DEVICE void read(float x[N], const char *p, bool bf16, int n) {
+    if constexpr (KIND == WHOLE_BF16) {
         struct alignas(2 * N) piece {
             uint32_t w[N / 2];
         };
         const piece all = *(const piece *)p;
 #pragma unroll
         for (int i = 0; i < N; i++) x[i] = vp_float_of(i % 2 ? all.w[i / 2] & 0xffff0000u : all.w[i / 2] << 16);
-    } else if (!bf16 && whole && (uintptr_t)p % 16 == 0) {
+    } else if constexpr (KIND == WHOLE_F32) {
 #pragma unroll
         for (int i = 0; i < N; i += 4) {
             const quad four = *(const quad *)(p + 4 * i);
@@ -108,6 +110,7 @@ template <int R> struct room {     /* shared memory */
     vp_shared<float> scores;       /* [R, KEYS] */
     vp_shared<const char *> value; /* [KEYS] */
     vp_shared<int> bf16;           /* [KEYS] */
+    vp_shared<int> kinds;          /* a warp's keys */
     vp_shared<quad> sums;          /* [THREADS, R] */
     VP_INLINE room(int quads) {
         vp_cutter cut;
@@ -115,11 +118,12 @@ template <int R> struct room {     /* shared memory */
         scores = cut.take<float>(R * KEYS);
         value = cut.take<const char *>(KEYS);
         bf16 = cut.take<int>(KEYS);
+        kinds = cut.take<int>(THREADS / 32);
         sums = cut.take<quad>(THREADS * R);
     }
     static size_t bytes(int quads) {
         return (size_t)R * (quads * sizeof(quad) + KEYS * sizeof(float) + THREADS * sizeof(quad)) +
-               KEYS * (sizeof(char *) + sizeof(int));
+               KEYS * (sizeof(char *) + sizeof(int)) + THREADS / 32 * sizeof(int);
     }
 };
 struct work { /* of a block: rows from `row` on of a tile, keys [key0, key0 + n) of `keys` */
@@ -133,24 +137,41 @@ template <int R> VP_DEVICE void load_queries(const cached_args &a, const work &w
         const int row = w.row + i / quads, col = i % quads * 4;
         quad x = {};
         if (row < w.rows)
-            read<4>(x.x,
-                    element(a.q, w.token + row / a.share, (int64_t)(w.group * a.share + row % a.share) * a.d + col),
-                    a.q.dtype == VP_BF16, a.d - col);
+            read<4, ANY>(
+                x.x, element(a.q, w.token + row / a.share, (int64_t)(w.group * a.share + row % a.share) * a.d + col),
+                a.q.dtype == VP_BF16, a.d - col);
         m.queries[i] = x;
     }
 }
 
-/* A thread has a key. A product is two chains over the columns, of their octets' halves. */
-template <int R> VP_DEVICE void score(const cached_args &a, const work &w, const room<R> &m, int quads) {
+/* A thread has a key: where it lies, and what kind the piece is. */
+template <int R> VP_DEVICE key_place place_keys(const cached_args &a, const work &w, const room<R> &m) {
     const int j = threadIdx.x;
     const key_place p = find_key(a, w.sequence, w.group, w.key0 + (j < w.n ? j : w.n - 1));
+    const bool whole = a.d % 8 == 0 && ((uintptr_t)p.k | (uintptr_t)p.v) % 16 == 0;
+    const uint32_t half = vp_ballot(whole && p.bf16), full = vp_ballot(whole && !p.bf16);
+    m.value[j] = p.v;
+    m.bf16[j] = p.bf16;
+    if (j % 32 == 0) m.kinds[j / 32] = half == 0xffffffffu ? WHOLE_BF16 : full == 0xffffffffu ? WHOLE_F32 : ANY;
+    return p;
+}
+template <int R> VP_DEVICE kind kind_of(const room<R> &m) {
+    const int first = m.kinds[0];
+    for (int i = 1; i < THREADS / 32; i++)
+        if (m.kinds[i] != first) return ANY;
+    return (kind)first;
+}
+
+/* A thread has a key. A product is two chains over the columns, of their octets' halves. */
+template <int R, kind KIND>
+VP_DEVICE void score(const cached_args &a, const key_place &p, const room<R> &m, int quads) {
     float low[R], high[R];
 #pragma unroll
     for (int r = 0; r < R; r++) low[r] = high[r] = 0.0f;
 #pragma unroll 2
     for (int i = 0; i < quads; i += 2) {
         float k[8];
-        read<8>(k, p.k + i * 4 * (p.bf16 ? 2 : 4), p.bf16, a.d - i * 4);
+        read<8, KIND>(k, p.k + i * 4 * (p.bf16 ? 2 : 4), p.bf16, a.d - i * 4);
 #pragma unroll
         for (int r = 0; r < R; r++) {
             const quad x = m.queries[r * quads + i], y = m.queries[r * quads + i + 1];
@@ -161,14 +182,13 @@ template <int R> VP_DEVICE void score(const cached_args &a, const work &w, const
             }
         }
     }
-    m.value[j] = p.v;
-    m.bf16[j] = p.bf16;
 #pragma unroll
-    for (int r = 0; r < R; r++) m.scores[r * KEYS + j] = low[r] + high[r];
+    for (int r = 0; r < R; r++) m.scores[r * KEYS + threadIdx.x] = low[r] + high[r];
 }
 
-/* A warp has a row: scores become e^(score - maximum), rounded to T; maximum and sum are written. */
-template <class T, int R> VP_DEVICE void soften(const cached_args &a, const work &w, const room<R> &m, float *tops) {
+/* A warp has a row: scores become e^(score - maximum), rounded to q's type; maximum and sum are written. */
+template <int R> VP_DEVICE void soften(const cached_args &a, const work &w, const room<R> &m) {
+    const bool bf16 = a.q.dtype == VP_BF16;
     const int lane = threadIdx.x % 32;
     for (int r = threadIdx.x / 32; r < R && w.row + r < w.rows; r += THREADS / 32) {
         const sight see = sees(a, w.sequence, w.at + (w.row + r) / a.share, w.keys);
@@ -186,35 +206,52 @@ template <class T, int R> VP_DEVICE void soften(const cached_args &a, const work
         for (int i = 0; i < KEYS / 32; i++) {
             const float p = top > -INFINITY ? v_exp(s[i] - top) : 0.0f;
             sum += p;
-            m.scores[r * KEYS + 32 * i + lane] = vp_float(vp_round<T>(p));
+            m.scores[r * KEYS + 32 * i + lane] = bf16 ? vp_float(vp_round<vp_bf16>(p)) : p;
         }
         sum = vp_warp_sum(sum);
         const int64_t at =
             ((w.token + (w.row + r) / a.share) * a.groups + w.group - a.first_group) * a.share + (w.row + r) % a.share;
         if (lane == 0) {
-            tops[2 * (at * a.pieces + w.key0 / KEYS)] = top;
-            tops[2 * (at * a.pieces + w.key0 / KEYS) + 1] = sum;
+            a.tops[2 * (at * a.pieces + w.key0 / KEYS)] = top;
+            a.tops[2 * (at * a.pieces + w.key0 / KEYS) + 1] = sum;
         }
     }
 }
 
-/* A thread has four columns and every so many keys; then the threads of the same columns are added in order. */
-template <int R> VP_DEVICE void mix(const cached_args &a, const work &w, const room<R> &m) {
+/* A thread has four columns and every so many keys, some at a time. */
+template <int R, kind KIND>
+VP_DEVICE void mix(const cached_args &a, const work &w, const room<R> &m, int col, int set, int sets, quad sum[R]) {
+    constexpr int AHEAD = R == 8 ? 4 : 2;
+    for (int first = set; first < w.n; first += AHEAD * sets) {
+        float v[AHEAD][COLUMNS];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int at = first + i * sets, j = at < w.n ? at : first;
+            const bool bf16 = KIND == ANY ? m.bf16[j] != 0 : KIND == WHOLE_BF16;
+            read<COLUMNS, KIND>(v[i], m.value[j] + col * (bf16 ? 2 : 4), bf16, a.d - col);
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int j = first + i * sets;
+            if (j >= w.n) continue;
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                const float p = m.scores[r * KEYS + j];
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) sum[r].x[c] = fmaf(p, v[i][c], sum[r].x[c]);
+            }
+        }
+    }
+}
+
+/* out = sum p v of the piece: the threads' sums, those of the same columns added in order. */
+template <int R> VP_DEVICE void mix_all(const cached_args &a, const work &w, const room<R> &m, kind k) {
     const int fours = (a.d + COLUMNS - 1) / COLUMNS, sets = THREADS / fours;
     const int col = threadIdx.x % fours * COLUMNS, set = threadIdx.x / fours;
     quad sum[R] = {};
-#pragma unroll 1
-    for (int j = set; set < sets && j < w.n; j += sets) {
-        float v[COLUMNS];
-        const bool bf16 = m.bf16[j];
-        read<COLUMNS>(v, m.value[j] + col * (bf16 ? 2 : 4), bf16, a.d - col);
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            const float p = m.scores[r * KEYS + j];
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c++) sum[r].x[c] = fmaf(p, v[c], sum[r].x[c]);
-        }
-    }
+    if (set < sets && k == WHOLE_BF16) mix<R, WHOLE_BF16>(a, w, m, col, set, sets, sum);
+    if (set < sets && k == WHOLE_F32) mix<R, WHOLE_F32>(a, w, m, col, set, sets, sum);
+    if (set < sets && k == ANY) mix<R, ANY>(a, w, m, col, set, sets, sum);
 #pragma unroll
     for (int r = 0; r < R; r++) m.sums[r * THREADS + threadIdx.x] = sum[r];
     vp_barrier();
@@ -234,7 +271,7 @@ template <int R> VP_DEVICE void mix(const cached_args &a, const work &w, const r
 }
 
 /* Grid: (tile, group), rows in steps of R, pieces. A piece that a block's rows do not see has the sum 0. */
-template <class T, int R> VP_KERNEL(THREADS) piece_kernel(cached_args a) {
+template <int R> VP_KERNEL(THREADS) piece_kernel(cached_args a) {
     const int quads = (a.d + 7) / 8 * 2;
     const vp_tile tile = a.tiles[blockIdx.x / a.groups];
     room<R> m(quads);
@@ -259,12 +296,16 @@ template <class T, int R> VP_KERNEL(THREADS) piece_kernel(cached_args a) {
             continue;
         }
         load_queries<R>(a, w, m, quads);
+        const key_place p = place_keys<R>(a, w, m);
         vp_barrier();
-        score<R>(a, w, m, quads);
+        const kind k = kind_of<R>(m);
+        if (k == WHOLE_BF16) score<R, WHOLE_BF16>(a, p, m, quads);
+        if (k == WHOLE_F32) score<R, WHOLE_F32>(a, p, m, quads);
+        if (k == ANY) score<R, ANY>(a, p, m, quads);
         vp_barrier();
-        soften<T, R>(a, w, m, a.tops);
+        soften<R>(a, w, m);
         vp_barrier();
-        mix<R>(a, w, m);
+        mix_all<R>(a, w, m, k);
         vp_barrier();
     }
 }
@@ -315,11 +356,11 @@ static int check_cached(vp_queue *q, const vp_attn_op *op) {
     return VP_OK;
 }
 
-template <class T, int R> static int run(vp_queue *q, const cached_args &a, const vp_batch *b) {
+template <int R> static int run(vp_queue *q, const cached_args &a, const vp_batch *b) {
     const int64_t steps = vp_blocks((int64_t)(b->longest > 1 ? b->longest : 1) * a.share, R);
     const dim3 grid((unsigned)(b->ntiles * a.groups), steps < 32 ? (unsigned)steps : 32u, (unsigned)a.pieces);
     const int64_t rows = b->T * a.groups * a.share;
-    VP_TRY(vp_launch(q, "attn pieces", piece_kernel<T, R>, grid, THREADS, room<R>::bytes((a.d + 7) / 8 * 2), a));
+    VP_TRY(vp_launch(q, "attn pieces", piece_kernel<R>, grid, THREADS, room<R>::bytes((a.d + 7) / 8 * 2), a));
     return vp_launch(q, "attn merge", merge_kernel, vp_blocks(rows, THREADS / 32), THREADS, 0, a, rows);
 }
 
@@ -334,11 +375,12 @@ static int run_groups(vp_queue *q, const vp_attn_op *op, cached_args &a) {
     if (!a.parts || !a.tops) return VP_MEMORY;
     for (; a.first_group < op->groups; a.first_group += a.groups) {
         a.groups = (int)(op->groups - a.first_group < at_once ? op->groups - a.first_group : at_once);
-        VP_TRY(vp_typed(op->q, [&](auto type) {
-            using T = decltype(type);
-            if (!single || a.share > 8) return run<T, 16>(q, a, b);
-            return a.share > 4 ? run<T, 8>(q, a, b) : run<T, 4>(q, a, b);
-        }));
+        if (!single || a.share > 8)
+            VP_TRY(run<16>(q, a, b));
+        else if (a.share > 4)
+            VP_TRY(run<8>(q, a, b));
+        else
+            VP_TRY(run<4>(q, a, b));
     }
     return VP_OK;
 }

@@ -85,7 +85,8 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
 #define VP_CUDA_ROW_OPS(X) X(glu, vp_glu_op) X(act, vp_act_op)
 #define VP_CUDA_PRODUCT_OPS(X)
 #define VP_CUDA_ATTENTION_OPS(X)
-#define VP_CUDA_GENERATION_OPS(X) X(kv_append, vp_kv_op) X(kv_export, vp_kv_op) X(topk, vp_topk_op)
+#define VP_CUDA_GENERATION_OPS(X)                                                                                      \
+    X(kv_append, vp_kv_op) X(kv_export, vp_kv_op) X(topk, vp_topk_op) X(sample, vp_sample_op)
 #define VP_CUDA_OPS(X) VP_CUDA_ROW_OPS(X) VP_CUDA_PRODUCT_OPS(X) VP_CUDA_ATTENTION_OPS(X) VP_CUDA_GENERATION_OPS(X)
 #define X(name, type)  int vp_cuda_##name(vp_queue *q, const type *op);
 VP_CUDA_OPS(X)

@@ -9,9 +9,10 @@
 #else
 #include <cuda_runtime.h>
 
-#define VP_DEVICE          static __device__ __forceinline__
-#define VP_INLINE          __device__ __forceinline__ /* of members */
-#define VP_KERNEL(threads) static __global__ void __launch_bounds__(threads)
+#define VP_DEVICE      static __device__ __forceinline__
+#define VP_INLINE      __device__ __forceinline__ /* of members */
+/* threads of a block, and, where registers would otherwise spill, blocks of a multiprocessor */
+#define VP_KERNEL(...) static __global__ void __launch_bounds__(__VA_ARGS__)
 
 /* ---- shared memory: one buffer a block, of the size that the launch names, cut into typed arrays ---- */
 extern __shared__ __align__(128) unsigned char vp_shared_bytes[];
@@ -45,6 +46,9 @@ VP_DEVICE uint32_t vp_ballot(bool yes) {
 
 VP_DEVICE int vp_lowest(uint32_t bits) { /* number of the lowest bit that is set; some are */
     return __ffs((int)bits) - 1;
+}
+VP_DEVICE int vp_highest(uint32_t bits) {
+    return 31 - __clz((int)bits);
 }
 
 /* ---- tensor cores: D [16, 8] += A [16, 16] B [16, 8], A and B bf16, D f32; one product a warp. Lane l, g = l / 4,

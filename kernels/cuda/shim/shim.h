@@ -11,9 +11,9 @@
 #include <cstring>
 #include <functional>
 
-#define VP_DEVICE          static inline
-#define VP_INLINE          inline
-#define VP_KERNEL(threads) static void
+#define VP_DEVICE      static inline
+#define VP_INLINE      inline
+#define VP_KERNEL(...) static void
 
 struct dim3 {
     unsigned x, y, z;
@@ -81,6 +81,9 @@ template <class T> T vp_shuffle_xor(T x, int lanes) {
 uint32_t vp_ballot(bool yes);
 inline int vp_lowest(uint32_t bits) {
     return __builtin_ctz(bits);
+}
+inline int vp_highest(uint32_t bits) {
+    return 31 - __builtin_clz(bits);
 }
 
 /* ---- tensor cores ---- */

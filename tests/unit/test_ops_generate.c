@@ -411,6 +411,35 @@ static void test_sample(op_case *c) {
     if (*got != d.op.out[r]) case_fail(c, "row %lld alone gives another token", (long long)r);
 }
 
+/* Large vocabularies: the tokens that the CPU draws. */
+static void test_wide(op_case *c) {
+    const vp_backend *cpu = vp_backend_cpu();
+    const vp_device_options options = {.threads = 1, .isa = "scalar"};
+    vp_device *device = NULL;
+    vp_queue *queue = NULL;
+    vp_error err = {0};
+    if (cpu->open(&device, &options, &err) || cpu->queue_open(&queue, device, &err)) {
+        case_fail(c, "%s", err.text);
+        return;
+    }
+    const int64_t rows = 3, V = case_int(c, 500, 40000);
+    draws d = make_draws(c, rows, V);
+    d.op.temperature = 0.3f + fabsf(case_float(c));
+    if (case_int(c, 0, 1)) d.op.top_k = (int32_t)case_int(c, 1, V);
+    if (case_int(c, 0, 1)) d.op.top_p = 0.05f + 0.9f * fabsf(case_float(c));
+    d.op.logits = case_copy(c, &d.given);
+    CASE_OK(c, c->be->sample(c->three, &d.op), c->three);
+    vp_sample_op want = d.op;
+    want.logits = case_copy(c, &d.given);
+    want.out = case_alloc(c, (size_t)rows * sizeof *want.out);
+    if (cpu->sample(queue, &want)) case_fail(c, "%s", cpu->why(queue));
+    for (int64_t r = 0; r < rows; r++)
+        if (d.op.out[r] != want.out[r])
+            case_fail(c, "of %lld tokens %d is drawn, on the CPU %d", (long long)V, d.op.out[r], want.out[r]);
+    cpu->queue_close(queue);
+    cpu->close(device);
+}
+
 static void test_greedy(op_case *c) {
     const int64_t rows = 20, V = case_int(c, 2, 60);
     draws d = make_draws(c, rows, V);
@@ -447,6 +476,7 @@ static void test_greedy(op_case *c) {
 int main(int argc, char **argv) {
     static const op_test tests[] = {{"cached", test_attn, 30},   {"refusals", test_attn_refusals, 5},
                                     {"append", test_append, 10}, {"rows", test_rows, 12},
-                                    {"sample", test_sample, 30}, {"greedy", test_greedy, 10}};
+                                    {"sample", test_sample, 30}, {"wide", test_wide, 20},
+                                    {"greedy", test_greedy, 10}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

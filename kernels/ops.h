@@ -200,7 +200,9 @@ typedef struct vp_span { /* a piece of a key/value cache: [length, G*d], keys af
  * |i - j| < window). Scores are scale q.k, soft-capped; softmax and sums in f32.
  * With spans a sequence's keys are those of its spans, in order, and then cu_k's of k and v (none, when they have been
  * appended to the cache already); its query i stands at q_off + i among them. A query's result depends on the keys
- * alone: not on how they are cut into spans, nor on the queries beside it. No segments, dropout or lse then. */
+ * alone: not on how they are cut into spans, nor on the queries beside it. No segments, dropout or lse then. spans,
+ * nspans and the lists lie where the batch's arrays do; no sequence has more than most_keys keys, fresh ones included.
+ */
 typedef struct vp_attn_op {
     const vp_batch *batch;
     vp_attention mode;
@@ -211,12 +213,14 @@ typedef struct vp_attn_op {
     vp_mat out;                  /* [T, H*d] */
     const vp_span *const *spans; /* [B] lists before the fresh keys, or NULL */
     const int32_t *nspans;
-    float *lse; /* [T, H] log of a query's sum of exp(score): saved if not NULL, needed by backward */
+    int32_t most_keys; /* with spans; it sizes scratch memory on a device */
+    float *lse;        /* [T, H] log of a query's sum of exp(score): saved if not NULL, needed by backward */
     vp_drop drop;
     const vp_mat *dout, *dq, *dk, *dv;
 } vp_attn_op;
 typedef struct vp_kv_op { /* the rows of k and v that are a sequence's, rounded to `dtype`: to the end of its cache
-                             (kv_append), or into host memory (kv_export) */
+                             (kv_append), or into host memory that the device reaches (kv_export: host_alloc's);
+                             k_to and v_to lie where the batch's arrays do */
     const vp_batch *batch;
     vp_mat k, v;                     /* [T, G*d] */
     void *const *k_to, *const *v_to; /* [B] where a sequence's first row goes; rows are `ld` elements apart */

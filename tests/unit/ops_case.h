@@ -1,8 +1,8 @@
 /* Random cases for the tests of operations: seeded shapes and data, matrices with guarded row ends, two devices an
  * instruction set (1 and 3 threads), comparison with a bound that NaN fails, and a rerun by name:
  *     test_ops attn:seed=17:isa=avx2
- * $VP_TEST_DEVICE (cuda) names another device than the CPU. All memory of a case is the host's that every device
- * reaches (pinned), so that one test is all devices'. */
+ * $VP_TEST_DEVICE (cuda) names another device than the CPU; $VP_TEST_SEEDS bounds the cases of a test. All memory of a
+ * case is the host's that every device reaches (pinned), so that one test is all devices'. */
 #ifndef VP_OPS_CASE_H
 #define VP_OPS_CASE_H
 #include "kernels/ops.h"

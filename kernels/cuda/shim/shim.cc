@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -28,7 +29,7 @@ struct Fiber {
     bool begun;
     Wait wait;
     const char *what;
-    std::vector<char> stack;
+    std::unique_ptr<char[]> stack; /* touched only as far as it is used */
     std::vector<std::vector<Copy>> groups; /* the last one is not committed */
 };
 struct Warp {
@@ -96,10 +97,10 @@ void resume(unsigned thread) {
 
 void make_fiber(Fiber &f) {
     f.groups.resize(1);
-    f.stack.resize(STACK);
+    f.stack.reset(new char[STACK]);
     getcontext(&f.start);
-    f.start.uc_stack.ss_sp = f.stack.data();
-    f.start.uc_stack.ss_size = f.stack.size();
+    f.start.uc_stack.ss_sp = f.stack.get();
+    f.start.uc_stack.ss_size = STACK;
     f.start.uc_link = nullptr;
     makecontext(&f.start, body, 0);
 }

@@ -97,7 +97,7 @@ typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[
     const vp_batch *batch;
     const int32_t *ids;          /* [T], every id < rows */
     vp_weight_part table, extra; /* extra.rows > 0: appended vocabulary rows */
-    const vp_weight *resident;   /* caps.separate: table and extra, prepared with `rows`; else NULL */
+    const vp_weight *resident;   /* caps.separate: a weight of table's and extra's rows; else NULL */
     int64_t C;
     float scale;
     const float *positions; /* [max, C] or NULL */

@@ -140,10 +140,12 @@ template <bool WIDE> struct xent_rows {
 static int xent_chunk(vp_queue *q, const vp_xent_op *op, int64_t first, const vp_mat *logits) {
     const head_grads grads = {op->head, &op->x, op->dx, op->dw, op->dw_first};
     const bool gradient = op->dx || op->dw;
+    vp_xent_op on = *op;
+    on.head = NULL, on.dx = NULL; /* the host's */
     VP_TRY(compute_logits(q, op->head, &op->x, first, logits));
     VP_TRY(vp_wide(*logits)
-               ? vp_row_map(q, "xent", xent_rows<true>{*logits, *op, first, gradient}, logits->rows, logits->cols)
-               : vp_row_map(q, "xent", xent_rows<false>{*logits, *op, first, gradient}, logits->rows, logits->cols));
+               ? vp_row_map(q, "xent", xent_rows<true>{*logits, on, first, gradient}, logits->rows, logits->cols)
+               : vp_row_map(q, "xent", xent_rows<false>{*logits, on, first, gradient}, logits->rows, logits->cols));
     return gradient ? compute_grads(q, &grads, first, logits) : VP_OK;
 }
 

@@ -207,7 +207,6 @@ static int pack_table(vp_encoder *e, vp_error *err) {
                                  .in = e->model->config.width,
                                  .out = part.rows,
                                  .compute = e->on.type == VP_BF16 ? VP_BF16 : VP_F32,
-                                 .rows = true,
                                  .name = "embed_tokens"};
     if (e->resident) return vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, e->resident, &desc), err);
     return e->on.ops->weight_prepare(e->on.device, &desc, &e->resident, err);

@@ -282,6 +282,7 @@ static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
         *host[i] = on->separate ? on->ops->host_alloc(on->device, bytes) : *arrays[i];
         if (!*host[i]) return vp_fail_memory(err, "what is trained", bytes);
         memset(*host[i], 0, bytes);
+        VP_TRY(vp_compute_move(on, *arrays[i], *host[i], bytes, err));
     }
     return VP_OK;
 }

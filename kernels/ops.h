@@ -312,7 +312,8 @@ typedef struct vp_bag_op {
     const vp_weight *head;
     int64_t bags;
     const int32_t *cu;                 /* [bags + 1]; no bag with targets is without rows */
-    const int32_t *target, *target_cu; /* [bags + 1]: distinct targets of a bag; none: its results are 0 */
+    const int32_t *target, *target_cu; /* [bags + 1]: distinct targets of a bag; none: its results are 0. cu and
+                                          target_cu are the host's everywhere */
     const float *weight;               /* [bags], or NULL: 1 */
     double denominator;
     float *loss;      /* [bags] */

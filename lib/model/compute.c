@@ -26,7 +26,7 @@ int vp_compute_open(vp_compute *c, const char *device, int threads, const char *
     c->ops->caps(c->device, &caps);
     c->separate = caps.separate;
     VP_TRY(choose_type(c, &caps, compute, err));
-    c->state = c->type == VP_BF16 && caps.bf16_states ? VP_BF16 : VP_F32;
+    c->state = c->type == VP_BF16 && caps.bf16_states && !c->rows ? VP_BF16 : VP_F32;
     return VP_OK;
 }
 

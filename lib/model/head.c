@@ -204,9 +204,7 @@ int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
     vp_bag_op on = *op;
     on.head = h->weight;
     on.x = vp_transfer_put_mat(&t, &op->x);
-    on.cu = vp_transfer_put(&t, op->cu, n + 1, sizeof *op->cu);
     on.target = vp_transfer_put(&t, op->target, op->target_cu[n], sizeof *op->target);
-    on.target_cu = vp_transfer_put(&t, op->target_cu, n + 1, sizeof *op->target_cu);
     on.weight = vp_transfer_put(&t, op->weight, n, sizeof *op->weight);
     on.loss = vp_transfer_room(&t, op->loss, n, sizeof *op->loss);
     const vp_mat dx = op->dx ? vp_transfer_room_mat(&t, op->dx) : (vp_mat){0};

@@ -148,6 +148,19 @@ static void check_rstd(op_case *c, const vp_norm_op *op) {
     }
 }
 
+/* One row of x as it was, by itself. */
+static void check_row_alone(op_case *c, const vp_norm_op *all, const vp_mat *x) {
+    const int64_t t = case_int(c, 0, all->x.rows - 1);
+    const vp_mat same = case_cut(&all->out, t, 1);
+    vp_norm_op op = *all;
+    op.x = case_cut(x, t, 1);
+    op.out = case_mat(c, 1, all->out.cols);
+    op.rstd = NULL;
+    if (op.d.ptr) op.d = case_cut(&all->d, t, 1);
+    CASE_OK(c, c->be->norm(c->one, &op), c->one);
+    case_same_bytes(c, "a row alone", &op.out, &same);
+}
+
 static void test_norm(op_case *c) {
     int64_t T = case_size(c, 70), heads = case_int(c, 0, 3), n = row_length(c, 700), C = n * (heads ? heads : 1);
     vp_norm_op op = {.kind = (vp_norm_kind)case_int(c, VP_NORM_RMS, VP_NORM_LAYER), .x = case_mat(c, T, C)};
@@ -161,13 +174,14 @@ static void test_norm(op_case *c) {
     vp_norm_op again = op;
     again.rstd = NULL;
     again.out = again.x = case_copy(c, &op.x); /* in place, as post-norm does */
-    vp_mat sum = case_copy(c, &op.x);
+    vp_mat sum = case_copy(c, &op.x), whole = case_copy(c, &op.x);
     for (int64_t i = 0; i < T * C && op.d.ptr; i++) mat_row(&sum, i / C)[i % C] += mat_row(&op.d, i / C)[i % C];
     CASE_OK(c, c->be->norm(c->one, &op), c->one);
     CASE_OK(c, c->be->norm(c->three, &again), c->three);
     case_same_bytes(c, "x += d", &op.x, &sum);
     case_same_bytes(c, "3 threads, in place", &again.out, &op.out);
     check_rstd(c, &op);
+    check_row_alone(c, &op, &whole);
     double *want = doubles(c, T * C);
     ref_norm(&op, want);
     /* |x| / deviation <= sqrt(n); one column has its own value as its mean */

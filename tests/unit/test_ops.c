@@ -333,6 +333,27 @@ static void test_activations(op_case *c) {
     case_near(c, "glu", &glu.out, product, bound, 0.0);
 }
 
+/* Far out, where exp overflows and underflows; a NaN stays one. */
+static void test_act_range(op_case *c) {
+    enum { N = 4003 };
+    vp_act_op op = {.x = case_mat(c, 1, N), .out = case_mat(c, 1, N)};
+    double *want = doubles(c, N), *bound = doubles(c, N);
+    for (int a = VP_ACT_NONE; a <= VP_ACT_TANH; a++) {
+        op.act = (vp_act)a;
+        for (int i = 0; i < N; i++) {
+            const float x = 200.0f * ((float)i / (float)(N - 1)) - 100.0f;
+            mat_row(&op.x, 0)[i] = x;
+            want[i] = ref_act(op.act, (double)x);
+            bound[i] = 8.0 * EPS * (fabs((double)x) + 0.01);
+        }
+        CASE_OK(c, c->be->act(c->one, &op), c->one);
+        case_near(c, "act", &op.out, want, bound, 0.0);
+        mat_row(&op.x, 0)[7] = NAN;
+        CASE_OK(c, c->be->act(c->one, &op), c->one);
+        if (!isnan(mat_row(&op.out, 0)[7])) case_fail(c, "activation %d of NaN", a);
+    }
+}
+
 /* ---- element-wise ---- */
 static void test_elements(op_case *c) {
     int64_t T = case_size(c, 300), n = case_size(c, 300);
@@ -382,6 +403,7 @@ int main(int argc, char **argv) {
                                     {"rope", test_rope, 40},
                                     {"rope_shift", test_rope_shift, 40},
                                     {"activations", test_activations, 40},
+                                    {"act_range", test_act_range, 1},
                                     {"elements", test_elements, 30},
                                     {"bf16", test_bf16, 1}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);

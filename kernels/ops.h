@@ -266,7 +266,8 @@ typedef enum vp_pool_kind {
     VP_POOL_EOS,
     VP_POOL_FIRST
 } vp_pool_kind;
-typedef struct vp_pool_op { /* over kept tokens; a row with none gets zeros and is counted in *empty */
+typedef struct vp_pool_op { /* over kept tokens; a row with none gets zeros and is counted in *empty, which lies where
+                               the device reaches it */
     vp_pool_kind kind;
     int64_t B;
     const int32_t *cu;   /* [B+1] */
@@ -336,7 +337,8 @@ typedef struct vp_nce_op {
 } vp_nce_op;
 
 /* A slice of one flat parameter space, p = master[n] with its gradient g = grad[n] and moments m, v [n], zero at first.
- * sumsq    *sum = the sum of g^2 in f64, in an order that n alone decides; *finite = every g is (either may be NULL)
+ * sumsq    *sum = the sum of g^2 in f64, in an order that n alone decides; *finite = every g is (either may be NULL;
+ *          they lie where the device reaches them)
  * clip     g *= clip
  * adamw    p *= 1 - lr decay; m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2;
  *          p -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), t = 1, 2, ... counts the updates

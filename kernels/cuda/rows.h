@@ -1,5 +1,5 @@
 /* Kernels in which a row is worked on by a few threads that hold it in registers, and its checks. 8 threads share a row
- * of up to 256 elements, a warp one of up to 1,024, a block one of up to 8,192; a longer one is read again for every
+ * of up to 128 elements, a warp one of up to 1,024, a block one of up to 8,192; a longer one is read again for every
  * pass. Which thread has which element, and so the order of sums, follows from the row's length alone. */
 #ifndef VP_CUDA_ROWS_H
 #define VP_CUDA_ROWS_H
@@ -10,7 +10,7 @@ int vp_check_typed(vp_queue *q, const char *what, const vp_mat *m, vp_dtype type
 /* The same of a gradient that must be there. */
 int vp_check_grad(vp_queue *q, const char *what, const vp_mat *m, vp_dtype type, int64_t rows, int64_t cols);
 
-enum { VP_ROW_THREADS = 256, VP_ROW_SLOTS = 4 };
+static constexpr int VP_ROW_THREADS = 256;
 /* The threads of a row [n]: a thread has 8 neighbours at (lane + slot LANES) 8, slots ascending. SLOTS 0: as many as it
  * takes, none is held. */
 template <int LANES, int SLOTS> struct vp_row {
@@ -73,17 +73,20 @@ VP_DEVICE void vp_row_store(const vp_cells &m, int64_t row, int col, int n, cons
 template <int LANES, int SLOTS, class F> VP_KERNEL(VP_ROW_THREADS) vp_row_kernel(F f, int64_t rows, int n) {
     f.run(vp_row<LANES, SLOTS>(rows, n));
 }
-/* Enqueue f over rows of n elements. */
+/* Enqueue f over rows of n elements. Few registers a thread: more rows under way while others wait for memory. */
 template <class F> int vp_row_map(vp_queue *q, const char *name, F f, int64_t rows, int64_t n) {
-    const unsigned shared = VP_ROW_THREADS / 32 * sizeof(float), t = VP_ROW_THREADS;
-    const int64_t each = (int64_t)VP_ROW_SLOTS * VP_CELLS; /* elements a thread holds */
-    if (n <= 8 * each)
-        return vp_launch(q, name, vp_row_kernel<8, VP_ROW_SLOTS, F>, vp_blocks(rows, t / 8), t, shared, f, rows, n);
-    if (n <= 32 * each)
-        return vp_launch(q, name, vp_row_kernel<32, VP_ROW_SLOTS, F>, vp_blocks(rows, t / 32), t, shared, f, rows, n);
-    if (n <= t * each)
-        return vp_launch(q, name, vp_row_kernel<t, VP_ROW_SLOTS, F>, vp_blocks(rows, 1), t, shared, f, rows, n);
-    return vp_launch(q, name, vp_row_kernel<t, 0, F>, vp_blocks(rows, 1), t, shared, f, rows, n);
+#define ROWS(lanes, slots)                                                                                             \
+    if (slots == 0 || n <= (int64_t)lanes * slots * VP_CELLS)                                                          \
+        return vp_launch(q, name, vp_row_kernel<lanes, slots, F>, vp_blocks(rows, VP_ROW_THREADS / lanes),             \
+                         VP_ROW_THREADS, VP_ROW_THREADS / 32 * sizeof(float), f, rows, n);
+    ROWS(8, 2)              /* up to 128, */
+    ROWS(32, 2)             /* 512, */
+    ROWS(32, 4)             /* 1,024, */
+    ROWS(VP_ROW_THREADS, 1) /* 2,048, */
+    ROWS(VP_ROW_THREADS, 2)
+    ROWS(VP_ROW_THREADS, 4) /* 8,192; */
+    ROWS(VP_ROW_THREADS, 0)
+#undef ROWS
 }
 
 #endif

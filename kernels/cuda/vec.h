@@ -46,8 +46,9 @@ VP_DEVICE vec v_round(vec a) { /* |a| < 2^22 */
     float magic = 12582912.0f;
     return (a + magic) - magic;
 }
-VP_DEVICE vec v_scale2(vec a, vec n) { /* a * 2^n, n a whole number in [-126, 127] */
-    return a * vp_float_of((uint32_t)((n == n ? (int)n : 0) + 127) << 23);
+VP_DEVICE vec v_scale2(vec a, vec n) { /* a * 2^n, n a whole number in [-126, 127]; a conversion would cost more */
+    const uint32_t low = vp_bits_of(n + 12582912.0f); /* n modulo 2^22, the exponent's bits above */
+    return a * vp_float_of((low << 23) + (127u << 23));
 }
 
 #define VP_FN    VP_DEVICE

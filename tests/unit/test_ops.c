@@ -148,6 +148,19 @@ static void check_rstd(op_case *c, const vp_norm_op *op) {
     }
 }
 
+/* One row of x as it was, by itself. */
+static void check_row_alone(op_case *c, const vp_norm_op *all, const vp_mat *x) {
+    const int64_t t = case_int(c, 0, all->x.rows - 1);
+    const vp_mat same = case_cut(&all->out, t, 1);
+    vp_norm_op op = *all;
+    op.x = case_cut(x, t, 1);
+    op.out = case_mat(c, 1, all->out.cols);
+    op.rstd = NULL;
+    if (op.d.ptr) op.d = case_cut(&all->d, t, 1);
+    CASE_OK(c, c->be->norm(c->one, &op), c->one);
+    case_same_bytes(c, "a row alone", &op.out, &same);
+}
+
 static void test_norm(op_case *c) {
     int64_t T = case_size(c, 70), heads = case_int(c, 0, 3), n = row_length(c, 700), C = n * (heads ? heads : 1);
     vp_norm_op op = {.kind = (vp_norm_kind)case_int(c, VP_NORM_RMS, VP_NORM_LAYER), .x = case_mat(c, T, C)};
@@ -161,13 +174,14 @@ static void test_norm(op_case *c) {
     vp_norm_op again = op;
     again.rstd = NULL;
     again.out = again.x = case_copy(c, &op.x); /* in place, as post-norm does */
-    vp_mat sum = case_copy(c, &op.x);
+    vp_mat sum = case_copy(c, &op.x), whole = case_copy(c, &op.x);
     for (int64_t i = 0; i < T * C && op.d.ptr; i++) mat_row(&sum, i / C)[i % C] += mat_row(&op.d, i / C)[i % C];
     CASE_OK(c, c->be->norm(c->one, &op), c->one);
     CASE_OK(c, c->be->norm(c->three, &again), c->three);
     case_same_bytes(c, "x += d", &op.x, &sum);
     case_same_bytes(c, "3 threads, in place", &again.out, &op.out);
     check_rstd(c, &op);
+    check_row_alone(c, &op, &whole);
     double *want = doubles(c, T * C);
     ref_norm(&op, want);
     /* |x| / deviation <= sqrt(n); one column has its own value as its mean */
@@ -319,6 +333,27 @@ static void test_activations(op_case *c) {
     case_near(c, "glu", &glu.out, product, bound, 0.0);
 }
 
+/* Far out, where exp overflows and underflows; a NaN stays one. */
+static void test_act_range(op_case *c) {
+    enum { N = 4003 };
+    vp_act_op op = {.x = case_mat(c, 1, N), .out = case_mat(c, 1, N)};
+    double *want = doubles(c, N), *bound = doubles(c, N);
+    for (int a = VP_ACT_NONE; a <= VP_ACT_TANH; a++) {
+        op.act = (vp_act)a;
+        for (int i = 0; i < N; i++) {
+            const float x = 200.0f * ((float)i / (float)(N - 1)) - 100.0f;
+            mat_row(&op.x, 0)[i] = x;
+            want[i] = ref_act(op.act, (double)x);
+            bound[i] = 8.0 * EPS * (fabs((double)x) + 0.01);
+        }
+        CASE_OK(c, c->be->act(c->one, &op), c->one);
+        case_near(c, "act", &op.out, want, bound, 0.0);
+        mat_row(&op.x, 0)[7] = NAN;
+        CASE_OK(c, c->be->act(c->one, &op), c->one);
+        if (!isnan(mat_row(&op.out, 0)[7])) case_fail(c, "activation %d of NaN", a);
+    }
+}
+
 /* ---- element-wise ---- */
 static void test_elements(op_case *c) {
     int64_t T = case_size(c, 300), n = case_size(c, 300);
@@ -368,6 +403,7 @@ int main(int argc, char **argv) {
                                     {"rope", test_rope, 40},
                                     {"rope_shift", test_rope_shift, 40},
                                     {"activations", test_activations, 40},
+                                    {"act_range", test_act_range, 1},
                                     {"elements", test_elements, 30},
                                     {"bf16", test_bf16, 1}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);

@@ -237,7 +237,8 @@ static void check(op_case *c, const subject *t, const setting *s, vp_mat *from) 
 
 /* ---- cases ---- */
 static int64_t row_length(op_case *c) {
-    static const int64_t lengths[] = {1, 5, 8, 64, 77, 256, 257, 264, 576, 1000, 1024, 1032, 2049, 4096, 8200, 9003};
+    static const int64_t lengths[] = {1,    5,    8,    64,   77,   256,  257,  264,  576,
+                                      1000, 1024, 1032, 2049, 4096, 5000, 8192, 8200, 9003};
     return case_int(c, 0, 2) ? lengths[case_int(c, 0, (int64_t)(sizeof lengths / sizeof *lengths) - 1)]
                              : 8 * case_int(c, 1, 100);
 }

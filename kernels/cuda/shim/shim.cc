@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <string>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <vector>
@@ -38,8 +39,9 @@ struct Warp {
 /* Who touched two bytes of shared memory last, and in which epoch of the block and of the warp. */
 struct Touch {
     uint32_t epoch, warp_epoch;
-    int32_t thread; /* -1: none, -2: several */
+    int32_t thread; /* NOBODY, EVERYBODY: of several warps, or several of warp w: SEVERAL - w */
 };
+enum { NOBODY = -1, EVERYBODY = -2, SEVERAL = -3 };
 struct Shadow {
     Touch write, read;
 };
@@ -149,7 +151,7 @@ void run_block() {
     for (Warp &w : warps) w.epoch = 0;
     epoch = 1;
     memset(shared.data(), 0xff, shared.size());
-    for (Shadow &s : shadow) s = {{0, 0, -1}, {0, 0, -1}};
+    for (Shadow &s : shadow) s = {{0, 0, NOBODY}, {0, 0, NOBODY}};
     do {
         unsigned from = draw() % (unsigned)threads_, by = draw() % 2 ? 1 : (unsigned)threads_ - 1;
         for (size_t i = 0, t = from; i < threads_; i++, t = (t + by) % threads_)
@@ -157,10 +159,26 @@ void run_block() {
     } while (settle());
 }
 
+int32_t warp_of(const Touch &t) {
+    return t.thread >= 0 ? t.thread / WARP : SEVERAL - t.thread;
+}
+
 bool apart(const Touch &t) { /* by someone else, without a barrier since */
-    if (t.thread == -1 || t.epoch != epoch || t.thread == (int32_t)running) return false;
-    if (t.thread < 0 || (unsigned)t.thread / WARP != running / WARP) return true;
+    if (t.thread == NOBODY || t.epoch != epoch || t.thread == (int32_t)running) return false;
+    if (t.thread == EVERYBODY || warp_of(t) != (int32_t)running / WARP) return true;
     return t.warp_epoch == warps[running / WARP].epoch;
+}
+
+std::string name_of(const Touch &t) {
+    if (t.thread == EVERYBODY) return "several warps";
+    return (t.thread >= 0 ? "thread " + std::to_string(t.thread) : "warp " + std::to_string(warp_of(t)));
+}
+
+/* Who has read, now that `mine` does too. */
+Touch joined(const Touch &read, const Touch &mine) {
+    if (read.epoch != epoch || read.thread == NOBODY || read.thread == mine.thread) return mine;
+    if (read.thread == EVERYBODY || warp_of(read) != warp_of(mine)) return {epoch, 0, EVERYBODY};
+    return {epoch, mine.warp_epoch, SEVERAL - warp_of(mine)};
 }
 } // namespace
 
@@ -182,17 +200,15 @@ unsigned char *vp_shim_shared(size_t at, size_t bytes, bool write) {
     const Touch mine = {epoch, warps[running / WARP].epoch, (int32_t)running};
     for (size_t i = at / 2; i < (at + bytes + 1) / 2; i++) {
         Shadow &s = shadow[i];
-        if (!write && s.write.thread == -1) vp_shim_stop("shared memory at %zu is read before it is written", at);
+        if (!write && s.write.thread == NOBODY) vp_shim_stop("shared memory at %zu is read before it is written", at);
         if (apart(s.write))
             vp_shim_stop("shared memory at %zu: thread %d wrote it, no barrier since", at, s.write.thread);
         if (write && apart(s.read))
-            vp_shim_stop("shared memory at %zu: thread %d read it, no barrier since", at, s.read.thread);
+            vp_shim_stop("shared memory at %zu: %s read it, no barrier since", at, name_of(s.read).c_str());
         if (write)
             s.write = mine;
-        else if (s.read.epoch == epoch && s.read.thread != -1 && s.read.thread != mine.thread)
-            s.read = {epoch, mine.warp_epoch, -2};
         else
-            s.read = mine;
+            s.read = joined(s.read, mine);
     }
     return shared.data() + at;
 }

@@ -237,26 +237,35 @@ uint32_t vp_ballot(bool yes) {
 }
 
 /* ---- tensor cores ---- */
-static float bf16_of(uint32_t bits) {
+static float low_of(uint32_t pair) {
     float x;
-    bits <<= 16;
-    memcpy(&x, &bits, sizeof x);
+    pair <<= 16;
+    memcpy(&x, &pair, sizeof x);
+    return x;
+}
+static float high_of(uint32_t pair) {
+    float x;
+    pair &= 0xffff0000u;
+    memcpy(&x, &pair, sizeof x);
     return x;
 }
 
 void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, lane = running % WARP;
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, lane = running % WARP;
     const unsigned char *all = vp_shim_exchange("mma", mine, sizeof mine);
+    auto word = [&](uint32_t of, uint32_t i) {
+        uint32_t w;
+        memcpy(&w, all + LANE_BYTES * of + 4 * i, sizeof w);
+        return w;
+    };
     for (uint32_t i = 0; i < 4; i++) {
         const uint32_t row = lane / 4 + (i / 2) * 8, col = 2 * (lane % 4) + i % 2;
         float sum = 0.0f;
-        for (uint32_t k = 0; k < 16; k++) {
-            uint32_t from_a[6], from_b[6];
-            memcpy(from_a, all + LANE_BYTES * ((row % 8) * 4 + k % 8 / 2), sizeof from_a);
-            memcpy(from_b, all + LANE_BYTES * (col * 4 + k % 8 / 2), sizeof from_b);
-            uint32_t x = from_a[row / 8 + 2 * (k / 8)] >> 16 * (k % 2) & 0xffffu;
-            uint32_t y = from_b[4 + k / 8] >> 16 * (k % 2) & 0xffffu;
-            sum += bf16_of(x) * bf16_of(y);
+        for (uint32_t k = 0; k < 16; k += 2) {
+            const uint32_t x = word(row % 8 * 4 + k % 8 / 2, row / 8 + 2 * (k / 8));
+            const uint32_t y = word(col * 4 + k % 8 / 2, 4 + k / 8);
+            sum += low_of(x) * low_of(y);
+            sum += high_of(x) * high_of(y);
         }
         d[i] += sum;
     }

@@ -90,8 +90,12 @@ $(BUILD)/shim/libvecpipe-cuda.so: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.shim.o) $(patsu
             $(CUDA_HELP:%.c=$(BUILD)/obj/%.pic.o)
 	@mkdir -p $(@D)
 	$(CXX) -shared -o $@ $^
+# what the GPU on the host must notice, and tests of the kernels' arithmetic
+$(BUILD)/shim/check: $(BUILD)/obj/tests/shim/check.shim.o $(BUILD)/obj/kernels/cuda/shim/shim.shim.o
+	@mkdir -p $(@D)
+	$(CXX) -o $@ $^
 cuda: all $(BUILD)/libvecpipe-cuda.so ## build the CUDA backend too (needs nvcc and cuBLAS)
-shim: $(BUILD)/shim/libvecpipe-cuda.so ## build the CUDA backend for a GPU on the host, to test its kernels
+shim: $(BUILD)/shim/libvecpipe-cuda.so $(BUILD)/shim/check ## build the CUDA backend for a GPU on the host, to test its kernels
 $(BUILD)/libunit.a: $(UNIT_HELP)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libunit.a $(LIB)

@@ -36,38 +36,55 @@ template <int D> struct flash_rows {
     /* Scores in units of log2 e, where a factor alone does not do. */
     VP_INLINE void scale(const vp_attn_job &job, float s[M][N / 8][4]) const {
         VP_UNROLL
-        for (int m = 0; m < M; m++) VP_UNROLL
-        for (int j = 0; j < N / 8; j++) VP_UNROLL
-        for (int i = 0; i < 4; i++) {
-            float a = s[m][j][i] * job.scale;
-            if (job.softcap > 0.0f) a = job.softcap * vp_tile_tanh(a * job.uncap);
-            s[m][j][i] = a * 1.44269504f;
+        for (int i = 0; i < M * N / 2; i++) {
+            float &x = s[i / (N / 2)][i / 4 % (N / 8)][i % 4];
+            x *= job.scale;
+            if (job.softcap > 0.0f) x = job.softcap * vp_tile_tanh(x * job.uncap);
+            x *= 1.44269504f;
         }
     }
 
-    /* s becomes P; what is summed already is brought to the new top. `by`: of the scores in s. */
-    VP_INLINE void softmax(float s[M][N / 8][4], float by) {
+    /* Brings `top` near the largest of a row's scores, and what is summed already to it: only where it grows by more
+     * than 2^8, so that few blocks of keys multiply the output. `by`: of the scores in s. */
+    VP_INLINE void raise(const float s[M][N / 8][4], float by) {
+        float factor[M][2];
+        bool any = false;
         VP_UNROLL
-        for (int m = 0; m < M; m++) VP_UNROLL
-        for (int h = 0; h < 2; h++) {
-            float most = -INFINITY, part = 0.0f;
+        for (int r = 0; r < 2 * M; r++) {
+            const int m = r / 2, h = r % 2;
+            float most = -INFINITY;
             VP_UNROLL
             for (int j = 0; j < N / 8; j++) most = vp_max(most, vp_max(s[m][j][2 * h], s[m][j][2 * h + 1]));
             most = vp_max(most, vp_shuffle_xor(most, 1));
-            most = vp_max(most, vp_shuffle_xor(most, 2));
-            const float now = vp_max(top[m][h], most * by), shift = now == -INFINITY ? 0.0f : now;
-            const float factor = vp_exp2(top[m][h] - shift);
-            top[m][h] = now;
+            most = vp_max(most, vp_shuffle_xor(most, 2)) * by;
+            const bool grows = most > top[m][h] + 8.0f;
+            factor[m][h] = grows ? vp_exp2(top[m][h] - most) : 1.0f;
+            if (grows) top[m][h] = most;
+            any |= grows;
+        }
+        if (vp_ballot(any) == 0) return;
+        VP_UNROLL
+        for (int r = 0; r < 2 * M; r++) {
+            const int m = r / 2, h = r % 2;
+            sum[m][h] *= factor[m][h];
             VP_UNROLL
-            for (int j = 0; j < N / 8; j++) VP_UNROLL
-            for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[m][j][i] = vp_exp2(fmaf(s[m][j][i], by, -shift));
-                part += s[m][j][i];
+            for (int i = 0; i < D / 4; i++) o[m][i / 2][2 * h + i % 2] *= factor[m][h];
+        }
+    }
+
+    /* s becomes P, in units of 2^top */
+    VP_INLINE void softmax(float s[M][N / 8][4], float by) {
+        raise(s, by);
+        VP_UNROLL
+        for (int r = 0; r < 2 * M; r++) {
+            const int m = r / 2, h = r % 2;
+            const float shift = top[m][h] == -INFINITY ? 0.0f : top[m][h];
+            VP_UNROLL
+            for (int i = 0; i < N / 4; i++) {
+                float &x = s[m][i / 2][2 * h + i % 2];
+                x = vp_exp2(fmaf(x, by, -shift));
+                sum[m][h] += x;
             }
-            sum[m][h] = fmaf(sum[m][h], factor, part);
-            VP_UNROLL
-            for (int j = 0; j < D / 8; j++) VP_UNROLL
-            for (int i = 2 * h; i < 2 * h + 2; i++) o[m][j][i] *= factor;
         }
     }
 

@@ -30,8 +30,7 @@ template <bool KEYS, int ROWS, int WIDE> struct plain_bwd {
         ds = cut.take<float>(OTHER * OWN) + warp * OTHER * ROWS;
         first = at.first + ROWS * warp;
         VP_UNROLL
-        for (int r = 0; r < ROWS; r++) VP_UNROLL
-        for (int c = 0; c < WIDE; c++) dx[r][c] = dv[r][c] = 0.0f;
+        for (int i = 0; i < ROWS * WIDE; i++) dx[i / WIDE][i % WIDE] = dv[i / WIDE][i % WIDE] = 0.0f;
     }
 
     /* s, dp: q . k and dout . v of own row first + r and other row other0 + lane; they become drop(P) and dS. */
@@ -84,10 +83,11 @@ template <bool KEYS, int ROWS, int WIDE> struct plain_bwd {
     VP_INLINE void store(const float from[ROWS][WIDE], vp_rows_of<float> to, int column, int d) const {
         const int lane = (int)(threadIdx.x % 32);
         VP_UNROLL
-        for (int r = 0; r < ROWS; r++) VP_UNROLL
-        for (int c = 0; c < WIDE; c++)
+        for (int i = 0; i < ROWS * WIDE; i++) {
+            const int r = i / WIDE, c = i % WIDE;
             if (first + r < at.n && lane + 32 * c < d)
                 to.p[(at.base + first + r) * to.ld + column + lane + 32 * c] = from[r][c] + 0.0f;
+        }
     }
 };
 

@@ -81,9 +81,7 @@ VP_DEVICE void vp_tile_round(uint32_t a[4], const float (*d)[4], int k) {
 
 template <int M, int N> VP_DEVICE void vp_tile_zero(float (*s)[N / 8][4]) {
     VP_UNROLL
-    for (int m = 0; m < M; m++) VP_UNROLL
-    for (int j = 0; j < N / 8; j++) VP_UNROLL
-    for (int i = 0; i < 4; i++) s[m][j][i] = 0.0f;
+    for (int i = 0; i < M * N / 2; i++) s[i / (N / 2)][i / 4 % (N / 8)][i % 4] = 0.0f;
 }
 
 /* s [16 M, N] += x y^T: rows of x and of y, D columns each. */
@@ -136,10 +134,11 @@ VP_DEVICE void vp_tile_store(vp_shared<vp_bf16> tile, const float (*o)[4], const
     const int lane = (int)(threadIdx.x % 32), g = lane / 4, t = lane % 4;
     vp_warp_barrier();
     VP_UNROLL
-    for (int j = 0; j < C / 8; j++) VP_UNROLL
-    for (int h = 0; h < 2; h++) /* + 0 turns -0, which a skipped block would not have left, into 0 */
+    for (int i = 0; i < C / 4; i++) { /* + 0 turns -0, which a skipped block would not have left, into 0 */
+        const int j = i / 2, h = i % 2;
         vp_shared_as<uint32_t>(tile + vp_tile_at<C>((unsigned)(g + 8 * h), (unsigned)j))[t] =
             vp_pack(o[j][2 * h] * by[h] + 0.0f, o[j][2 * h + 1] * by[h] + 0.0f);
+    }
     vp_warp_barrier();
     VP_UNROLL
     for (int i = lane; i < 16 * (C / 8); i += 32) {

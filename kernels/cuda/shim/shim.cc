@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <vector>
@@ -39,8 +40,9 @@ struct Warp {
 /* Who touched two bytes of shared memory last, and in which epoch of the block and of the warp. */
 struct Touch {
     uint32_t epoch, warp_epoch;
-    int32_t thread; /* -1: none, -2: several */
+    int32_t thread; /* NOBODY, EVERYBODY: of several warps, or several of warp w: SEVERAL - w */
 };
+enum { NOBODY = -1, EVERYBODY = -2, SEVERAL = -3 };
 struct Shadow {
     Touch write, read;
 };
@@ -150,7 +152,7 @@ void run_block() {
     for (Warp &w : warps) w.epoch = 0;
     epoch = 1;
     memset(shared.data(), 0xff, shared.size());
-    for (Shadow &s : shadow) s = {{0, 0, -1}, {0, 0, -1}};
+    for (Shadow &s : shadow) s = {{0, 0, NOBODY}, {0, 0, NOBODY}};
     do {
         unsigned from = draw() % (unsigned)threads_, by = draw() % 2 ? 1 : (unsigned)threads_ - 1;
         for (size_t i = 0, t = from; i < threads_; i++, t = (t + by) % threads_)
@@ -158,10 +160,26 @@ void run_block() {
     } while (settle());
 }
 
+int32_t warp_of(const Touch &t) {
+    return t.thread >= 0 ? t.thread / WARP : SEVERAL - t.thread;
+}
+
 bool apart(const Touch &t) { /* by someone else, without a barrier since */
-    if (t.thread == -1 || t.epoch != epoch || t.thread == (int32_t)running) return false;
-    if (t.thread < 0 || (unsigned)t.thread / WARP != running / WARP) return true;
+    if (t.thread == NOBODY || t.epoch != epoch || t.thread == (int32_t)running) return false;
+    if (t.thread == EVERYBODY || warp_of(t) != (int32_t)running / WARP) return true;
     return t.warp_epoch == warps[running / WARP].epoch;
+}
+
+std::string name_of(const Touch &t) {
+    if (t.thread == EVERYBODY) return "several warps";
+    return (t.thread >= 0 ? "thread " + std::to_string(t.thread) : "warp " + std::to_string(warp_of(t)));
+}
+
+/* Who has read, now that `mine` does too. */
+Touch joined(const Touch &read, const Touch &mine) {
+    if (read.epoch != epoch || read.thread == NOBODY || read.thread == mine.thread) return mine;
+    if (read.thread == EVERYBODY || warp_of(read) != warp_of(mine)) return {epoch, 0, EVERYBODY};
+    return {epoch, mine.warp_epoch, SEVERAL - warp_of(mine)};
 }
 } // namespace
 
@@ -183,17 +201,15 @@ unsigned char *vp_shim_shared(size_t at, size_t bytes, bool write) {
     const Touch mine = {epoch, warps[running / WARP].epoch, (int32_t)running};
     for (size_t i = at / 2; i < (at + bytes + 1) / 2; i++) {
         Shadow &s = shadow[i];
-        if (!write && s.write.thread == -1) vp_shim_stop("shared memory at %zu is read before it is written", at);
+        if (!write && s.write.thread == NOBODY) vp_shim_stop("shared memory at %zu is read before it is written", at);
         if (apart(s.write))
             vp_shim_stop("shared memory at %zu: thread %d wrote it, no barrier since", at, s.write.thread);
         if (write && apart(s.read))
-            vp_shim_stop("shared memory at %zu: thread %d read it, no barrier since", at, s.read.thread);
+            vp_shim_stop("shared memory at %zu: %s read it, no barrier since", at, name_of(s.read).c_str());
         if (write)
             s.write = mine;
-        else if (s.read.epoch == epoch && s.read.thread != -1 && s.read.thread != mine.thread)
-            s.read = {epoch, mine.warp_epoch, -2};
         else
-            s.read = mine;
+            s.read = joined(s.read, mine);
     }
     return shared.data() + at;
 }
@@ -222,26 +238,35 @@ uint32_t vp_ballot(bool yes) {
 }
 
 /* ---- tensor cores ---- */
-static float bf16_of(uint32_t bits) {
+static float low_of(uint32_t pair) {
     float x;
-    bits <<= 16;
-    memcpy(&x, &bits, sizeof x);
+    pair <<= 16;
+    memcpy(&x, &pair, sizeof x);
+    return x;
+}
+static float high_of(uint32_t pair) {
+    float x;
+    pair &= 0xffff0000u;
+    memcpy(&x, &pair, sizeof x);
     return x;
 }
 
 void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, lane = running % WARP;
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, lane = running % WARP;
     const unsigned char *all = vp_shim_exchange("mma", mine, sizeof mine);
+    auto word = [&](uint32_t of, uint32_t i) {
+        uint32_t w;
+        memcpy(&w, all + LANE_BYTES * of + 4 * i, sizeof w);
+        return w;
+    };
     for (uint32_t i = 0; i < 4; i++) {
         const uint32_t row = lane / 4 + (i / 2) * 8, col = 2 * (lane % 4) + i % 2;
         float sum = 0.0f;
-        for (uint32_t k = 0; k < 16; k++) {
-            uint32_t from_a[6], from_b[6];
-            memcpy(from_a, all + LANE_BYTES * ((row % 8) * 4 + k % 8 / 2), sizeof from_a);
-            memcpy(from_b, all + LANE_BYTES * (col * 4 + k % 8 / 2), sizeof from_b);
-            uint32_t x = from_a[row / 8 + 2 * (k / 8)] >> 16 * (k % 2) & 0xffffu;
-            uint32_t y = from_b[4 + k / 8] >> 16 * (k % 2) & 0xffffu;
-            sum += bf16_of(x) * bf16_of(y);
+        for (uint32_t k = 0; k < 16; k += 2) {
+            const uint32_t x = word(row % 8 * 4 + k % 8 / 2, row / 8 + 2 * (k / 8));
+            const uint32_t y = word(col * 4 + k % 8 / 2, 4 + k / 8);
+            sum += low_of(x) * low_of(y);
+            sum += high_of(x) * high_of(y);
         }
         d[i] += sum;
     }

@@ -114,6 +114,11 @@ static bool allowed(const trial &t, const cublasLtMatmulAlgo_t &algo) {
 }
 
 /* ---- candidates ---- */
+struct candidate { /* named, as nvcc 13 does not take a list of the library's nameless structure */
+    cublasLtMatmulAlgo_t algo;
+};
+using candidates = std::vector<candidate>;
+
 static bool splits(const cublasLtMatmulAlgo_t &algo) {
     int32_t parts = 0;
     const cublasStatus_t s =
@@ -122,7 +127,7 @@ static bool splits(const cublasLtMatmulAlgo_t &algo) {
 }
 
 /* What the library proposes for M rows, without splitting K, added to the list. */
-static void propose(const trial &t, int64_t M, std::vector<cublasLtMatmulAlgo_t> *list) {
+static void propose(const trial &t, int64_t M, candidates *list) {
     const vp_plan_shape &s = t.shape;
     const vp_plan_call call(s, M, s.K, s.kind == VP_PRODUCT_NT ? s.K : s.N, s.N);
     const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = 16;
@@ -141,8 +146,8 @@ static void propose(const trial &t, int64_t M, std::vector<cublasLtMatmulAlgo_t>
         n = 0;
     for (int i = 0; i < n; i++) {
         bool known = found[i].state != CUBLAS_STATUS_SUCCESS || splits(found[i].algo);
-        for (const auto &algo : *list) known = known || !memcmp(&algo, &found[i].algo, sizeof algo);
-        if (!known) list->push_back(found[i].algo);
+        for (const candidate &c : *list) known = known || !memcmp(&c.algo, &found[i].algo, sizeof c.algo);
+        if (!known) list->push_back({found[i].algo});
     }
     cublasLtMatmulPreferenceDestroy(wish);
 }
@@ -162,40 +167,41 @@ static float time_of(const trial &t, const cublasLtMatmulAlgo_t &algo, int64_t M
     return best;
 }
 
-static void choose(const trial &t, const std::vector<cublasLtMatmulAlgo_t> &set, vp_plan *plan) {
+static void choose(const trial &t, const candidates &set, vp_plan *plan) {
     static const int64_t typical[VP_PLAN_CLASSES] = {16, 128, 1024, MOST_ROWS};
     for (int c = 0; c < VP_PLAN_CLASSES; c++) {
         float best = INFINITY;
-        plan->algo[c] = set[0];
-        for (const auto &algo : set) {
-            const float ms = time_of(t, algo, typical[c] < t.rows ? typical[c] : t.rows);
+        plan->algo[c] = set[0].algo;
+        for (const candidate &x : set) {
+            const float ms = time_of(t, x.algo, typical[c] < t.rows ? typical[c] : t.rows);
             if (ms < best) {
                 best = ms;
-                plan->algo[c] = algo;
+                plan->algo[c] = x.algo;
             }
         }
     }
     plan->rows = t.rows;
 }
 
-void vp_plan_certify(cublasLtHandle_t library, vp_plan *plan) {
+bool vp_plan_certify(cublasLtHandle_t library, vp_plan *plan) {
     trial t = {library, plan->shape, 0};
-    std::vector<cublasLtMatmulAlgo_t> list, set;
+    candidates list, set;
     plan->rows = 0;
     if (!begin_trial(&t)) {
         cudaGetLastError();
-        return;
+        return false;
     }
     for (int64_t M : {t.rows, (int64_t)1000, (int64_t)128, (int64_t)16}) propose(t, M < t.rows ? M : t.rows, &list);
     /* The first that agrees with itself is the reference of all. */
     for (size_t i = 0; i < list.size() && set.empty(); i++) {
-        if (!run(t, list[i], 0, t.rows, t.reference) || !allowed(t, list[i])) continue;
+        if (!run(t, list[i].algo, 0, t.rows, t.reference) || !allowed(t, list[i].algo)) continue;
         for (size_t k = i; k < list.size(); k++)
-            if (k == i || allowed(t, list[k])) set.push_back(list[k]);
+            if (k == i || allowed(t, list[k].algo)) set.push_back(list[k]);
     }
     if (!set.empty()) choose(t, set, plan);
     cudaStreamSynchronize(t.stream);
     cudaGetLastError();
+    return true;
 }
 
 /* ---- the file: a line a shape, kind N K type d_type rows and the algorithms' words in hex ---- */

@@ -35,14 +35,14 @@ static int check_desc(const vp_weight_desc *desc, vp_error *err) {
 }
 
 /* ---- reading ---- */
-struct slab {
+struct weight_slab {
     const vp_weight_desc *desc;
     char *data;               /* [rows, in] of desc->compute */
     std::vector<float> scale; /* [rows] */
     int64_t first, rows;
 };
 
-static int read_row(slab *s, int64_t row, float *line, vp_error *err) {
+static int read_row(weight_slab *s, int64_t row, float *line, vp_error *err) {
     const vp_weight_desc *desc = s->desc;
     const int64_t in = desc->in;
     char *to = s->data + (size_t)(row * in) * vp_dtype_size(desc->compute);
@@ -56,13 +56,13 @@ static int read_row(slab *s, int64_t row, float *line, vp_error *err) {
 }
 
 /* Of a slab's rows, those of one thread, up to the first that fails. */
-static void read_rows(slab *s, int64_t first, int64_t last, vp_error *err) {
+static void read_rows(weight_slab *s, int64_t first, int64_t last, vp_error *err) {
     std::vector<float> line((size_t)s->desc->in);
     for (int64_t r = first; r < last && !err->code; r++) read_row(s, r, line.data(), err);
 }
 
 /* The rows in equal parts; the failure of the lowest is told. */
-static int read_slab(slab *s, vp_error *err) {
+static int read_slab(weight_slab *s, vp_error *err) {
     const size_t bytes = (size_t)(s->rows * s->desc->in) * sizeof(float);
     const unsigned cores = std::thread::hardware_concurrency();
     const unsigned most = cores < MOST_THREADS ? cores : MOST_THREADS;
@@ -87,7 +87,7 @@ static int read_slab(slab *s, vp_error *err) {
 static int put_rows(vp_device *d, vp_weight *w, const vp_weight_desc *desc, vp_error *err) {
     const size_t row = (size_t)desc->in * vp_dtype_size(desc->compute);
     const int64_t most = SLAB_BYTES / row ? (int64_t)(SLAB_BYTES / row) : 1, rows = most < w->out ? most : w->out;
-    slab s = {desc, (char *)vp_cuda_host_alloc(d, (size_t)rows * row), std::vector<float>((size_t)rows), 0, 0};
+    weight_slab s = {desc, (char *)vp_cuda_host_alloc(d, (size_t)rows * row), std::vector<float>((size_t)rows), 0, 0};
     if (!s.data) return vp_fail_memory(err, "staging a weight", (size_t)rows * row);
     int status = VP_OK;
     for (; !status && s.first < w->out; s.first += s.rows) {

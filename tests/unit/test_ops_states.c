@@ -140,6 +140,36 @@ static void test_linear_bwd(op_case *c) {
     free_weights(c, &w);
 }
 
+/* ---- certification: the shapes of the golden models and SmolLM2, in the types that a product library takes ---- */
+static void check_place(op_case *c, const vp_linear_op *whole, int64_t first, int64_t n) {
+    vp_linear_op part = *whole;
+    part.x = case_cut(&whole->x, first, n);
+    part.out = case_mat(c, n, whole->out.cols);
+    if (whole->out.dtype == VP_BF16) part.out = case_bf16(c, &part.out);
+    CASE_OK(c, c->be->linear(c->one, &part), c->one);
+    const vp_mat same = case_cut(&whole->out, first, n);
+    const bool half = whole->out.dtype == VP_BF16;
+    const vp_mat want = half ? case_f32(c, &same) : same, got = half ? case_f32(c, &part.out) : part.out;
+    case_same_bytes(c, "rows elsewhere", &got, &want);
+}
+
+static void test_certified(op_case *c) {
+    static const int64_t shape[][2] = {{64, 192}, {112, 64}, {576, 1536}, {1536, 576}};
+    static const int64_t place[][2] = {{0, 1}, {77, 1}, {5, 17}, {64, 128}, {63, 129}};
+    if (!has_states(c)) return;
+    const int64_t *s = shape[c->seed % 4], T = 260;
+    const weights w = make_weights(c, s[1], s[0], false);
+    vp_mat x = case_mat(c, T, s[0]);
+    const vp_mat half_x = case_bf16(c, &x);
+    for (int i = 0; i < 3; i++) { /* F32; BF16 to F32; BF16 */
+        vp_linear_op op = {.weight = i ? w.half : w.wide, .x = i ? half_x : x, .out = case_mat(c, T, s[1])};
+        if (i == 2) op.out = case_bf16(c, &op.out);
+        CASE_OK(c, c->be->linear(c->one, &op), c->one);
+        for (size_t p = 0; p < sizeof place / sizeof *place; p++) check_place(c, &op, place[p][0], place[p][1]);
+    }
+    free_weights(c, &w);
+}
+
 /* ---- lora ---- */
 typedef struct adapters {
     vp_lora_part part[2];
@@ -256,6 +286,7 @@ static void test_xent(op_case *c) {
 int main(int argc, char **argv) {
     static const op_test tests[] = {{"linear", test_linear, 30},
                                     {"linear_bwd", test_linear_bwd, 15},
+                                    {"certified", test_certified, 4},
                                     {"lora", test_lora, 20},
                                     {"bmm", test_bmm, 15},
                                     {"xent", test_xent, 10}};

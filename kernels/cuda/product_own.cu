@@ -33,8 +33,9 @@ VP_DEVICE float start(const product_args &p, int64_t i, int64_t j) {
     return p.add && i < p.M && j < p.N ? ((const float *)p.d)[i * p.ldd + j] : 0.0f;
 }
 
-/* ---- BF16: tiles of 64 x 64, 32 of K at a time, four warps of 32 x 32 ---- */
-constexpr int TILE = 64, DEPTH = 32, STAGES = 3, MMA_THREADS = 128;
+/* ---- BF16: tiles of 64 x 64, 64 of K at a time, four warps of 32 x 32. Products of adapters have few tiles and a long
+ * K: two stages of that under way hide the latency of memory even where a multiprocessor has one block ---- */
+constexpr int TILE = 64, DEPTH = 64, STAGES = 3, MMA_THREADS = 128;
 /* A tile in shared memory is as its operand is stored: [TILE][DEPTH] or, `turned`, [DEPTH][TILE]; rows of an odd number
  * of 16 bytes, so that the eight rows of a matrix lie in different banks. */
 template <bool turned> struct product_tile {

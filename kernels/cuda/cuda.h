@@ -83,6 +83,7 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
 }
 
 /* The operations that are here, by the files that hold them: X(name, type of its descriptor). */
+/* clang-format off */
 #define VP_CUDA_ROW_OPS(X)                                                                                             \
     X(embed, vp_embed_op)                                                                                              \
     X(embed_bwd, vp_embed_op)                                                                                          \

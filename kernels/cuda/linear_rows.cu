@@ -2,7 +2,7 @@
 #include "kernels/cuda/linear.h"
 
 enum { THREADS = 128 };
-template <class W> struct linear_rows_args {
+template <class W> struct rows_args {
     const W *w;
     const float *scale;
     vp_mat x, out;
@@ -19,7 +19,7 @@ VP_DEVICE float widened(int8_t x) {
 }
 
 /* out[t, n] = scale[n] sum x[t, k] w[n, k]: lanes take every 32nd k, then meet. F32. */
-template <class W> VP_KERNEL(THREADS) rows_kernel(linear_rows_args<W> p) {
+template <class W> VP_KERNEL(THREADS) rows_kernel(rows_args<W> p) {
     const int lane = (int)threadIdx.x & 31;
     const int64_t n = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32, t = blockIdx.y, K = p.x.cols;
     if (n >= p.out.cols) return;
@@ -35,7 +35,7 @@ template <class W> VP_KERNEL(THREADS) rows_kernel(linear_rows_args<W> p) {
 
 template <class W> static int multiply(vp_queue *q, const vp_weight *w, const vp_mat *x, const vp_mat *sums) {
     const dim3 grid(vp_blocks(w->out, THREADS / 32), (unsigned)x->rows);
-    const linear_rows_args<W> p = {(const W *)w->row, w->row_scale, *x, *sums};
+    const rows_args<W> p = {(const W *)w->row, w->row_scale, *x, *sums};
     return vp_launch(q, "linear", rows_kernel<W>, grid, THREADS, 0, p);
 }
 

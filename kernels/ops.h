@@ -312,10 +312,10 @@ typedef struct vp_bag_op {
     vp_mat x; /* [M, C]: rows [cu[i], cu[i + 1]) are bag i */
     const vp_weight *head;
     int64_t bags;
-    const int32_t *cu;                 /* [bags + 1]; no bag with targets is without rows */
-    const int32_t *target, *target_cu; /* [bags + 1]: distinct targets of a bag; none: its results are 0. cu and
-                                          target_cu are the host's everywhere */
-    const float *weight;               /* [bags], or NULL: 1 */
+    const int32_t *cu;        /* [bags + 1], in the host's memory; no bag with targets is without rows */
+    const int32_t *target;    /* of bag i, distinct: [target_cu[i], target_cu[i + 1]); none: its results are 0 */
+    const int32_t *target_cu; /* [bags + 1], in the host's memory */
+    const float *weight;      /* [bags], or NULL: 1 */
     double denominator;
     float *loss;      /* [bags] */
     const vp_mat *dx; /* [M, C], or NULL */

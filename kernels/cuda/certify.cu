@@ -4,8 +4,11 @@
  * place of a row shows in its result. Leading dimensions are addresses only. */
 #ifndef VP_SHIM
 #include "kernels/cuda/plan.h"
+#include <cctype>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -101,28 +104,40 @@ static bool same_as_reference(const trial &t, int64_t first, int64_t M) {
     return cudaStreamSynchronize(t.stream) == cudaSuccess && !differ;
 }
 
+/* Rows [first, first + M) over what cannot be a result, and whether they are the reference's. */
+static bool same_alone(const trial &t, const cublasLtMatmulAlgo_t &algo, int64_t first, int64_t M) {
+    cudaMemsetAsync(t.out, 0xff, (size_t)(M * t.shape.N) * t.d_size(), t.stream);
+    return run(t, algo, first, M, t.out) && same_as_reference(t, first, M);
+}
+
 /* Whether the algorithm gives the reference's bytes to all rows, however they are cut. */
 static bool allowed(const trial &t, const cublasLtMatmulAlgo_t &algo) {
     static const int64_t probe[][2] = {{1, 0},   {1, 77},   {17, 0},   {17, 5},    {128, 0},   {128, 64},
                                        {129, 0}, {129, 63}, {1000, 0}, {1000, 11}, {2049, 130}};
-    if (!run(t, algo, 0, t.rows, t.out) || !same_as_reference(t, 0, t.rows)) return false;
+    if (!same_alone(t, algo, 0, t.rows)) return false;
     for (const auto &p : probe) {
         const int64_t M = p[0] < t.rows ? p[0] : t.rows, first = p[1] < t.rows - M ? p[1] : t.rows - M;
-        if (!run(t, algo, first, M, t.out) || !same_as_reference(t, first, M)) return false;
+        if (!same_alone(t, algo, first, M)) return false;
     }
     return true;
 }
 
 /* ---- candidates ---- */
+struct candidate { /* named, as nvcc 13 does not take a list of the library's nameless structure */
+    cublasLtMatmulAlgo_t algo;
+};
+using candidates = std::vector<candidate>;
+
 static bool splits(const cublasLtMatmulAlgo_t &algo) {
     int32_t parts = 0;
+    size_t written = 0;
     const cublasStatus_t s =
         cublasLtMatmulAlgoConfigGetAttribute(&algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof parts, NULL);
     return s != CUBLAS_STATUS_SUCCESS || parts > 1;
 }
 
 /* What the library proposes for M rows, without splitting K, added to the list. */
-static void propose(const trial &t, int64_t M, std::vector<cublasLtMatmulAlgo_t> *list) {
+static void propose(const trial &t, int64_t M, candidates *list) {
     const vp_plan_shape &s = t.shape;
     const vp_plan_call call(s, M, s.K, s.kind == VP_PRODUCT_NT ? s.K : s.N, s.N);
     const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = 16;
@@ -141,8 +156,8 @@ static void propose(const trial &t, int64_t M, std::vector<cublasLtMatmulAlgo_t>
         n = 0;
     for (int i = 0; i < n; i++) {
         bool known = found[i].state != CUBLAS_STATUS_SUCCESS || splits(found[i].algo);
-        for (const auto &algo : *list) known = known || !memcmp(&algo, &found[i].algo, sizeof algo);
-        if (!known) list->push_back(found[i].algo);
+        for (const candidate &c : *list) known = known || !memcmp(&c.algo, &found[i].algo, sizeof c.algo);
+        if (!known) list->push_back({found[i].algo});
     }
     cublasLtMatmulPreferenceDestroy(wish);
 }
@@ -162,45 +177,44 @@ static float time_of(const trial &t, const cublasLtMatmulAlgo_t &algo, int64_t M
     return best;
 }
 
-static void choose(const trial &t, const std::vector<cublasLtMatmulAlgo_t> &set, vp_plan *plan) {
+static void choose(const trial &t, const candidates &set, vp_plan *plan) {
     static const int64_t typical[VP_PLAN_CLASSES] = {16, 128, 1024, MOST_ROWS};
     for (int c = 0; c < VP_PLAN_CLASSES; c++) {
         float best = INFINITY;
-        plan->algo[c] = set[0];
-        for (const auto &algo : set) {
-            const float ms = time_of(t, algo, typical[c] < t.rows ? typical[c] : t.rows);
+        plan->algo[c] = set[0].algo;
+        for (const candidate &x : set) {
+            const float ms = time_of(t, x.algo, typical[c] < t.rows ? typical[c] : t.rows);
             if (ms < best) {
                 best = ms;
-                plan->algo[c] = algo;
+                plan->algo[c] = x.algo;
             }
         }
     }
     plan->rows = t.rows;
 }
 
-void vp_plan_certify(cublasLtHandle_t library, vp_plan *plan) {
+bool vp_plan_certify(cublasLtHandle_t library, vp_plan *plan) {
     trial t = {library, plan->shape, 0};
-    std::vector<cublasLtMatmulAlgo_t> list, set;
+    candidates list, set;
     plan->rows = 0;
     if (!begin_trial(&t)) {
         cudaGetLastError();
-        return;
+        return false;
     }
     for (int64_t M : {t.rows, (int64_t)1000, (int64_t)128, (int64_t)16}) propose(t, M < t.rows ? M : t.rows, &list);
     /* The first that agrees with itself is the reference of all. */
     for (size_t i = 0; i < list.size() && set.empty(); i++) {
-        if (!run(t, list[i], 0, t.rows, t.reference) || !allowed(t, list[i])) continue;
+        if (!run(t, list[i].algo, 0, t.rows, t.reference) || !allowed(t, list[i].algo)) continue;
         for (size_t k = i; k < list.size(); k++)
-            if (k == i || allowed(t, list[k])) set.push_back(list[k]);
+            if (k == i || allowed(t, list[k].algo)) set.push_back(list[k]);
     }
     if (!set.empty()) choose(t, set, plan);
     cudaStreamSynchronize(t.stream);
     cudaGetLastError();
+    return true;
 }
 
 /* ---- the file: a line a shape, kind N K type d_type rows and the algorithms' words in hex ---- */
-static const char *const LINE = "product %d %lld %lld %d %d %lld";
-
 static bool make_folder(const std::string &path) {
     return mkdir(path.c_str(), 0777) == 0 || errno == EEXIST;
 }
@@ -267,8 +281,8 @@ void vp_plan_save(const vp_product *p, const vp_plan *plan) {
     if (p->cache.empty()) return;
     const vp_plan_shape &s = plan->shape;
     char text[1024];
-    int n = snprintf(text, sizeof text, LINE, (int)s.kind, (long long)s.N, (long long)s.K, (int)s.type, (int)s.d_type,
-                     (long long)plan->rows);
+    int n = snprintf(text, sizeof text, "product %d %lld %lld %d %d %lld", (int)s.kind, (long long)s.N, (long long)s.K,
+                     (int)s.type, (int)s.d_type, (long long)plan->rows);
     for (const auto &algo : plan->algo)
         for (const uint64_t word : algo.data)
             n += snprintf(text + n, sizeof text - (size_t)n, " %llx", (unsigned long long)word);

@@ -23,6 +23,7 @@ struct vp_device {
     size_t memory;
     char isa[16];
     vp_product *product;
+    void *staging; /* pinned, through which weights come: weight.cu */
 };
 struct vp_queue {
     vp_device *device;

@@ -184,6 +184,7 @@ int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *er
 void vp_cuda_close(vp_device *d) {
     if (!d) return;
     vp_product_close(d->product);
+    if (d->staging) vp_cuda_host_free(d, d->staging);
     free(d);
 }
 

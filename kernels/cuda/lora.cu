@@ -8,7 +8,7 @@
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
 
-struct scale_part { /* columns [at, at + rank) of t or u */
+struct lora_scale_part { /* columns [at, at + rank) of t or u */
     int32_t at, rank, adapter;
     float scale;
 };
@@ -19,11 +19,11 @@ struct lora_job {
     int64_t ranks; /* of all parts */
     bool folded;   /* dropout's scale is in t and u, not in z */
     vp_mat z, t, u;
-    scale_part part[VP_RANK_PARTS];
+    lora_scale_part part[VP_RANK_PARTS];
 };
 
 /* ---- z ---- */
-struct drop_map {
+struct lora_drop_map {
     vp_cells x, z;
     vp_dropper drop;
     float scale;
@@ -48,17 +48,17 @@ static int make_z(vp_queue *q, lora_job *j) {
     j->z = *x;
     if (!j->drop.on) return VP_OK;
     VP_TRY(take(q, j->what, x->dtype, x->rows, x->cols, &j->z));
-    const drop_map map = {*x, j->z, j->drop, j->folded ? 1.0f : j->drop.scale, x->cols};
+    const lora_drop_map map = {*x, j->z, j->drop, j->folded ? 1.0f : j->drop.scale, x->cols};
     return vp_map(q, j->what, vp_wide(*x, j->z), map, x->rows, x->cols);
 }
 
 /* ---- t and u ---- */
 /* times their part's scale; 0 in rows of other adapters */
-struct scale_map {
+struct lora_scale_map {
     vp_cells m;
     const int32_t *adapter_row;
     int nparts;
-    scale_part part[VP_RANK_PARTS];
+    lora_scale_part part[VP_RANK_PARTS];
     template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
         float v[VP_CELLS];
         vp_load8<float, WIDE>(m, i, j, n, v);
@@ -73,7 +73,7 @@ struct scale_map {
 };
 
 static int scale_ranks(vp_queue *q, const lora_job *j, const vp_mat *m) {
-    scale_map map = {*m, j->op->batch ? j->op->batch->adapter_row : NULL, j->op->nparts, {}};
+    lora_scale_map map = {*m, j->op->batch ? j->op->batch->adapter_row : NULL, j->op->nparts, {}};
     for (int32_t i = 0; i < j->op->nparts; i++) map.part[i] = j->part[i];
     return vp_map(q, j->what, vp_wide(*m), map, m->rows, m->cols);
 }

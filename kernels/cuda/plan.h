@@ -45,9 +45,8 @@ cublasStatus_t vp_plan_run(cublasLtHandle_t library, const vp_plan_call &call, c
 int vp_plan_class(int64_t M);
 
 /* certify.cu */
-/* Find what computes a shape: rows stays 0 where nothing can be certified, or what that takes does not fit the memory.
- */
-void vp_plan_certify(cublasLtHandle_t library, vp_plan *plan);
+/* Find what computes a shape; rows stays 0 where nothing can be certified. False: there is no memory to try. */
+bool vp_plan_certify(cublasLtHandle_t library, vp_plan *plan);
 /* The file's name for this library and chip, and what it holds. */
 void vp_plan_load(vp_product *p, const vp_device *d);
 void vp_plan_save(const vp_product *p, const vp_plan *plan);

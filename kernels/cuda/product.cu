@@ -78,9 +78,8 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
     if (N % step || K % step || find(p, plan.shape)) return VP_OK;
     const cudaError_t e = cudaSetDevice(d->number);
     if (e != cudaSuccess) return vp_fail(err, VP_MEMORY, "CUDA: %s", cudaGetErrorString(e));
-    vp_plan_certify(p->library, &plan);
+    if (vp_plan_certify(p->library, &plan)) vp_plan_save(p, &plan);
     p->plans.push_back(plan);
-    vp_plan_save(p, &plan);
     return VP_OK;
 }
 

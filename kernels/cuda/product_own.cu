@@ -5,7 +5,7 @@
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/units.h"
 
-struct own_args {
+struct product_args {
     const void *a, *b;
     int64_t lda, ldb, plane_a, plane_b, stride_a, stride_b, stride_d;
     int planes;
@@ -19,7 +19,7 @@ struct own_args {
     unsigned across;          /* tiles along N */
 };
 
-VP_DEVICE void store(const own_args &p, int64_t i, int64_t j, float sum) {
+VP_DEVICE void store(const product_args &p, int64_t i, int64_t j, float sum) {
     if (i >= p.M || j >= p.N) return;
     const int64_t at = blockIdx.y * p.stride_d + i * p.ldd + j;
     if (p.d_type == VP_BF16)
@@ -29,15 +29,16 @@ VP_DEVICE void store(const own_args &p, int64_t i, int64_t j, float sum) {
 }
 
 /* What D holds to begin with. */
-VP_DEVICE float start(const own_args &p, int64_t i, int64_t j) {
+VP_DEVICE float start(const product_args &p, int64_t i, int64_t j) {
     return p.add && i < p.M && j < p.N ? ((const float *)p.d)[i * p.ldd + j] : 0.0f;
 }
 
-/* ---- BF16: tiles of 64 x 64, 32 of K at a time, four warps of 32 x 32 ---- */
-constexpr int TILE = 64, DEPTH = 32, STAGES = 3, MMA_THREADS = 128;
+/* ---- BF16: tiles of 64 x 64, 64 of K at a time, four warps of 32 x 32. Products of adapters have few tiles and a long
+ * K: two stages of that under way hide the latency of memory even where a multiprocessor has one block ---- */
+constexpr int TILE = 64, DEPTH = 64, STAGES = 3, MMA_THREADS = 128;
 /* A tile in shared memory is as its operand is stored: [TILE][DEPTH] or, `turned`, [DEPTH][TILE]; rows of an odd number
  * of 16 bytes, so that the eight rows of a matrix lie in different banks. */
-template <bool turned> struct tile_of {
+template <bool turned> struct product_tile {
     static constexpr int ROWS = turned ? DEPTH : TILE, COLS = turned ? TILE : DEPTH, STRIDE = COLS + 8,
                          SIZE = ROWS * STRIDE;
 
@@ -77,9 +78,9 @@ template <class F> VP_DEVICE void mma_each(F f) {
     }
 }
 
-template <bool turned_a, bool turned_b> VP_KERNEL(MMA_THREADS) mma_kernel(own_args p) {
-    using A = tile_of<turned_a>;
-    using B = tile_of<turned_b>;
+template <bool turned_a, bool turned_b> VP_KERNEL(MMA_THREADS) mma_kernel(product_args p) {
+    using A = product_tile<turned_a>;
+    using B = product_tile<turned_b>;
     vp_cutter cut;
     const vp_shared<vp_bf16> tile_a = cut.take<vp_bf16>(STAGES * A::SIZE), tile_b = cut.take<vp_bf16>(STAGES * B::SIZE);
     const int64_t m0 = (int64_t)(blockIdx.x / p.across) * TILE, n0 = (int64_t)(blockIdx.x % p.across) * TILE;
@@ -127,7 +128,7 @@ template <bool turned_a, bool turned_b> VP_KERNEL(MMA_THREADS) mma_kernel(own_ar
 /* ---- F32: tiles of 64 x 64, 16 of K at a time, 4 x 4 a thread, one chain of fused products an element ---- */
 constexpr int FMA_DEPTH = 16, FMA_THREADS = 256, FMA_STRIDE = TILE + 4, FMA_EACH = TILE * FMA_DEPTH / FMA_THREADS;
 /* A thread's elements of a tile, on their way from memory to shared memory, which is [FMA_DEPTH][TILE]. */
-template <bool turned> struct fma_tile {
+template <bool turned> struct product_fma_tile {
     float x[FMA_EACH];
     static VP_INLINE int row(int i) {
         const int e = (int)threadIdx.x + i * FMA_THREADS;
@@ -154,7 +155,7 @@ template <class F> VP_DEVICE void fma_each(F f) {
     }
 }
 
-template <bool turned_a, bool turned_b> VP_KERNEL(FMA_THREADS) fma_kernel(own_args p) {
+template <bool turned_a, bool turned_b> VP_KERNEL(FMA_THREADS) fma_kernel(product_args p) {
     vp_cutter cut;
     const vp_shared<float> tile_a = cut.take<float>(FMA_DEPTH * FMA_STRIDE),
                            tile_b = cut.take<float>(FMA_DEPTH * FMA_STRIDE);
@@ -164,8 +165,8 @@ template <bool turned_a, bool turned_b> VP_KERNEL(FMA_THREADS) fma_kernel(own_ar
     float total[4][4];
     fma_each([&](int i, int j) { total[i][j] = start(p, m0 + tm + i, n0 + tn + j); });
     vp_units_walk(p.units, [&](int64_t first, int64_t past) {
-        fma_tile<turned_a> next_a;
-        fma_tile<turned_b> next_b;
+        product_fma_tile<turned_a> next_a;
+        product_fma_tile<turned_b> next_b;
         float sum[4][4] = {};
         next_a.load(a, p.lda, m0, p.M, first, past);
         next_b.load(b, p.ldb, n0, p.N, first, past);
@@ -196,8 +197,8 @@ static bool lies_at_16(const void *p, int64_t ld, int64_t plane, int64_t stride)
     return (uintptr_t)p % 16 == 0 && ld % each == 0 && plane % each == 0 && stride % each == 0;
 }
 
-static own_args own_args_of(const vp_product_op *op) {
-    own_args p = {};
+static product_args product_args_of(const vp_product_op *op) {
+    product_args p = {};
     const bool turned_a = op->kind == VP_PRODUCT_TN, turned_b = op->kind != VP_PRODUCT_NT;
     p.a = op->a, p.b = op->b, p.d = op->d;
     p.lda = op->lda, p.ldb = op->ldb, p.ldd = op->ldd;
@@ -215,18 +216,18 @@ static own_args own_args_of(const vp_product_op *op) {
 }
 
 template <bool turned_a, bool turned_b>
-static int launch(vp_queue *q, const char *what, vp_dtype type, const own_args &p, dim3 grid) {
+static int launch(vp_queue *q, const char *what, vp_dtype type, const product_args &p, dim3 grid) {
     if (type == VP_F32) {
         const size_t bytes = 2 * FMA_DEPTH * FMA_STRIDE * sizeof(float);
         return vp_launch(q, what, fma_kernel<turned_a, turned_b>, grid, FMA_THREADS, bytes, p);
     }
-    const size_t bytes = STAGES * (tile_of<turned_a>::SIZE + tile_of<turned_b>::SIZE) * sizeof(vp_bf16);
+    const size_t bytes = STAGES * (product_tile<turned_a>::SIZE + product_tile<turned_b>::SIZE) * sizeof(vp_bf16);
     return vp_launch(q, what, mma_kernel<turned_a, turned_b>, grid, MMA_THREADS, bytes, p);
 }
 
 int vp_product_own(vp_queue *q, const char *what, const vp_product_op *op) {
     const int64_t count = op->count ? op->count : 1, most = 65535;
-    own_args p = own_args_of(op);
+    product_args p = product_args_of(op);
     VP_TRY(vp_units_make(q, what, op->units, p.K, &p.units));
     if (op->M <= 0 || op->N <= 0) return VP_OK;
     const size_t size = vp_dtype_size(op->type), d_size = vp_dtype_size(op->d_type);
@@ -243,7 +244,7 @@ int vp_product_own(vp_queue *q, const char *what, const vp_product_op *op) {
 }
 
 /* ---- copies of operands: of another type, at another alignment, in two planes ---- */
-struct copy_map {
+struct product_copy_map {
     vp_cells from, to;
     template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
         float v[VP_CELLS];
@@ -253,7 +254,7 @@ struct copy_map {
 };
 
 static int copy_mat(vp_queue *q, const char *what, const vp_mat *from, const vp_mat *to) {
-    return vp_map(q, what, vp_wide(*from, *to), copy_map{*from, *to}, from->rows, from->cols);
+    return vp_map(q, what, vp_wide(*from, *to), product_copy_map{*from, *to}, from->rows, from->cols);
 }
 
 /* A matrix of this type and m's shape whose rows lie at multiples of 16 bytes. */
@@ -272,7 +273,7 @@ int vp_product_typed(vp_queue *q, const char *what, const vp_mat *m, vp_dtype ty
     return copy_mat(q, what, m, out);
 }
 
-struct split_map {
+struct product_split_map {
     vp_cells from, high, low;
     template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
         float v[VP_CELLS];
@@ -290,7 +291,7 @@ int vp_product_factor(vp_queue *q, const char *what, const vp_mat *x, vp_dtype t
     if (type == VP_F32) return copy_mat(q, what, x, &high);
     vp_mat low = high;
     low.ptr = (vp_bf16 *)high.ptr + of * x->cols;
-    return vp_map(q, what, vp_wide(*x, high, low), split_map{*x, high, low}, x->rows, x->cols);
+    return vp_map(q, what, vp_wide(*x, high, low), product_split_map{*x, high, low}, x->rows, x->cols);
 }
 
 /* ---- the choice ---- */

@@ -4,6 +4,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product.h"
 #include "lib/base/half.h"
+#include <mutex>
 #include <stdlib.h>
 #include <thread>
 #include <vector>
@@ -35,14 +36,14 @@ static int check_desc(const vp_weight_desc *desc, vp_error *err) {
 }
 
 /* ---- reading ---- */
-struct slab {
+struct weight_slab {
     const vp_weight_desc *desc;
     char *data;               /* [rows, in] of desc->compute */
     std::vector<float> scale; /* [rows] */
     int64_t first, rows;
 };
 
-static int read_row(slab *s, int64_t row, float *line, vp_error *err) {
+static int read_row(weight_slab *s, int64_t row, float *line, vp_error *err) {
     const vp_weight_desc *desc = s->desc;
     const int64_t in = desc->in;
     char *to = s->data + (size_t)(row * in) * vp_dtype_size(desc->compute);
@@ -56,13 +57,13 @@ static int read_row(slab *s, int64_t row, float *line, vp_error *err) {
 }
 
 /* Of a slab's rows, those of one thread, up to the first that fails. */
-static void read_rows(slab *s, int64_t first, int64_t last, vp_error *err) {
+static void read_rows(weight_slab *s, int64_t first, int64_t last, vp_error *err) {
     std::vector<float> line((size_t)s->desc->in);
     for (int64_t r = first; r < last && !err->code; r++) read_row(s, r, line.data(), err);
 }
 
 /* The rows in equal parts; the failure of the lowest is told. */
-static int read_slab(slab *s, vp_error *err) {
+static int read_slab(weight_slab *s, vp_error *err) {
     const size_t bytes = (size_t)(s->rows * s->desc->in) * sizeof(float);
     const unsigned cores = std::thread::hardware_concurrency();
     const unsigned most = cores < MOST_THREADS ? cores : MOST_THREADS;
@@ -83,12 +84,17 @@ static int read_slab(slab *s, vp_error *err) {
     return VP_OK;
 }
 
-/* Everything of `desc` into the device's memory that is there. */
+/* Everything of `desc` into the device's memory that is there, one weight at a time. */
 static int put_rows(vp_device *d, vp_weight *w, const vp_weight_desc *desc, vp_error *err) {
+    static std::mutex one_weight;
+    const std::lock_guard<std::mutex> hold(one_weight);
     const size_t row = (size_t)desc->in * vp_dtype_size(desc->compute);
-    const int64_t most = SLAB_BYTES / row ? (int64_t)(SLAB_BYTES / row) : 1, rows = most < w->out ? most : w->out;
-    slab s = {desc, (char *)vp_cuda_host_alloc(d, (size_t)rows * row), std::vector<float>((size_t)rows), 0, 0};
-    if (!s.data) return vp_fail_memory(err, "staging a weight", (size_t)rows * row);
+    const int64_t rows = (int64_t)(SLAB_BYTES / row);
+    if (!d->staging && !(d->staging = vp_cuda_host_alloc(d, SLAB_BYTES)))
+        return vp_fail_memory(err, "staging of weights", SLAB_BYTES);
+    weight_slab s = {desc, (char *)d->staging, std::vector<float>((size_t)(rows < w->out ? rows : w->out)), 0, 0};
+    if (rows == 0)
+        return vp_fail(err, VP_BUG, "%s: a row of %zu bytes, at most %zu are taken", name_of(desc), row, SLAB_BYTES);
     int status = VP_OK;
     for (; !status && s.first < w->out; s.first += s.rows) {
         s.rows = w->out - s.first < rows ? w->out - s.first : rows;
@@ -97,7 +103,6 @@ static int put_rows(vp_device *d, vp_weight *w, const vp_weight_desc *desc, vp_e
         if (!status && w->row_scale)
             status = vp_device_put(w->row_scale + s.first, s.scale.data(), (size_t)s.rows * sizeof(float), err);
     }
-    vp_cuda_host_free(d, s.data);
     if (!status && w->bias) status = vp_device_put(w->bias, desc->bias, (size_t)w->out * sizeof(float), err);
     return status;
 }

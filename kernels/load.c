@@ -48,9 +48,14 @@ static int open_cuda(const char *name, const vp_backend **backend, int *number, 
                    devices);
 }
 
-int vp_backend_choose(const char *name, const vp_backend **backend, int *number, vp_error *err) {
+/* What is meant by no name. */
+static const char *full_name(const char *name) {
     if (!name || !*name) name = getenv("VP_DEVICE");
-    if (!name || !*name) name = "auto";
+    return name && *name ? name : "auto";
+}
+
+int vp_backend_choose(const char *name, const vp_backend **backend, int *number, vp_error *err) {
+    name = full_name(name);
     *number = 0;
     *backend = vp_backend_cpu();
     if (!strcmp(name, "cpu")) return VP_OK;
@@ -69,4 +74,24 @@ int vp_backend_choose(const char *name, const vp_backend **backend, int *number,
         }
     }
     return vp_fail(err, VP_USAGE, "device '%s' is not one of " VP_DEVICES, name);
+}
+
+static int open_both(const vp_backend *b, const vp_device_options *o, vp_device **device, vp_queue **queue,
+                     vp_error *err) {
+    VP_TRY(b->open(device, o, err));
+    return b->queue_open(queue, *device, err);
+}
+
+int vp_backend_open(const char *name, vp_device_options *options, const vp_backend **backend, vp_device **device,
+                    vp_queue **queue, vp_error *err) {
+    vp_error none = {0};
+    VP_TRY(vp_backend_choose(name, backend, &options->index, err));
+    if (*backend == vp_backend_cpu()) return open_both(*backend, options, device, queue, err);
+    const bool may = !strcmp(full_name(name), "auto");
+    const int status = open_both(*backend, options, device, queue, may ? &none : err);
+    if (!status || !may) return status;
+    if (*device) (*backend)->close(*device);
+    *device = NULL;
+    *backend = vp_backend_cpu();
+    return open_both(*backend, options, device, queue, err);
 }

@@ -9,6 +9,10 @@
  * folder or the one above, or the file that $VP_CUDA_LIBRARY names. VP_USAGE: no such name; VP_MEMORY: no such device,
  * with the reason. */
 int vp_backend_choose(const char *name, const vp_backend **backend, int *number, vp_error *err);
+/* That device open, with a queue; `options` but for its index. auto: the CPU where the GPU cannot be opened. What was
+ * opened is the caller's to close, also after a failure. */
+int vp_backend_open(const char *name, vp_device_options *options, const vp_backend **backend, vp_device **device,
+                    vp_queue **queue, vp_error *err);
 
 /* What such a library exports: its table, NULL when it was built for another version of ops.h than `size` says; and how
  * many devices it finds, with the reason in err when there is none. */

@@ -9,7 +9,7 @@
 enum { FORMAT_AUTO, FORMAT_TEXT, FORMAT_JSONL };
 
 typedef struct options {
-    const char *model, *chat, *documents, *queries;
+    const char *model, *device, *chat, *documents, *queries;
     vp_list adapters, stop;
     double temperature, top_p, penalty;
     int64_t max_tokens, top_k, seed, batch, threads;
@@ -23,6 +23,7 @@ static const vp_option table[] = {
     OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
     OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
     OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.kind = VP_OPT_GROUP, .help = "Prompts"},
     {.name = "lines", .kind = VP_OPT_FLAG, .target = &opt.lines, .help = "every line is a prompt; else JSONL"},
@@ -158,9 +159,15 @@ static int open_model(state *s, vp_error *err) {
     const char *files = vp_model_transformer(s->model);
     VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
     VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
-    const vp_encode_options encode = {
-        .threads = (int)opt.threads, .compute = types[opt.compute], .attention = "causal", .generate = true};
-    return vp_encoder_open(&s->encoder, s->model, &encode, NULL, err);
+    const vp_encode_options encode = {.device = opt.device,
+                                      .threads = (int)opt.threads,
+                                      .compute = types[opt.compute],
+                                      .attention = "causal",
+                                      .generate = true};
+    VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));
+    const vp_compute on = vp_encoder_compute(s->encoder);
+    tell_device(&on);
+    return VP_OK;
 }
 
 static int open_gen(state *s, vp_error *err) {
@@ -387,6 +394,7 @@ static const vp_option rerank_table[] = {
     OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
     OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
     OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.kind = VP_OPT_GROUP, .help = "Hits"},
     {.name = "hits",

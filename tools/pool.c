@@ -1,10 +1,11 @@
 /* pool: hidden states to one vector a row or a word, or to the marked rows. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <string.h>
 #include <unistd.h>
 
 typedef struct options {
-    const char *follow;
+    const char *follow, *device;
     int64_t dims;
     bool normalize, raw, shift;
 } options;
@@ -28,6 +29,7 @@ static const vp_option table[] = {
      .target = &opt.follow,
      .value = "DIR",
      .help = "latent: with the layer that `step` trains in DIR, as it is at each step"},
+    OPTION_DEVICE(&opt.device),
     {0},
 };
 static const vp_program program = {
@@ -64,6 +66,7 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     vp_pool_options o;
     VP_TRY(vp_pool_options_set(&o, kind, opt.normalize, opt.raw, opt.dims, err));
     o.shift = opt.shift;
+    o.device = opt.device ? opt.device : "";
     o.trained = opt.follow != NULL;
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));

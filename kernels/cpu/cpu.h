@@ -104,8 +104,6 @@ typedef struct vp_tile_sum {
 /* vp_cpu_linear and vp_cpu_linear_bwd_x with it (NULL: nothing joins). */
 int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
 int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
-/* Row `row` of the stacked parts, as f32. */
-int vp_weight_read(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err);
 /* linear_rows.c: weights that are kept row by row */
 int vp_weight_rows_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err);
 int vp_linear_rows(vp_queue *q, const vp_linear_op *op);

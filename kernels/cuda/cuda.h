@@ -54,6 +54,7 @@ int vp_launch(vp_queue *q, const char *name, void (*kernel)(P...), dim3 grid, un
               A... args) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return VP_OK;
 #ifdef VP_SHIM
+    (vp_shim_argument(name, &args, sizeof args), ...);
     vp_shim_launch(name, grid, threads, shared, [=] { kernel(static_cast<P>(args)...); });
 #else
     if (shared > 48 << 10) {
@@ -82,11 +83,11 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
 }
 
 /* The operations that are here, by the files that hold them: X(name, type of its descriptor). */
-#define VP_CUDA_ROW_OPS(X) X(glu, vp_glu_op) X(act, vp_act_op)
-#define VP_CUDA_PRODUCT_OPS(X)
-#define VP_CUDA_ATTENTION_OPS(X)
-#define VP_CUDA_GENERATION_OPS(X)                                                                                      \
-    X(kv_append, vp_kv_op) X(kv_export, vp_kv_op) X(topk, vp_topk_op) X(sample, vp_sample_op)
+/* clang-format off */
+#define VP_CUDA_ROW_OPS(X) X(glu, vp_glu_op) X(act, vp_act_op) X(embed, vp_embed_op) X(embed_bwd, vp_embed_op) X(norm, vp_norm_op) X(norm_bwd, vp_norm_op) X(softmax_rows, vp_softmax_op) X(softmax_rows_bwd, vp_softmax_op) X(l2norm, vp_l2norm_op) X(l2norm_bwd, vp_l2norm_op) X(rope, vp_rope_op) X(rope_shift, vp_rope_shift_op) X(glu_bwd, vp_glu_op) X(act_bwd, vp_act_op) X(add, vp_elem_op) X(dropout, vp_elem_op) X(cast, vp_elem_op) X(fill, vp_elem_op) X(pool, vp_pool_op) X(pool_bwd, vp_pool_op) X(pick, vp_pick_op) X(pick_bwd, vp_pick_op) X(sumsq, vp_optim_op) X(clip, vp_optim_op) X(adamw, vp_optim_op) X(sgd, vp_optim_op) X(rmsprop, vp_optim_op)
+#define VP_CUDA_PRODUCT_OPS(X) X(linear, vp_linear_op) X(linear_bwd_x, vp_linear_op) X(linear_bwd_w, vp_linear_op) X(lora, vp_lora_op) X(lora_bwd, vp_lora_op) X(bmm, vp_bmm_op) X(bmm_bwd, vp_bmm_op) X(xent, vp_xent_op) X(bag, vp_bag_op) X(nce, vp_nce_op)
+#define VP_CUDA_ATTENTION_OPS(X) X(attn, vp_attn_op) X(attn_bwd, vp_attn_op)
+#define VP_CUDA_GENERATION_OPS(X) X(kv_append, vp_kv_op) X(kv_export, vp_kv_op) X(topk, vp_topk_op) X(sample, vp_sample_op)
 #define VP_CUDA_OPS(X) VP_CUDA_ROW_OPS(X) VP_CUDA_PRODUCT_OPS(X) VP_CUDA_ATTENTION_OPS(X) VP_CUDA_GENERATION_OPS(X)
 #define X(name, type)  int vp_cuda_##name(vp_queue *q, const type *op);
 VP_CUDA_OPS(X)

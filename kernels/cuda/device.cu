@@ -1,5 +1,6 @@
 /* Device and queue of the CUDA backend: opening, memory, copies, and argument checks. */
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/product.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,11 +80,11 @@ int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
 }
 void *vp_cuda_host_alloc(vp_device *d, size_t bytes) {
     (void)d;
-    return vp_calloc(bytes ? bytes : 1, 1);
+    return vp_shim_pin(bytes);
 }
 void vp_cuda_host_free(vp_device *d, void *p) {
     (void)d;
-    free(p);
+    vp_shim_unpin(p);
 }
 #else
 static int cuda_fail(vp_error *err, const char *what, cudaError_t e) {
@@ -171,6 +172,7 @@ int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *er
     if (!d) return vp_fail_memory(err, "device", sizeof *d);
     d->number = options->index;
     int status = device_open(d, err);
+    if (!status) status = vp_product_open(&d->product, d, err);
     if (status) {
         vp_cuda_close(d);
         return status;
@@ -180,6 +182,8 @@ int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *er
 }
 
 void vp_cuda_close(vp_device *d) {
+    if (!d) return;
+    vp_product_close(d->product);
     free(d);
 }
 

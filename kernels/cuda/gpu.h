@@ -11,8 +11,8 @@
 
 #define VP_DEVICE      static __device__ __forceinline__
 #define VP_INLINE      __device__ __forceinline__ /* of members */
-/* threads of a block, and, where registers would otherwise spill, blocks of a multiprocessor */
 #define VP_KERNEL(...) static __global__ void __launch_bounds__(__VA_ARGS__)
+#define VP_UNROLL      _Pragma("unroll") /* before a loop whose index names registers */
 
 /* ---- shared memory: one buffer a block, of the size that the launch names, cut into typed arrays ---- */
 extern __shared__ __align__(128) unsigned char vp_shared_bytes[];
@@ -26,6 +26,10 @@ struct vp_cutter {
         return p;
     }
 };
+
+template <class To, class T> VP_DEVICE vp_shared<To> vp_shared_as(vp_shared<T> p) { /* the same bytes */
+    return reinterpret_cast<To *>(p);
+}
 
 /* ---- barriers and exchanges. Every lane of the warp must take part ---- */
 VP_DEVICE void vp_barrier() { /* all threads of the block; orders memory */
@@ -42,13 +46,6 @@ template <class T> VP_DEVICE T vp_shuffle(T x, int lane) {
 }
 VP_DEVICE uint32_t vp_ballot(bool yes) {
     return __ballot_sync(0xffffffffu, yes);
-}
-
-VP_DEVICE int vp_lowest(uint32_t bits) { /* number of the lowest bit that is set; some are */
-    return __ffs((int)bits) - 1;
-}
-VP_DEVICE int vp_highest(uint32_t bits) {
-    return 31 - __clz((int)bits);
 }
 
 /* ---- tensor cores: D [16, 8] += A [16, 16] B [16, 8], A and B bf16, D f32; one product a warp. Lane l, g = l / 4,
@@ -89,7 +86,29 @@ template <int n> VP_DEVICE void vp_copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
+VP_DEVICE float vp_max(float a, float b) { /* NaN where either is */
+    float r;
+    asm("max.NaN.f32 %0,%1,%2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+
 #endif
+
+/* ---- bits ---- */
+VP_DEVICE int vp_count_bits(uint32_t bits) {
+#ifdef VP_SHIM
+    return __builtin_popcount(bits);
+#else
+    return __popc(bits);
+#endif
+}
+VP_DEVICE int vp_highest_bit(uint32_t bits) { /* its number; -1: none is set */
+#ifdef VP_SHIM
+    return bits ? 31 - __builtin_clz(bits) : -1;
+#else
+    return 31 - __clz((int)bits);
+#endif
+}
 
 /* ---- bf16: 16 bits of storage; arithmetic is f32 ---- */
 struct vp_bf16 {
@@ -148,10 +167,7 @@ VP_DEVICE float vp_warp_sum(float x) {
     return x;
 }
 VP_DEVICE float vp_warp_max(float x) {
-    for (int lanes = 16; lanes; lanes /= 2) {
-        float y = vp_shuffle_xor(x, lanes);
-        x = x > y ? x : y;
-    }
+    for (int lanes = 16; lanes; lanes /= 2) x = vp_max(x, vp_shuffle_xor(x, lanes));
     return x;
 }
 

@@ -11,7 +11,7 @@ template <class T, class To> struct kv_map {
     int64_t B, cols, ld;
     void *const *k_to, *const *v_to;
     /* Columns [0, cols) are k's, the others v's. */
-    VP_INLINE void operator()(int64_t t, int64_t col) const {
+    template <bool> VP_INLINE void run(int64_t t, int first_col, int n) const {
         int64_t low = 0, high = B; /* the last sequence that begins at t or before, which is not empty */
         while (high - low > 1) {
             const int64_t middle = (low + high) / 2;
@@ -20,10 +20,12 @@ template <class T, class To> struct kv_map {
             else
                 high = middle;
         }
-        const bool first = col < cols;
-        const int64_t at = first ? col : col - cols;
-        const float x = vp_float(first ? k.p[t * k.ld + at] : v.p[t * v.ld + at]);
-        ((To *)(first ? k_to : v_to)[low])[(t - cu[low]) * ld + at] = vp_round<To>(x);
+        for (int64_t col = first_col; col < first_col + n; col++) {
+            const bool first = col < cols;
+            const int64_t at = first ? col : col - cols;
+            const float x = vp_float(first ? k.p[t * k.ld + at] : v.p[t * v.ld + at]);
+            ((To *)(first ? k_to : v_to)[low])[(t - cu[low]) * ld + at] = vp_round<To>(x);
+        }
     }
 };
 } // namespace
@@ -43,7 +45,7 @@ static int write_rows(vp_queue *q, const char *name, const vp_kv_op *op) {
             using To = decltype(to);
             const kv_map<T, To> f = {op->k,      op->v,  op->batch->cu_q, op->batch->B,
                                      op->k.cols, op->ld, op->k_to,        op->v_to};
-            return vp_map(q, name, f, op->batch->T, 2 * op->k.cols);
+            return vp_map(q, name, false, f, op->batch->T, 2 * op->k.cols);
         };
         return op->dtype == VP_BF16 ? run(vp_bf16{}) : run(float{});
     });

@@ -20,8 +20,8 @@ int vp_mine_bad(vp_mine *m, vp_error *err, const char *format, ...) {
 /* ---- opening ---- */
 static int open_teacher(vp_mine *m, vp_teacher *t, const vp_mine_teacher *from, int output, vp_error *err) {
     const vp_mine_options *o = m->o;
-    const vp_search_options search = {.mode = o->source == VP_MINE_BM25 ? VP_SEARCH_BM25 : VP_SEARCH_DENSE,
-                                      .threads = o->threads};
+    const vp_search_options search = {
+        .mode = o->source == VP_MINE_BM25 ? VP_SEARCH_BM25 : VP_SEARCH_DENSE, .device = "cpu", .threads = o->threads};
     VP_TRY(vp_index_open(&t->c.x, from->index, VP_INDEX_READ, err));
     VP_TRY(vp_mine_queries_open(&t->in, from, o->source != VP_MINE_BM25, output, err));
     VP_TRY(vp_catalogue_load(&t->c, vp_reader_header(t->in.reader), &search, o->label, err));

@@ -74,8 +74,8 @@ static int check_before(const vp_cache *c, const vp_config *m, const vp_kv *kv, 
 static int shift_keys(vp_encoder *e, const vp_kv *kv, int64_t shift, void **out, vp_error *err) {
     const vp_config *m = &e->model->config;
     const size_t bytes = (size_t)(kv->layers * kv->tokens * kv->width) * vp_dtype_size(kv->dtype);
-    if (!e->ops->rope_shift)
-        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation rope_shift", e->ops->name);
+    if (!e->on.ops->rope_shift)
+        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation rope_shift", e->on.ops->name);
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, (int32_t)shift, err));
     if (!(*out = malloc(bytes))) return vp_fail_memory(err, "keys that are moved", bytes);
@@ -88,7 +88,7 @@ static int shift_keys(vp_encoder *e, const vp_kv *kv, int64_t shift, void **out,
                            .sin = e->sines + shift * m->rotary / 2};
     op.k = (vp_mat){.ptr = *out, .dtype = kv->dtype, .cols = kv->width, .ld = kv->width};
     op.k.rows = kv->layers * kv->tokens;
-    return vp_encoder_check(e, e->ops->rope_shift(e->queue, &op), err);
+    return vp_encoder_check(e, e->on.ops->rope_shift(e->on.queue, &op), err);
 }
 
 int vp_cache_prepend(vp_cache *c, vp_encoder *e, const vp_kv *kv, int64_t shift, vp_error *err) {
@@ -126,7 +126,7 @@ static vp_span *layer_spans(const vp_cache *c, int64_t layer, int32_t n, vp_span
 int vp_cached_attend(vp_pass *p, const vp_attn_op *op, int64_t layer, vp_error *err) {
     const vp_cached *cached = p->cached;
     vp_encoder *e = p->e;
-    const int32_t *cu = p->batch->cu_q;
+    const int32_t *cu = cached->cu;
     vp_span *end = cached->span;
     for (int64_t b = 0; b < p->batch->B; b++) {
         const vp_cache *c = cached->cache[b];
@@ -144,11 +144,11 @@ int vp_cached_attend(vp_pass *p, const vp_attn_op *op, int64_t layer, vp_error *
                              .v_to = cached->v_to,
                              .dtype = VP_F32,
                              .ld = op->k.cols};
-    VP_TRY(vp_encoder_check(e, e->ops->kv_append(e->queue, &append), err));
+    VP_TRY(vp_encoder_check(e, e->on.ops->kv_append(e->on.queue, &append), err));
     vp_attn_op attend = *op;
     attend.spans = cached->spans;
     attend.nspans = cached->nspans;
-    return vp_encoder_check(e, e->ops->attn(e->queue, &attend), err);
+    return vp_encoder_check(e, e->on.ops->attn(e->on.queue, &attend), err);
 }
 
 typedef struct piece { /* tokens [from, from + n) of ids go to sequence b */
@@ -201,6 +201,7 @@ static int work_make(append_work *w, vp_cache *const *cache, int64_t B, int64_t 
                       w->cache && w->piece && w->cu && w->offsets && w->zeros && w->pos && w->hidden;
     if (!good) return vp_fail_memory(err, "a pass", VP_APPEND_TOKENS * (size_t)width * sizeof(float));
     w->cached.cache = w->cache;
+    w->cached.cu = w->cu;
     return VP_OK;
 }
 
@@ -231,7 +232,7 @@ static int run_pass(vp_encoder *e, append_work *w, const int32_t *ids, vp_error 
     VP_TRY(vp_encoder_upload(e, w->offsets, (size_t)s.B * sizeof *w->offsets, &offsets, err));
     batch.cu_k = zeros; /* keys come from the caches alone */
     batch.q_off = offsets;
-    return vp_forward_cached(e, &batch, on_device, &w->cached, w->hidden, err);
+    return vp_forward(e, &batch, on_device, &(vp_pass_options){.cached = &w->cached, .hidden = w->hidden}, err);
 }
 
 static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, const int32_t *ids, const int32_t *cu,
@@ -241,9 +242,9 @@ static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, 
         w->cache[i] = cache[w->piece[i].b];
         w->offsets[i] = (int32_t)vp_cache_length(w->cache[i]);
     }
-    const size_t mark = e->ops->arena_mark(e->queue);
+    const size_t mark = e->on.ops->arena_mark(e->on.queue);
     const int status = run_pass(e, w, ids, err);
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
     if (status) return status;
     for (int64_t i = 0; i < w->pieces; i++) {
         const piece *p = &w->piece[i];
@@ -256,7 +257,7 @@ static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, 
 
 static int check_append(const vp_encoder *e, vp_cache *const *cache, int64_t B, const int32_t *ids, const int32_t *cu,
                         int32_t *top, vp_error *err) {
-    if (!e->rows || e->mode != VP_ATTN_CAUSAL || e->segments)
+    if (!e->on.rows || e->mode != VP_ATTN_CAUSAL || e->segments)
         return vp_fail(err, VP_BUG, "the encoder is not open for generation");
     for (int64_t b = 0; b < B; b++) {
         const int64_t n = (int64_t)cu[b + 1] - cu[b], end = cache[b]->length + n;

@@ -7,6 +7,7 @@
 typedef struct vp_cached { /* of a batch's B sequences */
     vp_cache *const *cache;
     vp_span *span;         /* all spans of all sequences, made anew for every layer */
+    const int32_t *cu;     /* [B + 1] offsets of the tokens that are appended */
     const vp_span **spans; /* [B] */
     int32_t *nspans;       /* [B] */
     void **k_to, **v_to;   /* [B] */

@@ -17,6 +17,12 @@ void case_fail(op_case *c, const char *format, ...) {
     va_end(args);
 }
 
+bool case_separate(const op_case *c) {
+    vp_caps caps;
+    c->be->caps(c->device_one, &caps);
+    return caps.separate;
+}
+
 /* SplitMix64 */
 static uint64_t next(op_case *c) {
     uint64_t z = c->state += 0x9e3779b97f4a7c15U;
@@ -50,6 +56,13 @@ void *case_alloc(op_case *c, size_t bytes) {
     c->owned = owned;
     c->owned[c->nowned++] = p;
     return p;
+}
+
+void case_free(op_case *c) {
+    for (size_t i = 0; i < c->nowned; i++) c->be->host_free(c->device_one, c->owned[i]);
+    free(c->owned);
+    c->owned = NULL;
+    c->nowned = 0;
 }
 
 float *case_floats(op_case *c, int64_t n) {
@@ -189,23 +202,24 @@ static void run_seed(op_case *c, const op_test *t, uint64_t seed) {
     for (const char *p = t->name; *p; p++) c->state = c->state * 131 + (unsigned char)*p;
     c->failure[0] = '\0';
     t->run(c);
-    for (size_t i = 0; i < c->nowned; i++) c->be->host_free(c->device_one, c->owned[i]);
-    free(c->owned);
-    c->owned = NULL;
-    c->nowned = 0;
+    case_free(c);
 }
 
 static void run_test(op_case *c, const op_test *t, uint64_t first, uint64_t last) {
     int failures = 0;
     char rerun[500] = "";
+    c->skip = NULL;
     for (uint64_t seed = first; seed <= last; seed++) {
         run_seed(c, t, seed);
         if (c->failure[0] && failures++ == 0)
             snprintf(rerun, sizeof rerun, "%s:seed=%llu:isa=%s: %s", t->name, (unsigned long long)seed, c->isa,
                      c->failure);
     }
-    OK(failures == 0, "%s on %s, %llu cases%s%s", t->name, c->isa, (unsigned long long)(last - first + 1),
-       failures ? "; rerun " : "", rerun);
+    if (c->skip)
+        OK(true, "%s on %s # SKIP %s", t->name, c->isa, c->skip);
+    else
+        OK(failures == 0, "%s on %s, %llu cases%s%s", t->name, c->isa, (unsigned long long)(last - first + 1),
+           failures ? "; rerun " : "", rerun);
 }
 
 /* name[:seed=N][:isa=NAME] */

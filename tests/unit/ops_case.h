@@ -17,6 +17,7 @@ typedef struct op_case {
     void **owned; /* freed after the case */
     size_t nowned;
     char failure[300]; /* first failure, "" = none */
+    const char *skip;  /* why this device is not tested so, or NULL */
 } op_case;
 
 typedef struct op_test {
@@ -40,10 +41,22 @@ void case_fail(op_case *c, const char *format, ...) __attribute__((format(printf
             case_fail(c, "%s", case_error_.text);                                                                      \
     } while (0)
 
+/* Whether the device is another than the CPU: its memory is not the host's, and it does not look into it to check. */
+bool case_separate(const op_case *c);
+/* On another device than the CPU: leave the test, for this reason. */
+#define CASE_CPU_ONLY(c, reason)                                                                                       \
+    do {                                                                                                               \
+        if (case_separate(c)) {                                                                                        \
+            (c)->skip = (reason);                                                                                      \
+            return;                                                                                                    \
+        }                                                                                                              \
+    } while (0)
+
 int64_t case_int(op_case *c, int64_t low, int64_t high); /* [low, high] */
 float case_float(op_case *c);                            /* (-1, 1) */
 int64_t case_size(op_case *c, int64_t most);             /* 1, 3, 7, 16, 17, 33, 64, 65, ... or any, at most `most` */
 void *case_alloc(op_case *c, size_t bytes);
+void case_free(op_case *c);                /* all that was allocated */
 float *case_floats(op_case *c, int64_t n); /* random */
 /* Random [rows, cols] with up to 5 columns of NaN between rows: reading or writing there shows. */
 vp_mat case_mat(op_case *c, int64_t rows, int64_t cols);

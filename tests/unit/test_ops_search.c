@@ -9,24 +9,24 @@
 static void test_pool(op_case *c) {
     int64_t B = case_int(c, 1, 12), C = case_size(c, 200);
     const int32_t *cu = case_offsets(c, B, 40);
-    int64_t empty = 0, alone_empty = 0, b = case_int(c, 0, B - 1);
+    int64_t *empty = case_alloc(c, 2 * sizeof *empty), b = case_int(c, 0, B - 1);
     uint8_t *keep = case_alloc(c, (size_t)cu[B] + 1);
     for (int32_t t = 0; t < cu[B]; t++) keep[t] = case_int(c, 0, 3) > 0;
     vp_pool_op op = {.kind = (vp_pool_kind)case_int(c, VP_POOL_MEAN, VP_POOL_FIRST), .B = B, .cu = cu};
     op.keep = case_int(c, 0, 2) ? keep : NULL;
     op.x = case_mat(c, cu[B], C);
     op.out = case_mat(c, B, C);
-    op.empty = &empty;
+    op.empty = empty;
     CASE_OK(c, c->be->pool(c->three, &op), c->three);
     double *want = case_alloc(c, (size_t)(B * C) * sizeof *want);
     int64_t expected = ref_pool(&op, want);
     case_near(c, "pool", &op.out, want, NULL, 4e-6);
-    if (empty != expected) case_fail(c, "%lld empty rows, not %lld", (long long)empty, (long long)expected);
+    if (*empty != expected) case_fail(c, "%lld empty rows, not %lld", (long long)*empty, (long long)expected);
     vp_pool_op alone = op; /* offsets need not begin at 0 */
     alone.B = 1;
     alone.cu = cu + b;
     alone.out = case_mat(c, 1, C);
-    alone.empty = &alone_empty;
+    alone.empty = empty + 1;
     CASE_OK(c, c->be->pool(c->one, &alone), c->one);
     vp_mat same = case_cut(&op.out, b, 1);
     case_same_bytes(c, "a sequence alone", &alone.out, &same);
@@ -44,7 +44,7 @@ static void test_pick(op_case *c) {
     CASE_OK(c, c->be->pick(c->three, &op), c->three);
     case_same_bytes(c, "pick", &op.out, &want);
     index[M - 1] = (int32_t)T;
-    if (c->be->pick(c->three, &op) != VP_BUG) case_fail(c, "a row past the end was taken");
+    if (!case_separate(c) && c->be->pick(c->three, &op) != VP_BUG) case_fail(c, "a row past the end was taken");
 }
 
 /* ---- topk ---- */

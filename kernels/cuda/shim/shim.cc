@@ -329,6 +329,36 @@ void vp_shim_copy(void *to, const void *from, size_t bytes) {
     open_range(false);
 }
 
+static std::map<char *, size_t> pinned;
+
+void *vp_shim_pin(size_t bytes) {
+    std::lock_guard<std::mutex> lock(memory);
+    char *p = (char *)calloc(bytes ? bytes : 1, 1);
+    if (p) pinned[p] = bytes;
+    return p;
+}
+
+void vp_shim_unpin(void *p) {
+    std::lock_guard<std::mutex> lock(memory);
+    pinned.erase((char *)p);
+    free(p);
+}
+
+void vp_shim_argument(const char *kernel, const void *argument, size_t bytes) {
+    std::lock_guard<std::mutex> lock(memory);
+    for (size_t at = 0; at + sizeof(char *) <= bytes; at += sizeof(char *)) {
+        char *p;
+        memcpy(&p, (const char *)argument + at, sizeof p);
+        if ((unsigned char)(uintptr_t)p < 2) continue; /* or a bool, and what was beside it */
+        if (p < (char *)PAGE || (p >= range && p < range + RANGE)) continue;
+        auto it = pinned.upper_bound(p);
+        if (it != pinned.begin() && p <= std::prev(it)->first + std::prev(it)->second) continue;
+        if (msync((void *)((uintptr_t)p / PAGE * PAGE), PAGE, MS_ASYNC)) continue; /* no memory: a number */
+        kernel_name = kernel;
+        vp_shim_stop("is given memory of the host's at %p, byte %zu of an argument of %zu", (void *)p, at, bytes);
+    }
+}
+
 void vp_shim_launch(const char *name, dim3 grid, unsigned threads, size_t bytes, const std::function<void()> &kernel) {
     std::lock_guard<std::mutex> launch(one_launch);
     std::lock_guard<std::mutex> lock(memory);

@@ -11,9 +11,10 @@
 #include <cstring>
 #include <functional>
 
-#define VP_DEVICE      static inline
-#define VP_INLINE      inline
-#define VP_KERNEL(...) static void
+#define VP_DEVICE          static inline
+#define VP_INLINE          inline
+#define VP_KERNEL(...)     static void
+#define VP_UNROLL
 
 struct dim3 {
     unsigned x, y, z;
@@ -61,6 +62,10 @@ struct vp_cutter {
     }
 };
 
+template <class To, class T> vp_shared<To> vp_shared_as(vp_shared<T> p) {
+    return {p.at};
+}
+
 /* ---- barriers and exchanges ---- */
 void vp_barrier();
 void vp_warp_barrier();
@@ -79,12 +84,6 @@ template <class T> T vp_shuffle_xor(T x, int lanes) {
     return y;
 }
 uint32_t vp_ballot(bool yes);
-inline int vp_lowest(uint32_t bits) {
-    return __builtin_ctz(bits);
-}
-inline int vp_highest(uint32_t bits) {
-    return 31 - __builtin_clz(bits);
-}
 
 /* ---- tensor cores ---- */
 void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]);
@@ -94,6 +93,10 @@ template <class T> void vp_load_matrix4(uint32_t r[4], vp_shared<T> row) {
 }
 template <class T> void vp_load_matrix4_t(uint32_t r[4], vp_shared<T> row) {
     vp_shim_load_matrix4(r, row.at, true);
+}
+
+inline float vp_max(float a, float b) {
+    return a != a || b != b ? NAN : a > b ? a : b;
 }
 
 /* ---- asynchronous copies: done at the wait, as late as a GPU may ---- */
@@ -111,5 +114,9 @@ template <int n> void vp_copy_wait() {
 void *vp_shim_malloc(size_t bytes); /* NULL: there is no more */
 void vp_shim_free(void *p);
 void vp_shim_copy(void *to, const void *from, size_t bytes);
+void *vp_shim_pin(size_t bytes); /* zeroed memory of the host's that kernels reach; NULL: there is no more */
+void vp_shim_unpin(void *p);
+/* Stops if an argument of a kernel has, at a multiple of 8 bytes, the address of other memory of the host's. */
+void vp_shim_argument(const char *kernel, const void *argument, size_t bytes);
 
 #endif

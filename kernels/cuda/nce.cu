@@ -1,0 +1,73 @@
+/* Softmax over candidates against a positive or a teacher, from scores to loss and gradient. Legend: Q queries,
+ * N candidates. Of a query without candidates, or whose positive is none, the loss is not a number. */
+#include "kernels/cuda/log.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/cuda/vec.h"
+
+template <bool WIDE> struct nce_rows {
+    vp_cells s, ds; /* ds.p NULL: no gradient */
+    vp_nce_op op;
+
+    /* e[k] = s[row, c + k], -infinity where it is no candidate */
+    VP_INLINE void load(int64_t row, int cols, int c, int n, float e[VP_CELLS]) const {
+        vp_row_load<float, WIDE>(s, row, c, n, e);
+        for (int k = 0; k < VP_CELLS; k++)
+            if (k >= n || (op.exclude && op.exclude[row * cols + c + k])) e[k] = -INFINITY;
+    }
+    VP_INLINE float taught(int64_t row, int cols, int c) const {
+        return op.teacher ? op.teacher[row * cols + c] : 0.0f;
+    }
+
+    template <int LANES, int SLOTS> VP_INLINE void run(const vp_row<LANES, SLOTS> &r) const {
+        float v[vp_row<LANES, SLOTS>::HELD][VP_CELLS], top = -INFINITY, sum = 0.0f;
+        const int32_t at = r.live && op.positive ? op.positive[r.row] : -1;
+        const bool in = at >= 0 && at < r.n && !(op.exclude && op.exclude[r.row * r.n + at]);
+        const float own = in ? ((const float *)s.p)[r.row * s.ld + at] : NAN;
+        r.each([&](int i, int c, int n) {
+            load(r.row, r.n, c, n, v[i]);
+            for (int k = 0; k < VP_CELLS; k++) top = k < n ? v_max(v[i][k], top) : top;
+        });
+        top = r.max(top);
+        r.each([&](int i, int c, int n) {
+            if (!SLOTS) load(r.row, r.n, c, n, v[i]);
+            for (int k = 0; k < VP_CELLS; k++) sum += k < n ? v_exp(v[i][k] - top) : 0.0f;
+        });
+        sum = r.sum(sum);
+        const double lse = sum > 0.0f ? (double)top + vp_log((double)sum) : NAN;
+        float kl = 0.0f;
+        const float by = (float)(1.0 / op.denominator);
+        r.each([&](int i, int c, int n) {
+            if (!SLOTS || op.teacher) vp_row_load<float, WIDE>(s, r.row, c, n, v[i]);
+            double part = 0.0;
+            for (int k = 0; k < n; k++) {
+                const float t = taught(r.row, r.n, c + k);
+                if (t > 0.0f) part += (double)t * (vp_log((double)t) - ((double)v[i][k] - lse));
+            }
+            kl += (float)part;
+        });
+        kl = r.sum(kl);
+        if (r.live && r.lane == 0)
+            op.loss[r.row] = (float)((op.teacher ? (double)kl : lse - (double)own) / op.denominator);
+        if (!ds.p) return;
+        r.each([&](int i, int c, int n) {
+            load(r.row, r.n, c, n, v[i]);
+            for (int k = 0; k < VP_CELLS; k++) {
+                v[i][k] = by / sum * v_exp(v[i][k] - top);
+                if (k < n) v[i][k] -= by * taught(r.row, r.n, c + k);
+                if (c + k == at) v[i][k] -= by;
+            }
+            vp_row_store<float, WIDE>(ds, r.row, c, n, v[i]);
+        });
+    }
+};
+
+int vp_cuda_nce(vp_queue *q, const vp_nce_op *op) {
+    const int64_t Q = op->s.rows, n = op->s.cols;
+    VP_TRY(vp_check_typed(q, "nce.s", &op->s, VP_F32, Q, n));
+    if (op->ds) VP_TRY(vp_check_typed(q, "nce.ds", op->ds, VP_F32, Q, n));
+    if (!op->positive == !op->teacher) return vp_queue_fail(q, VP_BUG, "nce: either positives or teachers");
+    if (Q && !(op->denominator > 0)) return vp_queue_fail(q, VP_BUG, "nce: the denominator is not positive");
+    const vp_mat none = {NULL, VP_F32, 0, 0, 0, NULL}, *ds = op->ds ? op->ds : &none;
+    return vp_wide(op->s, *ds) ? vp_row_map(q, "nce", nce_rows<true>{op->s, *ds, *op}, Q, n)
+                               : vp_row_map(q, "nce", nce_rows<false>{op->s, *ds, *op}, Q, n);
+}

@@ -42,21 +42,24 @@ static void *put(const void *from, size_t bytes) {
     return p;
 }
 
-/* n random bf16 numbers below 1, or so many f32 ones, in device memory: a few MiB of them over and over. */
+/* n random numbers below 1 in device memory: runs of a few MiB, from another place in them each time, so that no two
+ * rows are the same. */
 static void *random_numbers(size_t n, vp_dtype type) {
-    const size_t bytes = n * vp_dtype_size(type), most = (size_t)16 << 20, each = bytes < most ? bytes : most;
-    uint8_t *host = vp_calloc(each, 1), *p = take(bytes);
+    const size_t bytes = n * vp_dtype_size(type), pool = (size_t)16 << 20, run = pool / 2;
+    uint8_t *host = vp_calloc(pool, 1), *p = take(bytes);
     check(host ? VP_OK : VP_MEMORY, "out of memory");
     uint32_t s = 1;
-    for (size_t i = 0; i + 4 <= each; i += 4) {
+    for (size_t i = 0; i < pool; i += 4) {
         const float x = (float)((s = s * 1664525U + 1013904223U) >> 8) / 8388608.0f - 1.0f;
         uint32_t bits;
         memcpy(&bits, &x, 4);
-        if (type == VP_BF16) bits = (bits & 0xffff0000U) | bits >> 16;
+        if (type == VP_BF16) bits = (bits & 0xffff0000U) | (bits << 5 & 0x8000) | 0x3f00 | (bits >> 3 & 0xff);
         memcpy(host + i, &bits, 4);
     }
-    for (size_t at = 0; at < bytes; at += each)
-        check(be->copy(queue, p + at, host, bytes - at < each ? bytes - at : each), be->why(queue));
+    for (size_t at = 0; at < bytes; at += run) {
+        const size_t from = at / run * 7919 * 4 % run;
+        check(be->copy(queue, p + at, host + from, bytes - at < run ? bytes - at : run), be->why(queue));
+    }
     wait_all();
     free(host);
     return p;

@@ -42,7 +42,7 @@ static void *put(const void *from, size_t bytes) {
     return p;
 }
 
-/* n random numbers below 1 in device memory: runs of a few MiB, from another place in them each time, so that no two
+/* n random numbers below 2 in device memory: runs of a few MiB, from another place in them each time, so that no two
  * rows are the same. */
 static void *random_numbers(size_t n, vp_dtype type) {
     const size_t bytes = n * vp_dtype_size(type), pool = (size_t)16 << 20, run = pool / 2;

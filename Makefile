@@ -96,6 +96,13 @@ $(BUILD)/shim/check: $(BUILD)/obj/tests/shim/check.shim.o $(BUILD)/obj/kernels/c
 	$(CXX) -o $@ $^
 cuda: all $(BUILD)/libvecpipe-cuda.so ## build the CUDA backend too (needs nvcc and cuBLAS)
 shim: $(BUILD)/shim/libvecpipe-cuda.so $(BUILD)/shim/check ## build the CUDA backend for a GPU on the host, to test its kernels
+$(BUILD)/bench/gpu_rate: bench/gpu_rate.cu
+	@mkdir -p $(@D)
+	$(NVCC) -O2 $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -o $@ $< -lcublasLt
+gpu-kit: cuda units $(BUILD)/bench/device $(BUILD)/bench/gpu_rate ## pack what gpu-check needs on a machine without the packages
+	@BUILD=$(BUILD) scripts/gpu-kit
+gpu-check: ## prove and measure the CUDA backend on a GPU, in under 8 minutes; NAME='part...' runs some
+	@BUILD=$(BUILD) scripts/gpu-check $(NAME)
 $(BUILD)/libunit.a: $(UNIT_HELP)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libunit.a $(LIB)
@@ -150,6 +157,6 @@ clean: ## remove the builds
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-.PHONY: all cuda shim units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
+.PHONY: all cuda shim gpu-kit gpu-check units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,6 +1,7 @@
 /* attn, attn_bwd: checks, the job that kernels get, what the backward saves of every query; the rest by compute type.
  */
 #include "kernels/cuda/attn.h"
+#include "kernels/cuda/attn_cached.h"
 
 enum { WIDEST = 256, DELTA_ROWS = 64, DELTA_THREADS = 128, MOST_TOKENS = 1 << 30, MOST_HEADS = 65535 };
 
@@ -89,6 +90,7 @@ static int run_bf16_bwd(vp_queue *q, vp_attn_job *job, const vp_attn_op *op) {
 
 int vp_cuda_attn(vp_queue *q, const vp_attn_op *op) {
     vp_attn_job job;
+    if (op->spans) return vp_attn_cached(q, op);
     VP_TRY(check_attn(q, op));
     if (op->batch->T == 0) return VP_OK;
     VP_TRY(make_job(q, "attn", op, &job));

@@ -78,16 +78,10 @@ static int check_linear(vp_queue *q, const vp_linear_op *op) {
     return VP_OK;
 }
 
-bool vp_linear_by_rows(const vp_linear_op *op) {
-    const vp_weight *w = op->weight;
-    if (!w->rows) return false;
-    return op->x.rows <= VP_FEW_ROWS || w->row_type == VP_I8 || (w->row_type == VP_BF16 && op->x.dtype == VP_F32);
-}
-
 int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_rank_sum *rank) {
     VP_TRY(check_linear(q, op));
     if (op->x.rows == 0) return VP_OK;
-    if (vp_linear_by_rows(op)) return vp_linear_rows(q, op);
+    if (op->weight->rows) return vp_linear_rows(q, op);
     linear_job j = {"linear", VP_PRODUCT_NT, op->weight, op->x, {}};
     j.join.out = op->out;
     j.join.rank = rank;

@@ -33,10 +33,8 @@ typedef struct vp_join_op {
 } vp_join_op;
 int vp_join(vp_queue *q, const char *what, const vp_join_op *op);
 
-/* vp_cuda_linear and vp_cuda_linear_bwd_x with low-rank sums (NULL: none). */
+/* vp_cuda_linear and vp_cuda_linear_bwd_x with low-rank sums (NULL: none, as for weights with `rows`). */
 int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_rank_sum *rank);
 int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_rank_sum *rank);
-/* Whether linear of it takes no low-rank sums, because no product computes it. */
-bool vp_linear_by_rows(const vp_linear_op *op);
 
 #endif

@@ -160,7 +160,7 @@ static int lora_run(vp_queue *q, lora_job *j) {
         const vp_lora_part *p = &op->part[i];
         rank.part[i] = {p->b, p->first, p->n, p->rank, 1, p->rank, j->part[i].at};
     }
-    if (op->linear && !vp_linear_by_rows(op->linear)) return vp_linear_run(q, op->linear, &rank);
+    if (op->linear && !op->linear->weight->rows) return vp_linear_run(q, op->linear, &rank);
     if (op->linear && op->linear->act) return vp_queue_fail(q, VP_BUG, "lora: an activation before what is added");
     if (op->linear) VP_TRY(vp_linear_run(q, op->linear, NULL));
     return join_to(q, j, &rank, &op->out);

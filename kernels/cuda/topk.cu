@@ -1,7 +1,9 @@
 /* topk: exact search over one block of rows, a chunk of them at a time. One kernel scores tiles of queries and rows and
  * keeps what reaches the running lists' last entries; another merges that into the lists. The order (score, then lower
  * row) is total, so neither the chunks nor who came first can be seen. Queries are three bf16 parts (parts.h), so a
- * score is an f32 sum in an order that depends on D alone. Legend: queries [Q, D], rows [N, D], a list of k hits. */
+ * score is an f32 sum in an order that depends on D alone. Of many queries a tile is first multiplied by the first part
+ * alone: where no score can reach its list then, by Cauchy's bound on what was left out, the other two thirds of the
+ * work are saved. Legend: queries [Q, D], rows [N, D], a list of k hits. */
 #include "kernels/cuda/parts.h"
 #include "kernels/cuda/cuda.h"
 #include <math.h>
@@ -27,6 +29,8 @@ struct topk_args {
     float *scores; /* [Q, pitch] of those kept */
     int64_t pitch;
     vp_wide *kept; /* [Q, pitch / 128] bits */
+    float *rest;   /* [Q] times a row's length: what the first parts' score may be off at most */
+    float *length; /* [pitch] of rows, their scales included, rounded up */
 };
 
 /* MT: sixteens of queries a warp has. Queries and rows of one step over 32 columns make a stage. */
@@ -51,6 +55,48 @@ split_kernel(vp_rows_of<const float> queries, int64_t Q, int D, vp_wide *to, int
     for (int p = 0; p < 3; p++) to[p * padded * octets + i] = x.part[p];
 }
 
+/* ---- what the first parts leave out ---- */
+/* A warp has a row: its length, an f32 sum, a little more for its rounding. */
+template <class R> VP_KERNEL(THREADS) length_kernel(topk_args a) {
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    if (row >= a.N) return;
+    float sum = 0.0f;
+    for (int col = threadIdx.x % 32 * VP_OCTET; col < a.D; col += 32 * VP_OCTET) {
+        vp_raw<R> raw;
+        vp_octet<vp_parts<R>> x;
+        vp_fetch<true>(raw, a.rows + row * a.stride + col * sizeof(R), a.D - col);
+        vp_expand(x, raw);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float low = 0.0f, high = 0.0f;
+#pragma unroll
+            for (int p = vp_parts<R> - 1; p >= 0; p--) {
+                low += vp_float_of(x.part[p].w[i] << 16);
+                high += vp_float_of(x.part[p].w[i] & 0xffff0000u);
+            }
+            sum = fmaf(low, low, fmaf(high, high, sum));
+        }
+    }
+    sum = vp_warp_sum(sum);
+    if (threadIdx.x % 32 == 0) a.length[row] = sqrtf(sum) * 1.001f * (a.scale ? fabsf(a.scale[row]) : 1.0f);
+}
+
+/* A warp has a query. A score of the first parts is off by what they leave of the query; and by the rounding of its sum
+ * of D terms and of the whole one's 3 D, 2^-24 of at most the product of the lengths each. */
+VP_KERNEL(THREADS) rest_kernel(vp_rows_of<const float> queries, topk_args a) {
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    if (row >= a.Q) return;
+    float all = 0.0f, left = 0.0f;
+    for (int col = threadIdx.x % 32; col < a.D; col += 32) {
+        const float x = queries.p[row * queries.ld + col], y = x - vp_float(vp_round<vp_bf16>(x));
+        all = fmaf(x, x, all);
+        left = fmaf(y, y, left);
+    }
+    all = sqrtf(vp_warp_sum(all));
+    left = sqrtf(vp_warp_sum(left));
+    if (threadIdx.x % 32 == 0) a.rest[row] = 1.001f * (left + (float)a.D * 0x1p-22f * all);
+}
+
 /* ---- scores ---- */
 namespace {
 template <class R, int MT, bool WIDE> struct loader {
@@ -66,10 +112,10 @@ template <class R, int MT, bool WIDE> struct loader {
     }
     VP_INLINE vp_shared<vp_wide> rows_of(int step) const { return queries_of(step) + S::query_items; }
     /* Begins a stage; what is not asynchronous waits in registers for `finish`. */
-    VP_INLINE void begin(int step) {
+    template <int PARTS> VP_INLINE void begin(int step) {
         const vp_shared<vp_wide> to = queries_of(step);
 #pragma unroll
-        for (int i = threadIdx.x; i < S::query_items; i += THREADS) {
+        for (int i = threadIdx.x; i < PARTS * S::queries * OCTETS; i += THREADS) {
             const int part = i / (S::queries * OCTETS), query = i / OCTETS % S::queries;
             const int64_t row = part * a.padded + (int64_t)blockIdx.x * S::queries + query;
             vp_copy16(to + i, a.queries + row * a.octets + step * OCTETS + i % OCTETS, true);
@@ -102,8 +148,8 @@ template <class R, int MT, bool WIDE> struct loader {
 
 } // namespace
 
-/* d += this warp's tile over the stage's 32 columns. */
-template <class R, int MT>
+/* d += this warp's tile over the stage's 32 columns, of so many parts of the queries. */
+template <int PARTS, class R, int MT>
 VP_DEVICE void multiply(float d[MT][ROW_TILES][4], vp_shared<vp_wide> queries, vp_shared<vp_wide> rows) {
     using S = shape<R, MT>;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -115,15 +161,85 @@ VP_DEVICE void multiply(float d[MT][ROW_TILES][4], vp_shared<vp_wide> queries, v
         for (int p = 0; p < S::parts; p++) b[n].part[p] = rows[(p * ROWS + row + 8 * n) * OCTETS + lane];
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        vp_octet<3> low, high;
+        vp_octet<PARTS> low, high;
 #pragma unroll
-        for (int p = 0; p < 3; p++) {
+        for (int p = 0; p < PARTS; p++) {
             low.part[p] = queries[(p * S::queries + query + 16 * m) * OCTETS + lane];
             high.part[p] = queries[(p * S::queries + query + 16 * m + 8) * OCTETS + lane];
         }
 #pragma unroll
         for (int n = 0; n < ROW_TILES; n++) vp_octet_mma(d[m][n], low, high, b[n]);
     }
+}
+
+/* d = the block's tile. */
+template <int PARTS, class R, int MT, bool WIDE>
+VP_DEVICE void multiply_all(float d[MT][ROW_TILES][4], loader<R, MT, WIDE> &load) {
+    using S = shape<R, MT>;
+    const int steps = (int)(load.a.octets / OCTETS);
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < ROW_TILES; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) d[m][n][i] = 0.0f;
+    for (int step = 0; step < S::stages - 1; step++) {
+        if (step < steps) load.template begin<PARTS>(step);
+        if (step < steps)
+            load.finish(step);
+        else
+            vp_copy_commit();
+    }
+    for (int step = 0; step < steps; step++) {
+        const int then = step + S::stages - 1;
+        vp_copy_wait<S::stages - 2>();
+        vp_barrier();
+        if (then < steps) load.template begin<PARTS>(then);
+        multiply<PARTS, R, MT>(d, load.queries_of(step), load.rows_of(step));
+        if (then < steps)
+            load.finish(then);
+        else
+            vp_copy_commit();
+    }
+    vp_copy_wait<0>();
+    vp_barrier();
+}
+
+/* The score from which a query's list takes hits. */
+VP_DEVICE float bar_of(const topk_args &a, int64_t query) {
+    return a.found[query] == a.k ? a.best[(query + 1) * a.k - 1].score : -INFINITY;
+}
+
+/* Whether a score of the block's tile may reach its query's list; d: of the first parts. The same for all threads. */
+template <int MT> VP_DEVICE bool promises(const topk_args &a, const float d[MT][ROW_TILES][4], vp_shared<int> some) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int64_t query = ((int64_t)blockIdx.x * QUERY_WARPS + warp % QUERY_WARPS) * 16 * MT + lane / 4;
+    const int64_t row = (int64_t)blockIdx.y * ROWS + warp / QUERY_WARPS * WARP_ROWS + lane % 4 * 2;
+    bool yes = false;
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int64_t q = query + 16 * m + 8 * half;
+            if (q >= a.Q) continue;
+            const float bar = bar_of(a, q), rest = a.rest[q];
+#pragma unroll
+            for (int n = 0; n < ROW_TILES; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int64_t r = row + 8 * n + i;
+                    if (r >= a.N) continue;
+                    const float score = d[m][n][2 * half + i] * (a.scale ? a.scale[r] : 1.0f);
+                    yes |= !(fmaf(rest, a.length[r], score) < bar); /* nor where one is no number */
+                }
+        }
+    const uint32_t bits = vp_ballot(yes);
+    if (lane == 0) some[warp] = bits != 0;
+    vp_barrier();
+    int all = 0;
+    for (int i = 0; i < THREADS / 32; i++) all |= some[i];
+    vp_barrier();
+    return all;
 }
 
 /* The sums of a block's tile, in shared memory [queries, PITCH]. */
@@ -142,8 +258,7 @@ template <int MT> VP_DEVICE void spread(const float d[MT][ROW_TILES][4], vp_shar
 /* Scores that could become hits of `query`, whose sums are at `tile`, and the bits that say which they are. */
 VP_DEVICE void keep(const topk_args &a, int64_t query, vp_shared<float> tile) {
     const int lane = threadIdx.x % 32;
-    const bool full = a.found[query] == a.k;
-    const float bar = full ? a.best[(query + 1) * a.k - 1].score : -INFINITY;
+    const float bar = bar_of(a, query);
     uint32_t mine = 0;
 #pragma unroll
     for (int i = 0; i < WORDS; i++) {
@@ -163,29 +278,20 @@ template <class R, int MT, bool WIDE> VP_KERNEL(THREADS) scores_kernel(topk_args
     using S = shape<R, MT>;
     vp_cutter cut, again;
     loader<R, MT, WIDE> load = {a, cut.take<vp_wide>(S::stages * (S::query_items + S::row_items)), {}};
-    float d[MT][ROW_TILES][4] = {};
-    const int steps = (int)(a.octets / OCTETS);
-    for (int step = 0; step < S::stages - 1; step++) {
-        if (step < steps) load.begin(step);
-        if (step < steps)
-            load.finish(step);
-        else
-            vp_copy_commit();
+    float d[MT][ROW_TILES][4];
+    if (MT > 1) {
+        multiply_all<1, R, MT, WIDE>(d, load);
+        if (!promises<MT>(a, d, again.take<int>(THREADS / 32))) {
+            for (int i = threadIdx.x; i < S::queries; i += THREADS) {
+                const int64_t query = (int64_t)blockIdx.x * S::queries + i;
+                if (query < a.Q) a.kept[query * (a.pitch / ROWS) + blockIdx.y] = vp_wide{};
+            }
+            return;
+        }
     }
-    for (int step = 0; step < steps; step++) {
-        const int then = step + S::stages - 1;
-        vp_copy_wait<S::stages - 2>();
-        vp_barrier();
-        if (then < steps) load.begin(then);
-        multiply<R, MT>(d, load.queries_of(step), load.rows_of(step));
-        if (then < steps)
-            load.finish(then);
-        else
-            vp_copy_commit();
-    }
-    vp_copy_wait<0>();
-    vp_barrier();
-    const vp_shared<float> tile = again.take<float>(S::queries * PITCH);
+    multiply_all<3, R, MT, WIDE>(d, load);
+    vp_cutter over;
+    const vp_shared<float> tile = over.take<float>(S::queries * PITCH);
     spread<MT>(d, tile);
     vp_barrier();
     for (int i = threadIdx.x / 32; i < S::queries; i += THREADS / 32) {
@@ -275,7 +381,9 @@ template <class R, int MT, bool WIDE> static int score_chunk(vp_queue *q, const 
 template <class R> static int run_chunk(vp_queue *q, const topk_args &a) {
     const bool wide = (uintptr_t)a.rows % 16 == 0 && a.stride % 16 == 0 && a.D % VP_OCTET == 0;
     const bool few = a.Q <= shape<R, 1>::queries;
+    const unsigned each = THREADS / 32;
     int status;
+    if (wide && !few) VP_TRY(vp_launch(q, "topk lengths", length_kernel<R>, vp_blocks(a.N, each), THREADS, 0, a));
     if (!wide)
         status = score_chunk<R, 1, false>(q, a);
     else if (few)
@@ -304,10 +412,13 @@ static int topk_run(vp_queue *q, const vp_topk_op *op) {
     vp_wide *parts = (vp_wide *)vp_queue_take(q, "topk", (size_t)(3 * padded * octets) * sizeof *parts);
     a.scores = (float *)vp_queue_take(q, "topk", (size_t)(Q * a.pitch) * sizeof *a.scores);
     a.kept = (vp_wide *)vp_queue_take(q, "topk", (size_t)(Q * a.pitch / ROWS) * sizeof *a.kept);
-    if (!parts || !a.scores || !a.kept) return VP_MEMORY;
+    a.rest = (float *)vp_queue_take(q, "topk", (size_t)Q * sizeof *a.rest);
+    a.length = (float *)vp_queue_take(q, "topk", (size_t)a.pitch * sizeof *a.length);
+    if (!parts || !a.scores || !a.kept || !a.rest || !a.length) return VP_MEMORY;
     a.queries = parts;
     VP_TRY(vp_launch(q, "topk queries", split_kernel, vp_blocks(padded * octets, THREADS), THREADS, 0, op->queries, Q,
                      a.D, parts, padded, octets));
+    VP_TRY(vp_launch(q, "topk rests", rest_kernel, vp_blocks(Q, THREADS / 32), THREADS, 0, op->queries, a));
     for (int64_t first = 0, each = FIRST; first < N; first += a.N, each *= 4) {
         each = each < a.pitch ? each : a.pitch;
         a.N = N - first < each ? N - first : each;

@@ -20,9 +20,8 @@ int vp_cuda_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *
 int vp_cuda_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);
 void vp_cuda_weight_free(vp_device *d, vp_weight *w);
 
-/* linear of a weight with `rows`, where x has at most VP_FEW_ROWS rows or the weight is of VP_I8: linear_rows.cu. Its
- * arguments have been checked. out = act(x W^T scale + bias) + residual, x F32 or BF16, widened. */
-enum { VP_FEW_ROWS = 16 };
+/* linear of a weight with `rows`, for any number of rows of x: linear_rows.cu. Its arguments have been checked.
+ * out = act(x W^T scale + bias) + residual, x F32 or BF16, widened. */
 int vp_linear_rows(vp_queue *q, const vp_linear_op *op);
 
 #endif

@@ -53,12 +53,13 @@ typedef struct block { /* rows of an index, unaligned, and the same as doubles *
     double *value; /* [N, D], scale included */
 } block;
 
-/* An aligned block now and then: devices have a path of its own for it. */
-static block random_block(op_case *c, int64_t N, int64_t D) {
+/* An aligned block now and then: devices have a path of its own for it. Faint: aligned, and most rows of the second
+ * half are no hits. */
+static block random_block(op_case *c, int64_t N, int64_t D, bool faint) {
     static const vp_dtype types[] = {VP_F32, VP_BF16, VP_I8};
     block b = {.rows = {.dtype = types[case_int(c, 0, 2)], .rows = N, .cols = D, .ld = D + case_int(c, 0, 3)}};
     size_t size = vp_dtype_size(b.rows.dtype);
-    int64_t skew = case_int(c, 0, 1);
+    int64_t skew = faint ? 0 : case_int(c, 0, 1);
     if (!skew) b.rows.ld = (b.rows.ld + 15) / 16 * 16;
     uint8_t *data = (uint8_t *)case_alloc(c, (size_t)(N * b.rows.ld) * size + 1) + skew;
     b.rows.ptr = data;
@@ -66,6 +67,7 @@ static block random_block(op_case *c, int64_t N, int64_t D) {
     if (b.rows.dtype == VP_I8) b.rows.scale = case_floats(c, N);
     for (int64_t i = 0; i < N * D; i++) {
         float x = case_float(c);
+        if (faint && i / D >= N / 2 && i / D % 397) x /= 64;
         uint8_t *at = data + (size_t)(i / D * b.rows.ld + i % D) * size;
         if (b.rows.dtype == VP_I8) {
             int8_t small = (int8_t)(x * 127.0f);
@@ -167,21 +169,30 @@ static void check_split(op_case *c, const vp_topk_op *whole) {
     compare_hits(c, "in halves", op.best, whole->best + query * op.k, *op.found);
 }
 
-static void test_topk(op_case *c) {
-    int64_t Q = case_size(c, 70), N = case_int(c, 0, 3) ? case_size(c, 700) : 1 + case_int(c, 0, 1500);
-    int64_t D = case_size(c, 140);
-    if (case_int(c, 0, 1)) D = (D + 7) / 8 * 8;
-    block b = random_block(c, N, D);
+static void check_topk(op_case *c, int64_t Q, int64_t N, int64_t D, int64_t k, bool faint) {
+    block b = random_block(c, N, D, faint);
     uint8_t *live = case_alloc(c, (size_t)N / 8 + 1);
     for (int64_t i = 0; i <= N / 8; i++) live[i] = (uint8_t)case_int(c, 0, 255);
     vp_topk_op op = {.queries = case_mat(c, Q, D), .rows = b.rows, .live = case_int(c, 0, 1) ? live : NULL};
     op.base = case_int(c, 0, 1000000);
-    op.k = (int32_t)case_size(c, 120);
+    op.k = (int32_t)k;
     op.best = case_alloc(c, (size_t)(Q * op.k) * sizeof *op.best);
     op.found = case_alloc(c, (size_t)Q * sizeof *op.found);
     CASE_OK(c, c->be->topk(c->one, &op), c->one);
     for (int64_t q = 0; q < Q; q += 7) check_hits(c, &op, &b, q);
     check_split(c, &op);
+}
+
+static void test_topk(op_case *c) {
+    int64_t Q = case_size(c, 70), N = case_int(c, 0, 3) ? case_size(c, 700) : 1 + case_int(c, 0, 1500);
+    int64_t D = case_size(c, 140);
+    if (case_int(c, 0, 1)) D = (D + 7) / 8 * 8;
+    check_topk(c, Q, N, D, case_size(c, 120), false);
+}
+
+/* Many queries whose lists are full before most of the rows are seen. */
+static void test_faint(op_case *c) {
+    check_topk(c, case_int(c, 33, 60), case_int(c, 1600, 2200), 8 * case_int(c, 1, 10), case_int(c, 1, 12), true);
 }
 
 /* A row of NaN is never a hit, whatever else there is. */
@@ -198,7 +209,10 @@ static void test_nan(op_case *c) {
 }
 
 int main(int argc, char **argv) {
-    static const op_test tests[] = {
-        {"pool", test_pool, 60}, {"pick", test_pick, 20}, {"topk", test_topk, 60}, {"nan", test_nan, 1}};
+    static const op_test tests[] = {{"pool", test_pool, 60},
+                                    {"pick", test_pick, 20},
+                                    {"topk", test_topk, 60},
+                                    {"faint", test_faint, 10},
+                                    {"nan", test_nan, 1}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

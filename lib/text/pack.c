@@ -252,7 +252,7 @@ static int write_frame(vp_packer *p, const step_facts *step, const held *rows, s
 
 int64_t vp_packer_drop(vp_packer *p) {
     const int64_t tokens = (int64_t)(p->ids.len / sizeof(int32_t));
-    p->rows.len = p->strings.len = p->ids.len = p->keep.len = 0;
+    p->rows.len = p->strings.len = p->ids.len = p->keep.len = p->word.len = 0;
     return tokens;
 }
 

@@ -214,15 +214,7 @@ PY
 @test "logits that are not finite end their answer alone" {
     printf '%s\n' some @ words '@@' >lines
     gen --greedy --max-tokens 6 --lines --batch 4 lines | sed '2d;4d' >want
-    python3 - <<'PY'
-import json, struct
-token = json.load(open("tiny/tokenizer.json"))["model"]["vocab"]["@"]
-with open("tiny/model.safetensors", "r+b") as f:
-    size = struct.unpack("<Q", f.read(8))[0]
-    begin = json.loads(f.read(size))["model.embed_tokens.weight"]["data_offsets"][0]
-    f.seek(8 + size + begin + token * 64 * 4)
-    f.write(struct.pack("<f", float("nan")))
-PY
+    poison @
     for batch in 1 4; do
         expect 3 gen --greedy --max-tokens 6 --lines --batch $batch lines
         cmp out want

@@ -65,6 +65,10 @@ static const vp_option table[] = {
      .target = &opt.input.chat,
      .value = "auto|none|MODEL",
      .help = "what stands around texts for a chat model of this name, or grit; auto: as the model was trained"},
+    {.name = "prefix",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.input.prefix,
+     .help = "with --chat grit: before causal attention, an instruction sees all of itself (column prefix)"},
     {.name = "specials",
      .kind = VP_OPT_CHOICE,
      .target = &opt.specials,
@@ -210,6 +214,7 @@ static int choose_input(state *s, vp_error *err) {
                                   .max_len = m->max_len,
                                   .doc_max_len = m->doc_max_len,
                                   .prompt_pooled = m->prompt_pooled,
+                                  .prefix = m->prefix,
                                   .eos = vp_tokenizer_eos(s->tokenizer, eos) ? eos : NULL,
                                   .mark = {bos_mark, eos_mark},
                                   .llm2vec = m->llm2vec,
@@ -245,6 +250,7 @@ static int prepare_input(state *s, vp_map *encoder, vp_error *err) {
                                     .meta = !opt.no_meta && !opt.lines,
                                     .parent = s->input.texts.chunk > 0,
                                     .word = opt.input.words,
+                                    .prefix = s->input.prefix,
                                     .steps = s->batch > 0,
                                     .blocks = opt.input.block > 0};
     vp_map_free(input);

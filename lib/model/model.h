@@ -24,6 +24,7 @@ typedef struct vp_settings {
     int nv_embed;                         /* 1: NV-Embed's instruction format and end apply */
     int64_t doc_max_len;                  /* LLM2Vec: tokens of the text alone, to which it is cut; 0: no limit */
     char *chat;                           /* the prompt that it was trained with, by its name; NULL: none */
+    int prefix;                           /* 1: with it, what stands before a text sees all of itself */
     char *base_name[2];                   /* what config.json and the last adapter call the base model, NULL: nothing */
 } vp_settings;
 enum { VP_DOC_MAX_LEN = 400 }; /* LLM2Vec's default */

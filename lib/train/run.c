@@ -26,6 +26,7 @@ struct vp_run {
     char *attention, *compute, *checkpoint, *chat;
     bool followed, planned;
     bool nv_embed; /* its texts have NV-Embed's format */
+    bool prefix;   /* what stands before them sees all of itself */
     int64_t next, saved;
 };
 
@@ -58,6 +59,7 @@ static int read_prompt(vp_run *r, const vp_map *encoder, vp_error *err) {
     vp_map *input = encoder ? vp_map_sub(encoder, "input") : NULL;
     const char *chat = input ? vp_map_str(input, "chat") : NULL;
     const vp_chat *format = vp_chat_find(chat);
+    r->prefix = input && vp_map_bool(input, "prefix", false);
     const int status = vp_slots_find(chat) || (format && format->bare) ? keep(&r->chat, chat, err) : VP_OK;
     vp_map_free(input);
     return status;
@@ -451,6 +453,7 @@ int vp_run_finish(vp_run *r, vp_error *err) {
     if (r->chat || r->nv_embed) s.chat = r->chat;
     if (!vp_pooler_picks(r->pooler)) s.pooling = (char *)vp_pooler_kind(r->pooler);
     s.nv_embed = r->nv_embed;
+    s.prefix = r->prefix;
     if (vp_encoder_projection(r->encoder) >= 0) s.projection = vp_encoder_training(r->encoder)->projection;
     if (vp_encoder_training(r->encoder)->full) return write_model(r, &s, err);
     VP_TRY(write_adapter(r, &s, err));

@@ -169,7 +169,8 @@ static int read_logit(vp_reranker *r, float *score, vp_error *err) {
     const vp_mat x = {.ptr = r->last, .dtype = VP_F32, .rows = 1, .cols = C, .ld = C};
     const vp_mat logit = {.ptr = score, .dtype = VP_F32, .rows = 1, .cols = 1, .ld = 1};
     VP_TRY(vp_head_logits(r->head, &x, &logit, err));
-    return isfinite(*score) ? VP_OK : vp_fail(err, VP_DATA, "the model's logits are not finite");
+    if (!isfinite(*score)) *score = NAN;
+    return VP_OK;
 }
 
 int vp_rerank_score(vp_reranker *r, const char *query, size_t len, const vp_passage *passage, size_t n, float *score,

@@ -43,6 +43,7 @@ static int set_up(vp_pooler *p, const vp_pool_options *o, const vp_map *model, v
     p->dims = o->dims > 0 ? o->dims : model ? vp_map_int(model, "dims", 0) : 0;
     if (p->dims < 0) return vp_fail(err, VP_DATA, "the header's model.dims is %lld", (long long)p->dims);
     if (p->kind->latent && !o->trained) VP_TRY(vp_pool_latent_load(&p->latent, model, err));
+    VP_TRY(vp_pool_projection_set(p, o, model, err));
     p->ops = vp_backend_cpu();
     VP_TRY(p->ops->open(&p->device, &(vp_device_options){.threads = 1}, err));
     return p->ops->queue_open(&p->queue, p->device, err);
@@ -65,6 +66,7 @@ int vp_pooler_open(vp_pooler **out, const vp_pool_options *o, const vp_map *head
 void vp_pooler_close(vp_pooler *p) {
     if (!p) return;
     vp_pool_latent_close(&p->latent);
+    vp_pool_projection_close(&p->projection);
     if (p->queue) p->ops->queue_close(p->queue);
     if (p->device) p->ops->close(p->device);
     free(p->out);
@@ -99,15 +101,17 @@ int vp_header_width_of(const vp_map *header, const char *name, int64_t *width, v
 static int describe(const vp_pooler *p, vp_map *encoder, int64_t dims, vp_error *err) {
     VP_TRY(vp_map_set_str(encoder, "pooling", p->shift ? "words_shifted" : p->kind->name, err));
     if (p->kind->makes == VP_MAKES_MARKED) return VP_OK;
-    if (*p->latent.fingerprint) VP_TRY(vp_map_set_str(encoder, "projection", p->latent.fingerprint, err));
+    const char *print = *p->latent.fingerprint ? p->latent.fingerprint : p->projection.fingerprint;
+    if (*print) VP_TRY(vp_map_set_str(encoder, "projection", print, err));
     VP_TRY(vp_map_set_bool(encoder, "normalize", p->normalize, err));
     return vp_map_set_int(encoder, "dims", dims, err);
 }
 
 int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err) {
-    if (p->dims > width && width)
-        return vp_fail(err, VP_USAGE, "--dims %lld: there are only %lld", (long long)p->dims, (long long)width);
-    int64_t dims = p->dims ? p->dims : width;
+    const int64_t all = p->projection.dims && width ? p->projection.dims : width;
+    if (p->dims > all && all)
+        return vp_fail(err, VP_USAGE, "--dims %lld: there are only %lld", (long long)p->dims, (long long)all);
+    int64_t dims = p->dims ? p->dims : all;
     char shape[40];
     const bool picks = p->kind->makes == VP_MAKES_MARKED;
     snprintf(shape, sizeof shape, picks ? "M %lld" : "B %lld", (long long)(picks ? width : dims));
@@ -159,15 +163,24 @@ static int pick(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep,
 /* Column emb [B, dims]: a vector for each of the B runs of x that cu bounds. */
 static int pool_runs(vp_pooler *p, vp_frame *f, const vp_mat *x, const int32_t *cu, int64_t B, const uint8_t *keep,
                      int64_t *empty, vp_error *err) {
-    const int64_t dims = p->dims ? p->dims : x->cols;
+    const int64_t dims = vp_pooler_dims(p, x->cols);
+    float *projected = NULL;
     p->out = vp_calloc((size_t)(B * x->cols), sizeof *p->out);
     vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
     vp_pool_op op = {.kind = p->kind->op, .B = B, .cu = cu, .keep = keep, .x = *x, .out = out, .empty = empty};
     int status = p->out ? vp_pooler_check(p, p->ops->pool(p->queue, &op), err)
                         : vp_fail_memory(err, "embeddings", (size_t)(B * x->cols) * sizeof *p->out);
+    if (!status) status = vp_pool_project(p, &out, &projected, err);
+    const int64_t all = projected ? p->projection.dims : x->cols;
+    if (projected) {
+        free(p->out);
+        p->out = projected;
+    }
     if (status) return status;
-    for (int64_t b = 1; dims < x->cols && b < B; b++)
-        memmove(p->out + b * dims, p->out + b * x->cols, (size_t)dims * sizeof *p->out);
+    if (dims > all) return vp_frame_fail(f, VP_USAGE, err, "--dims: there are only %lld", (long long)all);
+    for (int64_t b = 1; dims < all && b < B; b++)
+        memmove(p->out + b * dims, p->out + b * all, (size_t)dims * sizeof *p->out);
+    out.ptr = p->out;
     out.cols = out.ld = dims;
     vp_l2norm_op norm = {.x = out, .out = out};
     if (p->normalize) VP_TRY(vp_pooler_check(p, p->ops->l2norm(p->queue, &norm), err));

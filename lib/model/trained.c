@@ -282,7 +282,8 @@ static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
     return VP_OK;
 }
 
-/* One after the other: an adapter's matrices and its rows of tokens, or the weights; the latent layer; the head. */
+/* One after the other: an adapter's matrices and its rows of tokens, or the weights; the latent layer or the
+ * projection; the head. */
 static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, const vp_train_options *o,
                    vp_error *err) {
     size_t cap = 0;
@@ -290,9 +291,11 @@ static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, c
     VP_TRY(o->full ? layout_weights(e, t, &cap, err) : layout_adapter(e, t, &cap, err));
     if (!o->full) VP_TRY(layout_tokens(e, t, &cap, err));
     VP_TRY(vp_training_layout_latent(e, t, o, &cap, err));
+    VP_TRY(vp_training_layout_projection(e, t, o, &cap, err));
     VP_TRY(layout_head(e, t, &cap, err));
     VP_TRY(allocate(e, t, err));
     VP_TRY(vp_training_start_latent(e, t, o, err));
+    VP_TRY(vp_training_start_projection(e, t, o, err));
     if (o->full) return start_weights(e, t, err);
     VP_TRY(start_tokens(e, t, continued, err));
     VP_TRY(start_head(e, t, err));
@@ -336,7 +339,8 @@ int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bi
     int n = snprintf(tail, sizeof tail, "%s.%s", w->module, bias ? "bias" : "weight");
     for (size_t i = 0; n > 0 && i < t->params.n; i++) {
         size_t length = strlen(t->param[i].name), prefix = length - (size_t)n;
-        if (t->param[i].first == t->latent_at) break; /* no weights of the transformer's follow */
+        if (t->param[i].first == t->latent_at || t->param[i].first == t->projection_at)
+            break; /* no weights of the transformer's follow */
         if (length >= (size_t)n && !strcmp(t->param[i].name + prefix, tail) &&
             (!prefix || t->param[i].name[prefix - 1] == '.'))
             return t->param[i].first;

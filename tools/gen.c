@@ -144,7 +144,7 @@ typedef struct state {
     vp_tokens ids;
     line *lines; /* a ring of prompts whose answers are not written: number i at i % capacity */
     int64_t capacity, rows, bad, written, counted, failures;
-    vp_error failed; /* of the first answer that has failed */
+    vp_error failed; /* of the first answer or hit that has failed */
     size_t printed;  /* bytes of the first answer */
     bool text, more;
     vp_buf out;
@@ -286,13 +286,22 @@ static int put_text(state *s, const char *text, size_t n, vp_error *err) {
     return VP_OK;
 }
 
-/* An answer that failed is not written; the first one's line is named by the error that the program ends with. */
+/* The line of an answer, which is not written, or of a hit, which stays without a score; that of the first one is named
+ * by the error that the program ends with. */
 static void note_failed(state *s, int64_t number) {
     static const char why[] = "the model's logits are not finite";
     if (s->failures++)
         vp_cli_note("%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
     else
         (void)vp_fail(&s->failed, VP_DATA, "%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
+}
+
+/* What the program ends with; where that is another error, the first line that failed is told before it. */
+static int settle(const state *s, int status, vp_error *err) {
+    if (status && s->failed.code) vp_cli_note("%s", s->failed.text);
+    if (status) return status;
+    *err = s->failed;
+    return s->failed.code;
 }
 
 static int put_answer(state *s, const vp_answer *a, vp_error *err) {
@@ -353,11 +362,10 @@ static int run(state *s, const char *file, vp_error *err) {
         return vp_fail_memory(err, "prompts", (size_t)s->capacity * sizeof *s->lines);
     s->progress = vp_progress_start("prompts", -1);
     if (isatty(STDOUT_FILENO) == 1) vp_progress_hide(s->progress); /* its line would erase what is answered */
-    VP_TRY(answer_all(s, err));
+    const int status = answer_all(s, err);
     s->bad += vp_records_skipped(s->records);
-    if (s->bad) vp_cli_note("%lld bad records were skipped", (long long)s->bad);
-    *err = s->failed;
-    return s->failed.code;
+    if (s->bad && !status) vp_cli_note("%lld bad records were skipped", (long long)s->bad);
+    return settle(s, status, err);
 }
 
 static void close_all(state *s) {
@@ -442,6 +450,7 @@ static int rerank_all(reranking *r, vp_error *err) {
     int64_t n;
     do {
         VP_TRY(vp_rerank_lines_next(r->lines, &r->s.out, &n, err));
+        for (int64_t i = 0, number; (number = vp_rerank_lines_failed(r->lines, i)); i++) note_failed(&r->s, number);
         VP_TRY(vp_write_all(STDOUT_FILENO, r->s.out.data, r->s.out.len, "standard output", err));
         r->s.out.len = 0;
         vp_progress_add(r->s.progress, n, 0);
@@ -457,7 +466,7 @@ static int run_rerank(reranking *r, const char *file, vp_error *err) {
     VP_TRY(vp_rerank_open(&r->reranker, r->s.model, r->s.encoder, r->s.tokenizer, &o, err));
     VP_TRY(vp_rerank_lines_open(&r->lines, r->reranker, rerank.hits, r->s.records, r->queries, err));
     r->s.progress = vp_progress_start("hits", -1);
-    return rerank_all(r, err);
+    return settle(&r->s, rerank_all(r, err), err);
 }
 
 static int rerank_main(int argc, char **argv, vp_error *err) {

@@ -11,20 +11,23 @@ enum { MAX_TEACHERS = 16 };
 
 typedef struct options {
     vp_mine_options mine;
-    const char *rule, *range;
-    int source, positive, few, pick, duplicates;
+    const char *candidates, *rule, *range;
+    vp_mine_source source[MAX_TEACHERS];
+    int sources;   /* 1: of all teachers */
+    bool by_words; /* one of them is not of vectors alone */
+    int positive, few, pick, duplicates;
     int64_t seed, threads;
     bool no_scores, reapply, texts;
 } options;
-static options opt = {.mine = {.rule = {.n = 4}}, .rule = "percent"};
+static options opt = {.mine = {.rule = {.n = 4}}, .candidates = "dense", .rule = "percent"};
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Candidates"},
     {.name = "candidates",
-     .kind = VP_OPT_CHOICE,
-     .target = &opt.source,
-     .choices = VP_MINE_SOURCES,
-     .help = "nearest vectors; BM25, which needs none; both, by rank; the row's own negatives"},
+     .kind = VP_OPT_STRING,
+     .target = &opt.candidates,
+     .value = VP_MINE_SOURCES ",...",
+     .help = "nearest vectors; BM25, which needs none; both, by rank; the row's own negatives; or one of each teacher"},
     {.name = "depth",
      .kind = VP_OPT_INT,
      .target = &opt.mine.depth,
@@ -156,30 +159,45 @@ static int set_range(vp_error *err) {
     return VP_OK;
 }
 
+static int set_sources(vp_error *err) {
+    const char *at = opt.candidates;
+    for (opt.sources = 0;; at++) {
+        const size_t n = strcspn(at, ",");
+        const int source = vp_cli_choice(VP_MINE_SOURCES, at, n);
+        if (source < 0)
+            return vp_fail(err, VP_USAGE, "--candidates: '%.*s' is none of " VP_MINE_SOURCES, (int)(n < 100 ? n : 100),
+                           at);
+        if (opt.sources == MAX_TEACHERS) return vp_fail(err, VP_USAGE, "--candidates: more than %d", MAX_TEACHERS);
+        opt.source[opt.sources++] = (vp_mine_source)source;
+        opt.by_words |= source != VP_MINE_DENSE;
+        if (!*(at += n)) return VP_OK;
+    }
+}
+
 static int set_options(vp_error *err) {
     vp_mine_rule *rule = &opt.mine.rule;
     if (opt.reapply && opt.texts) return vp_fail(err, VP_USAGE, "--reapply and --texts exclude each other");
-    const char *mining = opt.range                  ? "--range"
-                         : opt.mine.depth           ? "--depth"
-                         : opt.duplicates           ? "--duplicates"
-                         : opt.mine.words           ? "--words"
-                         : opt.mine.label           ? "--class"
-                         : opt.mine.known           ? "--known"
-                         : opt.source               ? "--candidates"
-                         : opt.few == VP_SHORT_FILL ? "--short fill"
-                                                    : NULL;
+    const char *mining = opt.range                         ? "--range"
+                         : opt.mine.depth                  ? "--depth"
+                         : opt.duplicates                  ? "--duplicates"
+                         : opt.mine.words                  ? "--words"
+                         : opt.mine.label                  ? "--class"
+                         : opt.mine.known                  ? "--known"
+                         : strcmp(opt.candidates, "dense") ? "--candidates"
+                         : opt.few == VP_SHORT_FILL        ? "--short fill"
+                                                           : NULL;
     if ((opt.reapply || opt.texts) && mining)
         return vp_fail(err, VP_USAGE, "%s: not with %s", mining, opt.reapply ? "--reapply" : "--texts");
     VP_TRY(vp_mine_rule_parse(opt.rule, &rule->kind, &rule->limit, err));
     VP_TRY(set_range(err));
     if (!opt.mine.depth) opt.mine.depth = 100;
     if (opt.mine.most != 0 && !opt.mine.known) return vp_fail(err, VP_USAGE, "--max-score: only with --known");
-    if (opt.mine.words && opt.source == VP_MINE_DENSE)
+    VP_TRY(set_sources(err));
+    if (opt.mine.words && !opt.by_words)
         return vp_fail(err, VP_USAGE, "--words: only BM25 looks for words, with --candidates bm25, both or given");
     if (opt.texts && opt.mine.skip_bad) return vp_fail(err, VP_USAGE, "--skip-bad: not with --texts");
     rule->pick = (vp_mine_pick)opt.pick;
     rule->seed = (uint64_t)opt.seed;
-    opt.mine.source = (vp_mine_source)opt.source;
     opt.mine.positive = (vp_mine_positive)opt.positive;
     opt.mine.few = (vp_mine_short)opt.few;
     opt.mine.unique = opt.duplicates == 1;
@@ -243,7 +261,10 @@ static int mine(char **operand, int n, vp_error *err) {
     int status = VP_OK, standard = 0;
     if (!n) return vp_fail(err, VP_USAGE, "no INDEX given; see mine-negs --help");
     if (teachers > MAX_TEACHERS) return vp_fail(err, VP_USAGE, "more than %d teachers", MAX_TEACHERS);
+    if (opt.sources > 1 && opt.sources != teachers)
+        return vp_fail(err, VP_USAGE, "--candidates: of %d teachers, there are %d", opt.sources, teachers);
     for (int i = 0; i < teachers && !status; i++) {
+        teacher[i].source = opt.source[opt.sources > 1 ? i : 0];
         teacher[i].index = operand[2 * i];
         status = vp_open_input(2 * i + 1 < n ? operand[2 * i + 1] : NULL, &teacher[i].fd, &teacher[i].name, err);
         standard += !status && teacher[i].fd == STDIN_FILENO;

@@ -6,7 +6,7 @@
 
 typedef struct options {
     const char *follow, *device;
-    int64_t dims;
+    int64_t dims, project;
     bool normalize, raw, shift;
 } options;
 static options opt;
@@ -28,7 +28,13 @@ static const vp_option table[] = {
      .kind = VP_OPT_STRING,
      .target = &opt.follow,
      .value = "DIR",
-     .help = "latent: with the layer that `step` trains in DIR, as it is at each step"},
+     .help = "with the latent layer, or the projection, that `step` trains in DIR, as it is at each step"},
+    {.name = "project",
+     .kind = VP_OPT_INT,
+     .target = &opt.project,
+     .value = "N",
+     .max = VP_PROJECTION_MOST,
+     .help = "with --follow: the run trains a projection to N dimensions"},
     OPTION_DEVICE(&opt.device),
     {0},
 };
@@ -50,7 +56,7 @@ typedef struct state {
     vp_reader *reader;
     vp_writer *writer;
     vp_pooler *pooler;
-    vp_latent_following *following; /* opened when the first batch is there */
+    vp_pooling_following *following; /* opened when the first batch is there */
     vp_map *header;
     vp_progress *progress;
     int64_t width, rows, empty;
@@ -68,6 +74,8 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     o.shift = opt.shift;
     o.device = opt.device ? opt.device : "";
     o.trained = opt.follow != NULL;
+    o.project = opt.project;
+    if (opt.project && !opt.follow) return vp_fail(err, VP_USAGE, "--project: only with --follow");
     VP_TRY(vp_cli_refuse_terminal(STDOUT_FILENO, err));
     VP_TRY(vp_reader_open(&s->reader, STDIN_FILENO, "standard input", err));
     vp_reader_watch(s->reader, STDOUT_FILENO);
@@ -75,8 +83,8 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     s->header = vp_map_copy(f->keys);
     if (!s->header) return vp_fail_memory(err, "the header", 1);
     VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
-    if (opt.follow && strcmp(vp_pooler_kind(s->pooler), "latent") != 0)
-        return vp_fail(err, VP_USAGE, "--follow: only latent attention is trained");
+    if (opt.follow && !opt.project && strcmp(vp_pooler_kind(s->pooler), "latent") != 0)
+        return vp_fail(err, VP_USAGE, "--follow: only latent attention, or with --project a projection, is trained");
     VP_TRY(vp_header_width(s->header, &s->width, err));
     VP_TRY(vp_writer_open(&s->writer, STDOUT_FILENO, "standard output", err));
     return s->width ? write_header(s, command, err) : VP_OK;
@@ -96,8 +104,9 @@ static int learn_width(state *s, const vp_frame *f, const char *command, vp_erro
 
 static int follow(state *s, const vp_frame *f, vp_error *err) {
     if (!opt.follow) return VP_OK;
-    if (!s->following) VP_TRY(vp_latent_following_open(&s->following, opt.follow, s->header, STDOUT_FILENO, err));
-    return vp_latent_following_give(s->following, f, s->pooler, err);
+    if (!s->following)
+        VP_TRY(vp_pooling_following_open(&s->following, opt.follow, opt.project, s->header, STDOUT_FILENO, err));
+    return vp_pooling_following_give(s->following, f, s->pooler, err);
 }
 
 static int pool(state *s, vp_frame *f, vp_error *err) {
@@ -143,7 +152,7 @@ int main(int argc, char **argv) {
     if (!status && action == VP_CLI_RUN) status = run(&s, first < argc ? argv[first] : NULL, command.data, &err);
     vp_progress_finish(s.progress);
     vp_pooler_close(s.pooler);
-    vp_latent_following_close(s.following);
+    vp_pooling_following_close(s.following);
     vp_writer_close(s.writer);
     vp_reader_close(s.reader);
     vp_map_free(s.header);

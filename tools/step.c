@@ -16,7 +16,7 @@ typedef struct options {
     const char *out, *resume, *model, *lora, *targets, *start, *objective, *pool, *latent, *device;
     vp_list adapters;
     int attention, optimizer, schedule, recompute, compute, train, dtype;
-    int64_t threads, seed, decay_steps, checkpoint_every, dims, tokens;
+    int64_t threads, seed, decay_steps, checkpoint_every, dims, project, tokens;
     double lr, warmup, attention_dropout, hidden_dropout;
     bool normalize, raw, full;
     vp_trainer_options trainer;
@@ -78,6 +78,12 @@ static const vp_option table[] = {
      .target = &opt.latent,
      .value = "SPEC",
      .help = "sizes of a new latent-attention layer, with pooling latent: " VP_LATENT_SPEC},
+    {.name = "project",
+     .kind = VP_OPT_INT,
+     .target = &opt.project,
+     .value = "N",
+     .max = VP_PROJECTION_MOST,
+     .help = "train a projection of the pooled vectors to N dimensions, whole, beside the rest; 0: none"},
     {.name = "full",
      .kind = VP_OPT_FLAG,
      .target = &opt.full,
@@ -312,6 +318,7 @@ static int set_options(vp_run_options *o, vp_error *err) {
                                   .targets = opt.targets,
                                   .tokens = opt.tokens,
                                   .start = opt.start,
+                                  .projection = opt.project,
                                   .attention_dropout = opt.attention_dropout,
                                   .hidden_dropout = opt.hidden_dropout,
                                   .seed = (uint64_t)opt.seed,

@@ -47,6 +47,8 @@ typedef enum vp_cli_action { VP_CLI_RUN, VP_CLI_EXIT } vp_cli_action;
 int vp_cli_parse(const vp_program *p, int argc, char **argv, int *first, vp_cli_action *action, vp_error *err);
 /* The strict number of VP_OPT_REAL, for operands: decimal, finite, nothing after it. False: s is none. */
 bool vp_cli_real(const char *s, double *out);
+/* The index of value[n] in `choices`, "auto|f32|bf16"; -1: it is none of them. */
+int vp_cli_choice(const char *choices, const char *value, size_t n);
 bool vp_cli_verbose(void);
 bool vp_cli_quiet(void);
 

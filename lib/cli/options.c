@@ -82,16 +82,21 @@ static int check_range(const parser *p, const vp_option *o, const spelling *as, 
     return vp_fail(p->err, VP_USAGE, "%s: '%.200s' is above %.15g", as->text, value, o->max);
 }
 
-static int set_choice(const parser *p, const vp_option *o, const spelling *as, const char *value) {
-    size_t n = strlen(value);
+int vp_cli_choice(const char *choices, const char *value, size_t n) {
     int index = 0;
-    for (const char *c = o->choices; *c; index++) {
+    for (const char *c = choices; *c; index++) {
         size_t len = strcspn(c, "|");
-        if (n == len && memcmp(c, value, n) == 0) {
-            *(int *)o->target = index;
-            return VP_OK;
-        }
+        if (n == len && memcmp(c, value, n) == 0) return index;
         c += len + (c[len] == '|');
+    }
+    return -1;
+}
+
+static int set_choice(const parser *p, const vp_option *o, const spelling *as, const char *value) {
+    const int index = vp_cli_choice(o->choices, value, strlen(value));
+    if (index >= 0) {
+        *(int *)o->target = index;
+        return VP_OK;
     }
     return vp_fail(p->err, VP_USAGE, "%s: '%.200s' is none of %s", as->text, value, o->choices);
 }

@@ -174,7 +174,8 @@ static int read_logit(vp_reranker *r, float *score, vp_error *err) {
     if (!t.status) t.status = vp_head_logits(r->head, &from, &to, err);
     vp_transfer_get_mat(&t, &logit, &to);
     VP_TRY(vp_transfer_end(&t));
-    return isfinite(*score) ? VP_OK : vp_fail(err, VP_DATA, "the model's logits are not finite");
+    if (!isfinite(*score)) *score = NAN;
+    return VP_OK;
 }
 
 int vp_rerank_score(vp_reranker *r, const char *query, size_t len, const vp_passage *passage, size_t n, float *score,

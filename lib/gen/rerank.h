@@ -29,8 +29,8 @@ int vp_rerank_open(vp_reranker **r, const vp_model *m, vp_encoder *e, const vp_t
 void vp_rerank_close(vp_reranker *r);
 int32_t vp_rerank_token(const vp_reranker *r); /* whose logit is the score */
 /* score[i] of passage[i], i < n: the logit, at the place after the prompt. It depends on query and passage alone: what
- * the prompts begin with in common is read once, which changes no bit. VP_DATA: a prompt of more tokens than the model
- * has positions, or a logit that is not finite; *bad is then the passage's number. */
+ * the prompts begin with in common is read once, which changes no bit. NaN: the logit is not finite. VP_DATA: a prompt
+ * of more tokens than the model has positions; *bad is then the passage's number. */
 int vp_rerank_score(vp_reranker *r, const char *query, size_t len, const vp_passage *passage, size_t n, float *score,
                     size_t *bad, vp_error *err);
 
@@ -45,7 +45,10 @@ int vp_rerank_lines_open(vp_rerank_lines **l, vp_reranker *r, int64_t most, vp_r
                          vp_error *err);
 void vp_rerank_lines_close(vp_rerank_lines *l);
 /* Append the hits of the next query to out, the highest score first, those of equal scores as they came, with `rank`
- * from 1 and `score` anew; *n of them, 0: the end. VP_DATA names the line. */
+ * from 1 and `score` anew; *n of them, 0: the end. Those whose logit is not finite are the last ones, as they came, and
+ * their score is null. VP_DATA names the line. */
 int vp_rerank_lines_next(vp_rerank_lines *l, vp_buf *out, int64_t *n, vp_error *err);
+/* The line of the i-th of these last ones; 0: there are no more. */
+int64_t vp_rerank_lines_failed(const vp_rerank_lines *l, int64_t i);
 
 #endif

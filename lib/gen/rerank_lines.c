@@ -1,6 +1,7 @@
 /* Reranking of lines: hits grouped by query, the queries' texts, and the lines anew. */
 #include "lib/gen/rerank.h"
 #include "lib/text/json_text.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@ typedef struct hit {
     vp_json_text query; /* as the line spells it */
     int64_t number;     /* of the input's lines */
     size_t order;       /* among the query's */
-    float score;
+    float score;        /* NaN: none */
 } hit;
 
 struct vp_rerank_lines {
@@ -21,8 +22,8 @@ struct vp_rerank_lines {
     size_t most;   /* hits of a query */
     hit ahead;     /* the next query's first one; line NULL: none was read */
     bool ended;
-    hit *hit; /* of this query */
-    size_t n, cap, passages;
+    hit *hit;                        /* of this query */
+    size_t n, failed, cap, passages; /* failed: the last so many have no score */
     vp_passage *passage;
     float *score;
     size_t scores;
@@ -71,7 +72,7 @@ int vp_rerank_lines_open(vp_rerank_lines **out, vp_reranker *r, int64_t most, vp
 
 static void forget_group(vp_rerank_lines *l) {
     for (size_t i = 0; i < l->n; i++) hit_free(&l->hit[i]);
-    l->n = 0;
+    l->n = l->failed = 0;
 }
 
 void vp_rerank_lines_close(vp_rerank_lines *l) {
@@ -174,13 +175,17 @@ static int score_group(vp_rerank_lines *l, vp_error *err) {
     const int status = vp_rerank_score(l->reranker, query, len, l->passage, l->n, l->score, &bad, &why);
     if (status == VP_DATA) return bad_hit(l, &l->hit[bad], why.text, err);
     if (status) *err = why;
-    for (size_t i = 0; i < l->n && !status; i++) l->hit[i].score = l->score[i];
+    for (size_t i = 0; i < l->n && !status; i++) {
+        l->hit[i].score = l->score[i];
+        l->failed += isnan(l->score[i]) != 0;
+    }
     return status;
 }
 
 static int by_score(const void *a, const void *b) {
     const hit *x = a, *y = b;
-    const int order = (x->score < y->score) - (x->score > y->score);
+    const bool none = isnan(x->score), other = isnan(y->score);
+    const int order = none - other ? none - other : (x->score < y->score) - (x->score > y->score);
     return order ? order : (x->order > y->order) - (x->order < y->order);
 }
 
@@ -198,7 +203,10 @@ static int put_hit(const hit *h, size_t rank, vp_buf *out, vp_error *err) {
     VP_TRY(vp_buf_printf(out, err, ",\"rank\":%zu", rank));
     VP_TRY(put_member(h, "id", ",", out, err));
     VP_TRY(put_member(h, "parent", ",", out, err));
-    VP_TRY(vp_buf_printf(out, err, ",\"score\":%.9g", (double)h->score));
+    if (isnan(h->score))
+        VP_TRY(vp_buf_printf(out, err, ",\"score\":null"));
+    else
+        VP_TRY(vp_buf_printf(out, err, ",\"score\":%.9g", (double)h->score));
     const size_t at = out->len;
     VP_TRY(vp_json_text_compact((vp_json_text){h->line, h->len}, own, out, err)); /* text is among them: no {} */
     out->data[at] = ',';
@@ -214,4 +222,8 @@ int vp_rerank_lines_next(vp_rerank_lines *l, vp_buf *out, int64_t *n, vp_error *
     for (size_t i = 0; i < l->n; i++) VP_TRY(put_hit(&l->hit[i], i + 1, out, err));
     *n = (int64_t)l->n;
     return VP_OK;
+}
+
+int64_t vp_rerank_lines_failed(const vp_rerank_lines *l, int64_t i) {
+    return i < (int64_t)l->failed ? l->hit[l->n - l->failed + (size_t)i].number : 0;
 }

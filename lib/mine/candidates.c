@@ -101,14 +101,14 @@ static int list_candidates(vp_mine *m, vp_teacher *t, int64_t i, vp_error *err) 
     vp_mine_name words = o->words ? vp_mine_row_field(&m->row, o->words) : (vp_mine_name){0};
     if (!words.s) words = m->row.query;
     t->list.len = 0;
-    if (o->source == VP_MINE_GIVEN) {
+    if (t->source == VP_MINE_GIVEN) {
         VP_TRY(vp_bm25_expression(words.s, words.n, &s->expression, err));
         return list_given(m, t, i, err);
     }
-    if (o->source != VP_MINE_BM25) VP_TRY(vp_candidates_dense(s, i, o->depth, &s->list[0], err));
-    if (o->source != VP_MINE_DENSE) VP_TRY(vp_candidates_bm25(s, words.s, words.n, o->depth, &s->list[1], err));
-    if (o->source == VP_MINE_BOTH) return merge(t, i, &s->list[0], &s->list[1], err);
-    return take_list(t, &s->list[o->source == VP_MINE_BM25], err);
+    if (t->source != VP_MINE_BM25) VP_TRY(vp_candidates_dense(s, i, o->depth, &s->list[0], err));
+    if (t->source != VP_MINE_DENSE) VP_TRY(vp_candidates_bm25(s, words.s, words.n, o->depth, &s->list[1], err));
+    if (t->source == VP_MINE_BOTH) return merge(t, i, &s->list[0], &s->list[1], err);
+    return take_list(t, &s->list[t->source == VP_MINE_BM25], err);
 }
 
 /* ---- positives ---- */
@@ -144,18 +144,18 @@ static int find_positives(const vp_mine_row *r, vp_teacher *t, vp_error *err) {
     return VP_OK;
 }
 
-static int score_row(const vp_mine *m, vp_teacher *t, int64_t query, int32_t row, float *score, vp_error *err) {
-    if (m->o->source == VP_MINE_BM25) return vp_catalogue_bm25(&t->c, row, score, err);
+static int score_row(vp_teacher *t, int64_t query, int32_t row, float *score, vp_error *err) {
+    if (t->source == VP_MINE_BM25) return vp_catalogue_bm25(&t->c, row, score, err);
     return vp_catalogue_score(&t->c, query, &row, 1, score, err);
 }
 
 /* The best row of a record counts: *row becomes that one. */
-static int score_record(const vp_mine *m, vp_teacher *t, int64_t query, int32_t *row, float *score, vp_error *err) {
+static int score_record(vp_teacher *t, int64_t query, int32_t *row, float *score, vp_error *err) {
     int32_t best = *row;
-    VP_TRY(score_row(m, t, query, best, score, err));
+    VP_TRY(score_row(t, query, best, score, err));
     for (int32_t r = t->c.text[*row].next; r >= 0; r = t->c.text[r].next) {
         float s;
-        VP_TRY(score_row(m, t, query, r, &s, err));
+        VP_TRY(score_row(t, query, r, &s, err));
         if (s > *score) *score = s, best = r;
     }
     *row = best;
@@ -171,9 +171,9 @@ static int score_positives(vp_mine *m, vp_teacher *t, int64_t query, vp_error *e
     for (size_t i = 0; i < n; i++) {
         float score;
         if (row[i] < 0) return vp_mine_bad(m, err, "positive %zu is not in '%s'", i + 1, t->c.x->path);
-        VP_TRY(score_record(m, t, query, &row[i], &score, err));
+        VP_TRY(score_record(t, query, &row[i], &score, err));
         VP_TRY(vp_buf_add(&t->scores, &score, sizeof score, err));
-        if (t != m->teacher || m->o->source < VP_MINE_BOTH) continue;
+        if (t != m->teacher || t->source < VP_MINE_BOTH) continue;
         VP_TRY(vp_catalogue_bm25(&t->c, row[i], &score, err));
         VP_TRY(vp_buf_add(&m->pos_bm25, &score, sizeof score, err));
     }
@@ -241,7 +241,7 @@ static int fill(vp_mine *m, vp_teacher *t, int64_t query, size_t have, vp_error 
         float score;
         while (tried < rows && reason(m, t, (int32_t)row)) row = (row + 1) % rows, tried++;
         if (tried == rows) break;
-        VP_TRY(score_row(m, t, query, (int32_t)row, &score, err));
+        VP_TRY(score_row(t, query, (int32_t)row, &score, err));
         VP_TRY(choose(m, t, (int32_t)row, score, err));
         m->counts.filled++;
     }

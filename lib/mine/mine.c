@@ -20,10 +20,12 @@ int vp_mine_bad(vp_mine *m, vp_error *err, const char *format, ...) {
 /* ---- opening ---- */
 static int open_teacher(vp_mine *m, vp_teacher *t, const vp_mine_teacher *from, int output, vp_error *err) {
     const vp_mine_options *o = m->o;
-    const vp_search_options search = {
-        .mode = o->source == VP_MINE_BM25 ? VP_SEARCH_BM25 : VP_SEARCH_DENSE, .device = "cpu", .threads = o->threads};
+    const vp_search_options search = {.mode = from->source == VP_MINE_BM25 ? VP_SEARCH_BM25 : VP_SEARCH_DENSE,
+                                      .device = "cpu",
+                                      .threads = o->threads};
+    t->source = from->source;
     VP_TRY(vp_index_open(&t->c.x, from->index, VP_INDEX_READ, err));
-    VP_TRY(vp_mine_queries_open(&t->in, from, o->source != VP_MINE_BM25, output, err));
+    VP_TRY(vp_mine_queries_open(&t->in, from, from->source != VP_MINE_BM25, output, err));
     VP_TRY(vp_catalogue_load(&t->c, vp_reader_header(t->in.reader), &search, o->label, err));
     t->mark = vp_calloc(t->c.n, sizeof *t->mark);
     t->query = vp_calloc(BATCH, sizeof *t->query);
@@ -92,13 +94,14 @@ static int describe_chosen(vp_mine *m, int64_t query, vp_error *err) {
             if (row < 0)
                 return vp_fail(err, VP_DATA, "'%s' and '%s' do not hold the same texts", first->x->path,
                                c->teacher->c.x->path);
-            if (m->o->source == VP_MINE_BM25)
+            if (m->teacher->source == VP_MINE_BM25)
                 VP_TRY(vp_catalogue_bm25(first, row, &neg.score, err));
             else
                 VP_TRY(vp_catalogue_score(first, query, &row, 1, &neg.score, err));
             c->row = row;
         }
-        if (m->o->source >= VP_MINE_BOTH && m->o->scores) VP_TRY(vp_catalogue_bm25(first, c->row, &neg.bm25, err));
+        if (m->teacher->source >= VP_MINE_BOTH && m->o->scores)
+            VP_TRY(vp_catalogue_bm25(first, c->row, &neg.bm25, err));
         VP_TRY(vp_buf_add(&m->negatives, &neg, sizeof neg, err));
     }
     vp_negative *neg = (vp_negative *)(void *)m->negatives.data;
@@ -144,7 +147,7 @@ static int print_triple(vp_mine *m, vp_json_text line, int64_t query, vp_buf *ou
                              .pos_bm25 =
                                  scores && m->pos_bm25.len ? (const float *)(const void *)m->pos_bm25.data : NULL,
                              .scores = scores,
-                             .bm25 = scores && m->o->source >= VP_MINE_BOTH,
+                             .bm25 = scores && m->teacher->source >= VP_MINE_BOTH,
                              .positive = m->row.positives ? NULL : (const vp_mine_name *)(const void *)m->names.data};
         status = vp_mine_row_print(&m->row, line, &t, out, err);
     }

@@ -97,23 +97,23 @@ typedef struct vp_mine_options {
     bool scores;               /* write scores; without them positives may be unknown to the index */
     bool skip_bad;
     /* mining alone */
-    vp_mine_source source; /* both: the two rankings merged by rank, scores those of the vectors; given: the row's own
-                              negatives by their scores; these two write BM25's scores as well */
-    int64_t depth;         /* candidates of each ranking */
-    int64_t first;         /* passed over at the head of the ranking, whatever they are */
-    const char *label;     /* field of rows and texts, one class or a list: who shares one is no negative; NULL */
-    const char *words;     /* field that BM25 looks for instead of the query; NULL: none */
-    const char *known;     /* file of rows: their positives are no negatives of an equal query; NULL: none */
-    double most;           /* of rows in it that have a `score` only those above this */
-    bool unique;           /* several teachers: a text once */
-    int threads;           /* 0: all */
+    int64_t depth;     /* candidates of each ranking */
+    int64_t first;     /* passed over at the head of the ranking, whatever they are */
+    const char *label; /* field of rows and texts, one class or a list: who shares one is no negative; NULL */
+    const char *words; /* field that BM25 looks for instead of the query; NULL: none */
+    const char *known; /* file of rows: their positives are no negatives of an equal query; NULL: none */
+    double most;       /* of rows in it that have a `score` only those above this */
+    bool unique;       /* several teachers: a text once */
+    int threads;       /* 0: all */
 } vp_mine_options;
 
 /* One teacher: an index that `knn add` made, texts included, and its vectors of the queries (not for BM25). */
 typedef struct vp_mine_teacher {
     const char *index;
-    int fd;           /* of the stream; not closed */
-    const char *name; /* of the stream, for messages */
+    int fd;                /* of the stream; not closed */
+    const char *name;      /* of the stream, for messages */
+    vp_mine_source source; /* both: the two rankings merged by rank, scores those of the vectors; given: the row's own
+                              negatives by their scores; the first teacher's writes BM25's scores as well then */
 } vp_mine_teacher;
 /* Mine the rows of all teachers' streams, which must be the same. Of several teachers each gives rule.n negatives;
  * scores are the first one's. Memory: about 100 bytes a text of an index, and a batch of rows. VP_DATA: another encoder

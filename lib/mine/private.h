@@ -122,6 +122,7 @@ void vp_mine_queries_close(vp_mine_queries *q);
 
 /* ---- candidates.c: what one teacher finds for one row ---- */
 typedef struct vp_teacher {
+    vp_mine_source source;
     vp_catalogue c;
     vp_mine_queries in;
     vp_mine_query *query; /* [batch], the rows at hand */

@@ -41,6 +41,7 @@ typedef struct vp_training {
     struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
     vp_latent_sizes latent;       /* that is trained */
     int64_t latent_at;            /* its offset; -1: none is trained */
+    int64_t projection_at;        /* the same of a projection */
     int64_t head;                 /* offset of the output head; -1: it is not trained */
     int64_t tokens;               /* offset of the rows of single tokens; -1: none are */
 } vp_training;
@@ -60,6 +61,9 @@ int vp_training_bias(const vp_encoder *e, const vp_weight_entry *w, float *out, 
  * o->start, else of the model, else anew. */
 int vp_training_layout_latent(vp_encoder *e, vp_training *t, const vp_train_options *o, size_t *cap, vp_error *err);
 int vp_training_start_latent(const vp_encoder *e, vp_training *t, const vp_train_options *o, vp_error *err);
+/* trained_projection.c: the same of a projection. */
+int vp_training_layout_projection(vp_encoder *e, vp_training *t, const vp_train_options *o, size_t *cap, vp_error *err);
+int vp_training_start_projection(const vp_encoder *e, vp_training *t, const vp_train_options *o, vp_error *err);
 
 typedef struct vp_layer {
     vp_linear qkv;                                      /* [(H + 2 G) d, C]: q, k and v of one input are one product */

@@ -23,6 +23,8 @@ static int describe(const vp_model *m, vp_map *model, vp_error *err) {
     VP_TRY(put_adapters(m, model, err));
     if (m->latent) VP_TRY(vp_map_set_str(model, "latent", m->latent, err));
     if (m->latent) VP_TRY(vp_map_set_str(model, "latent_fingerprint", m->latent_fingerprint, err));
+    if (m->projection) VP_TRY(vp_map_set_str(model, "projection", m->projection, err));
+    if (m->projection) VP_TRY(vp_map_set_str(model, "projection_fingerprint", m->projection_fingerprint, err));
     VP_TRY(vp_map_set_str(model, "attention", s->attention, err));
     VP_TRY(vp_map_set_str(model, "pooling", s->pooling, err));
     VP_TRY(vp_map_set_bool(model, "normalize", s->normalize, err));

@@ -1,5 +1,6 @@
 /* What stands beside the weights of a merged model: config.json, written anew, and the base's own small files. */
 #include "lib/model/private.h"
+#include "lib/model/projection.h"
 #include "lib/model/settings.h"
 #include "lib/model/settings_write.h"
 #include <dirent.h>
@@ -145,6 +146,7 @@ static int copy_modules(const vp_model *m, const char *folder, const char *sub, 
     int status = VP_OK;
     for (size_t i = 0; j.root && !status && i < json_array_size(j.root); i++) {
         const char *name = json_string_value(json_object_get(json_array_get(j.root, i), "path"));
+        if (name && !strcmp(name, VP_PROJECTION_FOLDER)) continue;    /* with its weights: copy_projection */
         if (name && *name && strcmp(name, ".") && !strchr(name, '/')) /* "..": the model did not open */
             status = copy_module(m, folder, name, !strcmp(name, sub), err);
     }
@@ -172,13 +174,26 @@ static int write_nv_embed(const vp_model *m, const vp_settings *s, const char *f
     return status;
 }
 
+static int copy_projection(const vp_model *m, const char *folder, vp_error *err) {
+    char *from = NULL, *to = NULL;
+    int status = vp_path_join(&from, m->projection, VP_PROJECTION_FOLDER, err);
+    if (!status) status = vp_path_join(&to, folder, VP_PROJECTION_FOLDER, err);
+    if (!status && mkdir(to, 0777) && errno != EEXIST) status = vp_fail_errno(err, "cannot create '%s'", to);
+    if (!status) status = copy_file(from, to, "config.json", err);
+    if (!status) status = copy_file(from, to, "model.safetensors", err);
+    free(from);
+    free(to);
+    return status;
+}
+
 /* Whether they are what the base's own files say. */
 static int same_settings(const vp_model *m, const vp_settings *s, bool *same, vp_error *err) {
     vp_settings own = {0};
     int status = vp_settings_default(&own, &m->config, err);
     if (!status && m->transformer) status = vp_settings_read(&own, m->path, &m->config, err);
     *same = !status && !strcmp(own.attention, s->attention) && !strcmp(own.pooling, s->pooling) &&
-            own.normalize == s->normalize && own.prompt_pooled == s->prompt_pooled && own.max_len == s->max_len;
+            own.normalize == s->normalize && own.projection == s->projection && own.prompt_pooled == s->prompt_pooled &&
+            own.max_len == s->max_len;
     vp_settings_free(&own);
     return status;
 }
@@ -199,6 +214,7 @@ int vp_merge_files(const vp_model *m, const vp_settings *s, const char *folder, 
     if (m->transformer) VP_TRY(copy_files(m->path, folder, !*sub, err));
     if (m->transformer) VP_TRY(copy_modules(m, folder, sub, err));
     if (s == &m->settings) VP_TRY(write_nv_embed(m, s, folder, err));
+    if (m->projection) VP_TRY(copy_projection(m, folder, err));
     const bool latent = !strcmp(s->pooling, "latent");
     if (s == &m->settings && !latent) VP_TRY(copy_llm2vec(m, folder, err));
     const bool modules = vp_path_exists(folder, "modules.json"), llm2vec_there = vp_path_exists(folder, llm2vec);

@@ -1,6 +1,7 @@
 /* Opening a model: which files PATH means, its configuration, weights and settings, and its fingerprint. */
 #include "lib/index/index.h"
 #include "lib/model/latent.h"
+#include "lib/model/projection.h"
 #include "lib/model/private.h"
 #include "lib/model/settings.h"
 #include <stdlib.h>
@@ -68,6 +69,18 @@ static int take_latent(vp_model *m, const char *folder, vp_error *err) {
     return status;
 }
 
+/* So does a projection. */
+static int take_projection(vp_model *m, const char *folder, vp_error *err) {
+    vp_projection_file file;
+    if (!vp_projection_exists(folder)) return VP_OK;
+    VP_TRY(vp_settings_set(&m->projection, folder, err));
+    const int status = vp_projection_open(&file, folder, m->config.width, err);
+    m->settings.projection = file.dims;
+    memcpy(m->projection_fingerprint, file.fingerprint, sizeof m->projection_fingerprint);
+    vp_projection_close(&file);
+    return status;
+}
+
 static int open_folder(vp_model *m, const char *folder, vp_error *err) {
     char *transformer;
     VP_TRY(vp_settings_transformer(folder, &transformer, err));
@@ -76,7 +89,8 @@ static int open_folder(vp_model *m, const char *folder, vp_error *err) {
     VP_TRY(open_transformer(m, transformer, err));
     VP_TRY(vp_settings_default(&m->settings, &m->config, err));
     VP_TRY(vp_settings_read(&m->settings, folder, &m->config, err));
-    return take_latent(m, folder, err);
+    VP_TRY(take_latent(m, folder, err));
+    return take_projection(m, folder, err);
 }
 
 /* A folder or file with weights; not an index. */
@@ -117,6 +131,9 @@ static int open_described(vp_model **m, const vp_map *model, const vp_map *encod
     const char *latent = vp_map_str(model, "latent_fingerprint");
     if (latent && strcmp(latent, (*m)->latent_fingerprint))
         return vp_fail(err, VP_DATA, "%s: the latent layer of %s was changed or replaced", where, path);
+    const char *projection = vp_map_str(model, "projection_fingerprint");
+    if (projection && strcmp(projection, (*m)->projection_fingerprint))
+        return vp_fail(err, VP_DATA, "%s: the projection of %s was changed or replaced", where, path);
     return vp_settings_from_maps(&(*m)->settings, model, encoder, err);
 }
 
@@ -186,7 +203,8 @@ int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {
     VP_TRY(vp_adapter_open(&a, m, folder, err));
     m->adapter[m->nadapters++] = a;
     VP_TRY(vp_settings_beside(&m->settings, folder, &m->config, err));
-    return take_latent(m, a->path, err);
+    VP_TRY(take_latent(m, a->path, err));
+    return take_projection(m, a->path, err);
 }
 
 bool vp_model_has_tokens(const vp_model *m) {
@@ -204,6 +222,7 @@ void vp_model_close(vp_model *m) {
     vp_map_free(m->input);
     free(m->path);
     free(m->latent);
+    free(m->projection);
     free(m->transformer);
     free(m);
 }

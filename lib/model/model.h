@@ -16,6 +16,7 @@ typedef struct vp_settings {
     char *pooling;                        /* one of VP_POOLINGS */
     int normalize;                        /* 1, 0 */
     int64_t dims;                         /* 0: all */
+    int64_t projection;                   /* dimensions to which pooled vectors are projected; 0: they are not */
     int64_t max_len;                      /* default truncation, specials included */
     char *query_prefix, *document_prefix; /* prompts: "" when none */
     int prompt_pooled;                    /* 1: prompt tokens are pooled too (sentence-transformers' include_prompt) */
@@ -23,6 +24,7 @@ typedef struct vp_settings {
     int nv_embed;                         /* 1: NV-Embed's instruction format and end apply */
     int64_t doc_max_len;                  /* LLM2Vec: tokens of the text alone, to which it is cut; 0: no limit */
     char *chat;                           /* the prompt that it was trained with, by its name; NULL: none */
+    int prefix;                           /* 1: with it, what stands before a text sees all of itself */
     char *base_name[2];                   /* what config.json and the last adapter call the base model, NULL: nothing */
 } vp_settings;
 enum { VP_DOC_MAX_LEN = 400 }; /* LLM2Vec's default */
@@ -88,8 +90,8 @@ int vp_model_grow(const vp_model *m, const vp_growth *growth, const char *folder
                   vp_merged *merged, vp_error *err);
 
 /* Fill a header's `model` map {path, fingerprint, arch, width, adapters, adapter_fingerprints, latent,
- * latent_fingerprint, attention, pooling, normalize, dims, max_len, doc_max_len}; other members (`tokenizer`, the
- * fingerprint that tok puts there) stay. */
+ * latent_fingerprint, projection, projection_fingerprint, attention, pooling, normalize, dims, max_len, doc_max_len};
+ * other members (`tokenizer`, the fingerprint that tok puts there) stay. */
 int vp_model_describe(const vp_model *m, vp_map *header, vp_error *err);
 /* Compute encoder.space (32 hex digits) from everything that is known: model.fingerprint,
  * adapter_fingerprints and tokenizer; encoder.attention, layer, pooling, projection, normalize and dims. Called by tok,
@@ -136,6 +138,7 @@ vp_kv_shape vp_model_kv_shape(const vp_model *m);
 int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err);
 void vp_encoder_close(vp_encoder *e);
 
+enum { VP_PROJECTION_MOST = 1 << 20 }; /* dimensions of a projection behind the pooling */
 /* Pooling, on one thread of the CPU; with a latent layer where that is computed. */
 typedef struct vp_pool_options {
     const char *kind;   /* one of VP_POOLINGS, "words" or "pick"; NULL: the header's model.pooling */
@@ -143,6 +146,8 @@ typedef struct vp_pool_options {
     int64_t dims;       /* leading dimensions kept, before the normalisation; 0: the header's model.dims, else all */
     bool shift;         /* words: by the states of the positions before */
     const char *device; /* latent: as vp_encode_options.device, "": what the environment says; NULL: the CPU */
+    int64_t project;    /* dimensions of a projection that is being trained: it comes by vp_pooler_use or
+                           vp_pooler_give_projection; 0: the model's, if it has one */
     bool trained;       /* latent: the layer comes by vp_pooler_use or vp_pooler_give (lib/model/training.h) */
 } vp_pool_options;
 /* Options as the programs spell them: kind NULL or "auto" is the header's; VP_USAGE: an unknown kind, or both switches.
@@ -151,7 +156,8 @@ int vp_pool_options_set(vp_pool_options *o, const char *kind, bool normalize, bo
                         vp_error *err);
 typedef struct vp_pooler vp_pooler;
 /* What the options leave open is taken from `header` (NULL: nothing); so is the folder of a latent layer (model.latent,
- * VP_DATA if it is not the one whose fingerprint is there). VP_USAGE: no kind, an unknown one, no latent layer. */
+ * VP_DATA if it is not the one whose fingerprint is there), and a projection (model.projection). VP_USAGE: no kind, an
+ * unknown one, no latent layer. */
 int vp_pooler_open(vp_pooler **p, const vp_pool_options *o, const vp_map *header, vp_error *err);
 void vp_pooler_close(vp_pooler *p);
 /* Change a header to what leaves the pooler: encoder.pooling, normalize, dims and space; column `hidden` [T, width]

@@ -44,6 +44,7 @@ static int set_up(vp_pooler *p, const vp_pool_options *o, const vp_map *model, v
     p->dims = o->dims > 0 ? o->dims : model ? vp_map_int(model, "dims", 0) : 0;
     if (p->dims < 0) return vp_fail(err, VP_DATA, "the header's model.dims is %lld", (long long)p->dims);
     if (p->kind->latent && !o->trained) VP_TRY(vp_pool_latent_load(&p->latent, model, err));
+    VP_TRY(vp_pool_projection_set(p, o, model, err));
     return vp_compute_open(&p->own, p->kind->latent && o->device ? o->device : "cpu", 1, NULL, err);
 }
 
@@ -64,6 +65,7 @@ int vp_pooler_open(vp_pooler **out, const vp_pool_options *o, const vp_map *head
 void vp_pooler_close(vp_pooler *p) {
     if (!p) return;
     vp_pool_latent_close(&p->latent);
+    vp_pool_projection_close(&p->projection);
     vp_compute_close(&p->own);
     free(p->out);
     free(p->rows);
@@ -97,15 +99,17 @@ int vp_header_width_of(const vp_map *header, const char *name, int64_t *width, v
 static int describe(const vp_pooler *p, vp_map *encoder, int64_t dims, vp_error *err) {
     VP_TRY(vp_map_set_str(encoder, "pooling", p->shift ? "words_shifted" : p->kind->name, err));
     if (p->kind->makes == VP_MAKES_MARKED) return VP_OK;
-    if (*p->latent.fingerprint) VP_TRY(vp_map_set_str(encoder, "projection", p->latent.fingerprint, err));
+    const char *print = *p->latent.fingerprint ? p->latent.fingerprint : p->projection.fingerprint;
+    if (*print) VP_TRY(vp_map_set_str(encoder, "projection", print, err));
     VP_TRY(vp_map_set_bool(encoder, "normalize", p->normalize, err));
     return vp_map_set_int(encoder, "dims", dims, err);
 }
 
 int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_error *err) {
-    if (p->dims > width && width)
-        return vp_fail(err, VP_USAGE, "--dims %lld: there are only %lld", (long long)p->dims, (long long)width);
-    int64_t dims = p->dims ? p->dims : width;
+    const int64_t all = p->projection.dims && width ? p->projection.dims : width;
+    if (p->dims > all && all)
+        return vp_fail(err, VP_USAGE, "--dims %lld: there are only %lld", (long long)p->dims, (long long)all);
+    int64_t dims = p->dims ? p->dims : all;
     char shape[40];
     const bool picks = p->kind->makes == VP_MAKES_MARKED;
     snprintf(shape, sizeof shape, picks ? "M %lld" : "B %lld", (long long)(picks ? width : dims));
@@ -158,7 +162,7 @@ static int pick(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x
     return status ? status : vp_frame_put(f, "picked", VP_F32, 2, shape, p->out, err);
 }
 
-/* p->out [B, C]: a vector for each of the B runs of x that cu bounds, its first `dims` normalised. */
+/* p->out [B, C]: a vector for each of the B runs of x that cu bounds, its first `dims` normalised (0: as they are). */
 static int compute_runs(vp_pooler *p, const vp_compute *on, const vp_mat *x, const int32_t *cu, int64_t B,
                         const uint8_t *keep, int64_t dims, int64_t *empty, vp_error *err) {
     const vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
@@ -174,21 +178,33 @@ static int compute_runs(vp_pooler *p, const vp_compute *on, const vp_mat *x, con
     kept.cols = dims;
     const vp_l2norm_op norm = {.x = kept, .out = kept};
     if (!t.status) vp_transfer_done(&t, on->ops->pool(on->queue, &op));
-    if (!t.status && p->normalize) vp_transfer_done(&t, on->ops->l2norm(on->queue, &norm));
+    if (!t.status && p->normalize && dims) vp_transfer_done(&t, on->ops->l2norm(on->queue, &norm));
     vp_transfer_get_mat(&t, &out, &op.out);
     vp_transfer_get(&t, empty, op.empty, 1, sizeof *empty);
     return vp_transfer_end(&t);
 }
 
-/* Column emb [B, dims]. */
+/* Column emb [B, dims]. A projection follows on the pooler's own device, the CPU. */
 static int pool_runs(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, const int32_t *cu, int64_t B,
                      const uint8_t *keep, int64_t *empty, vp_error *err) {
-    const int64_t dims = p->dims ? p->dims : x->cols;
+    const int64_t dims = vp_pooler_dims(p, x->cols), all = p->projection.dims ? p->projection.dims : x->cols;
+    float *projected = NULL;
+    if (dims > all) return vp_frame_fail(f, VP_USAGE, err, "--dims: there are only %lld", (long long)all);
     p->out = vp_calloc((size_t)(B * x->cols), sizeof *p->out);
     if (!p->out) return vp_fail_memory(err, "embeddings", (size_t)(B * x->cols) * sizeof *p->out);
-    VP_TRY(compute_runs(p, on, x, cu, B, keep, dims, empty, err));
-    for (int64_t b = 1; dims < x->cols && b < B; b++)
-        memmove(p->out + b * dims, p->out + b * x->cols, (size_t)dims * sizeof *p->out);
+    VP_TRY(compute_runs(p, on, x, cu, B, keep, p->projection.dims ? 0 : dims, empty, err));
+    vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
+    VP_TRY(vp_pool_project(p, &out, &projected, err));
+    if (projected) {
+        free(p->out);
+        p->out = projected;
+    }
+    for (int64_t b = 1; dims < all && b < B; b++)
+        memmove(p->out + b * dims, p->out + b * all, (size_t)dims * sizeof *p->out);
+    out.ptr = p->out;
+    out.cols = out.ld = dims;
+    const vp_l2norm_op norm = {.x = out, .out = out};
+    if (projected && p->normalize) VP_TRY(vp_compute_check(&p->own, p->own.ops->l2norm(p->own.queue, &norm), err));
     const int64_t shape[] = {B, dims};
     return vp_frame_put(f, "emb", VP_F32, 2, shape, p->out, err);
 }

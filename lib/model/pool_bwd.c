@@ -8,6 +8,7 @@ typedef struct job {
     const uint8_t *keep; /* on the host, as cu; of a unit, its own */
     int64_t T, width, B, dims;
     int32_t *cu;
+    const int32_t *unit;    /* [B] on the host, NULL: each row is one */
     vp_mat hidden, dhidden; /* on the device */
 } job;
 
@@ -36,18 +37,35 @@ static int unpick(job *j, const vp_frame *f, const float *grad, int64_t rows, vp
     return vp_transfer_end(&t);
 }
 
-/* du [B, C] of the pooled vectors u, from the gradient [B, dims] of u's first dims, normalised: u is pooled again. */
-static int unnormalize(const job *j, const vp_pool_op *pool, const vp_mat *dout, const vp_mat *du, vp_error *err) {
+/* dv [B, all] of the vectors v, from the gradient [B, dims] of v's first dims, normalised. */
+static int unnormalize(const job *j, const vp_mat *v, const vp_mat *dout, const vp_mat *dv, vp_error *err) {
     const vp_compute *on = j->on;
-    const vp_elem_op zero = {.out = *du};
-    vp_mat u = pool->out, d = *du;
-    u.cols = d.cols = j->dims;
+    const vp_elem_op zero = {.out = *dv};
+    vp_mat x = *v, d = *dv;
+    x.cols = d.cols = j->dims;
     const vp_elem_op copy = {.x = *dout, .out = d, .a = 1};
-    const vp_l2norm_op norm = {.x = u, .out = u, .dout = dout, .dx = &d};
+    const vp_l2norm_op norm = {.x = x, .out = x, .dout = dout, .dx = &d};
     VP_TRY(vp_compute_check(on, on->ops->fill(on->queue, &zero), err));
     if (!j->p->normalize) return vp_compute_check(on, on->ops->add(on->queue, &copy), err);
-    VP_TRY(vp_compute_check(on, on->ops->pool(on->queue, pool), err));
     return vp_compute_check(on, on->ops->l2norm_bwd(on->queue, &norm), err);
+}
+
+/* du [B, C] of the pooled vectors u, which are pooled and projected again; where there is a projection, on the CPU. */
+static int unproject(const job *j, const vp_pool_op *pool, const vp_mat *dout, const vp_mat *du, vp_error *err) {
+    vp_pooler *p = j->p;
+    const size_t n = (size_t)(j->B * p->projection.dims);
+    float *y = NULL, *dy = NULL;
+    if (p->normalize || n) VP_TRY(vp_compute_check(j->on, j->on->ops->pool(j->on->queue, pool), err));
+    if (!n) return unnormalize(j, &pool->out, dout, du, err);
+    int status = vp_pool_project(p, &pool->out, &y, err);
+    if (!status && !(dy = vp_calloc(n, sizeof *dy)))
+        status = vp_fail_memory(err, "gradients of embeddings", n * sizeof *dy);
+    const vp_mat v = matrix(y, j->B, p->projection.dims), dv = matrix(dy, j->B, p->projection.dims);
+    if (!status) status = unnormalize(j, &v, dout, &dv, err);
+    if (!status) status = vp_pool_project_bwd(p, &pool->out, j->unit, dy, du->ptr, err);
+    free(y);
+    free(dy);
+    return status;
 }
 
 /* dhidden of the job's rows, whose offsets cu has. */
@@ -68,7 +86,7 @@ static int unpool(const job *j, const float *grad, vp_error *err) {
                            .dout = &du,
                            .dx = &j->dhidden};
     if (!du.ptr || !op.out.ptr) t.status = VP_MEMORY;
-    if (!t.status) t.status = unnormalize(j, &op, &dout, &du, err);
+    if (!t.status) t.status = unproject(j, &op, &dout, &du, err);
     if (!t.status) vp_transfer_done(&t, on->ops->pool_bwd(on->queue, &op));
     return vp_transfer_end(&t);
 }
@@ -97,29 +115,31 @@ static int unpool_unit(const job *j, vp_latent_layer *layer, int64_t b0, int64_t
     return status;
 }
 
-static int unpool_latent(const job *j, const vp_frame *f, const float *grad, vp_error *err) {
+static int unpool_latent(const job *j, const float *grad, vp_error *err) {
     vp_latent_layer *layer;
-    int32_t *unit = NULL;
-    int64_t n = 0;
+    int status = VP_OK;
     VP_TRY(vp_pool_latent_layer(j->p, j->width, &layer, err));
-    int status = vp_frame_ints(f, "unit", &unit, &n, err);
-    if (!status && unit && n != j->B) status = vp_frame_fail(f, VP_DATA, err, "column unit does not fit");
     const vp_compute *on = &layer->o.on;
     for (int64_t b = 0, end; !status && b < j->B; b = end) {
-        for (end = b + 1; end < j->B && (!unit || unit[end] == unit[b]);) end++;
+        for (end = b + 1; end < j->B && (!j->unit || j->unit[end] == j->unit[b]);) end++;
         const size_t mark = on->ops->arena_mark(on->queue);
         status = unpool_unit(j, layer, b, end, grad, err);
         on->ops->arena_release(on->queue, mark);
     }
-    free(unit);
     return status;
 }
 
 static int unpool_rows(job *j, const vp_frame *f, const float *grad, vp_error *err) {
-    int64_t offsets = 0;
+    int64_t offsets = 0, n = 0;
+    int32_t *unit = NULL;
     VP_TRY(vp_frame_ints(f, "cu", &j->cu, &offsets, err));
     if (!j->cu || offsets != j->B + 1) return vp_frame_fail(f, VP_DATA, err, "no column cu");
-    return j->p->kind->latent ? unpool_latent(j, f, grad, err) : unpool(j, grad, err);
+    int status = vp_frame_ints(f, "unit", &unit, &n, err);
+    if (!status && unit && n != j->B) status = vp_frame_fail(f, VP_DATA, err, "column unit does not fit");
+    j->unit = unit;
+    if (!status) status = j->p->kind->latent ? unpool_latent(j, grad, err) : unpool(j, grad, err);
+    free(unit);
+    return status;
 }
 
 static int unpool_frame(job *j, const vp_frame *f, const float *grad, int64_t rows, vp_error *err) {
@@ -136,7 +156,7 @@ static int unpool_frame(job *j, const vp_frame *f, const float *grad, int64_t ro
 int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int64_t width, const float *grad,
                        int64_t rows, float *dhidden, vp_error *err) {
     const vp_compute on = vp_pooler_place(p);
-    job j = {.p = p, .on = &on, .T = f->T, .width = width, .B = f->B, .dims = p->dims ? p->dims : width};
+    job j = {.p = p, .on = &on, .T = f->T, .width = width, .B = f->B, .dims = vp_pooler_dims(p, width)};
     const vp_column *keep = vp_frame_find(f, "keep");
     if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &j.T, &keep, err));
     j.keep = keep ? keep->data : NULL;
@@ -179,5 +199,6 @@ int vp_pooler_picks_of(const vp_pooler *p, const vp_frame *f, bool *picks, vp_er
 }
 
 int64_t vp_pooler_dims(const vp_pooler *p, int64_t width) {
-    return vp_pooler_picks(p) || !p->dims ? width : p->dims;
+    if (vp_pooler_picks(p)) return width;
+    return p->dims ? p->dims : p->projection.dims ? p->projection.dims : width;
 }

@@ -70,6 +70,9 @@ void vp_pool_latent_close(vp_pool_latent *l) {
 void vp_pooler_use(vp_pooler *p, const vp_encoder *e) {
     vp_pool_latent *l = &p->latent;
     const vp_training *t = e->training;
+    if (t && t->projection_at >= 0)
+        vp_pooler_give_projection(p, t->options.projection, e->model->config.width, t->params.value + t->projection_at,
+                                  t->grad ? t->grad + t->projection_at : NULL);
     if (!p->kind->latent || l->encoder == e) return;
     l->encoder = e;
     if (!t || t->latent_at < 0) return;

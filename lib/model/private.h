@@ -35,6 +35,8 @@ struct vp_model {
     vp_settings settings;
     char *latent; /* folder of a latent layer, or NULL */
     char latent_fingerprint[33];
+    char *projection; /* folder of a projection, or NULL */
+    char projection_fingerprint[33];
     vp_map *input; /* how the texts of the index or stream were prepared; NULL: not known */
     vp_adapter *adapter[VP_MAX_ADAPTERS];
     size_t nadapters;

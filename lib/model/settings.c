@@ -1,6 +1,7 @@
 /* What a model's own files decide for the pipe: sentence-transformers, LLM2Vec, GGUF, and a stream's header. */
 #include "lib/model/settings.h"
 #include "lib/model/config.h"
+#include "lib/model/projection.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,10 +35,10 @@ void vp_settings_free(vp_settings *s) {
 
 /* ---- sentence-transformers ---- */
 
-typedef enum module_kind { MODULE_TRANSFORMER, MODULE_POOLING, MODULE_NORMALIZE } module_kind;
+typedef enum module_kind { MODULE_TRANSFORMER, MODULE_POOLING, MODULE_NORMALIZE, MODULE_DENSE } module_kind;
 
 static int module_of(const vp_json *j, size_t i, module_kind *kind, const char **path, vp_error *err) {
-    static const char *const kinds[] = {"Transformer", "Pooling", "Normalize"};
+    static const char *const kinds[] = {"Transformer", "Pooling", "Normalize", "Dense"};
     const json_t *module = json_array_get(j->root, i);
     if (!json_is_object(module)) return vp_fail(err, VP_DATA, "%s: element %zu is not an object", j->path, i);
     const char *type = "";
@@ -45,10 +46,11 @@ static int module_of(const vp_json *j, size_t i, module_kind *kind, const char *
     VP_TRY(vp_json_str(j, module, "type", &type, err));
     VP_TRY(vp_json_str(j, module, "path", path, err));
     const char *dot = strrchr(type, '.');
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < 4; k++) {
         if (strcmp(dot ? dot + 1 : type, kinds[k])) continue;
         *kind = (module_kind)k;
         if (strchr(*path, '/') || !strcmp(*path, "..")) break; /* names lie inside the folder */
+        if (k == MODULE_DENSE && (i != 2 || strcmp(*path, VP_PROJECTION_FOLDER))) break; /* behind the pooling alone */
         return VP_OK;
     }
     return vp_fail(err, VP_DATA, "%s: module \"%s\" (%s) is not supported", j->path, type, *path);
@@ -168,6 +170,16 @@ static int read_prompts(vp_settings *s, const char *folder, vp_error *err) {
     return status;
 }
 
+static int read_dense(vp_settings *s, const char *folder, const vp_config *c, vp_error *err) {
+    vp_projection_file f;
+    if (!vp_projection_exists(folder))
+        return vp_fail(err, VP_DATA, "%s/" VP_PROJECTION_FOLDER ": no model.safetensors", folder);
+    const int status = vp_projection_open(&f, folder, c->width, err);
+    s->projection = f.dims;
+    vp_projection_close(&f);
+    return status;
+}
+
 static int read_modules(vp_settings *s, const char *folder, const vp_config *c, const vp_json *j, vp_error *err) {
     s->normalize = 0; /* unless a module does it */
     VP_TRY(vp_settings_set(&s->pooling, "mean", err));
@@ -177,6 +189,7 @@ static int read_modules(vp_settings *s, const char *folder, const vp_config *c, 
         VP_TRY(module_of(j, i, &kind, &path, err));
         if (kind == MODULE_POOLING) VP_TRY(read_pooling(s, folder, path, err));
         if (kind == MODULE_NORMALIZE) s->normalize = 1;
+        if (kind == MODULE_DENSE) VP_TRY(read_dense(s, folder, c, err));
     }
     char *transformer;
     VP_TRY(vp_settings_transformer(folder, &transformer, err));

@@ -15,7 +15,7 @@ void vp_settings_free(vp_settings *s);
 int vp_settings_set(char **field, const char *value, vp_error *err); /* to a copy */
 
 /* The folder in which a sentence-transformers folder keeps its transformer, from modules.json; `folder` itself where
- * there is none. Caller frees. A module that is not supported (Dense, ...) is VP_DATA naming it. */
+ * there is none. Caller frees. A module that is not supported is VP_DATA naming it. */
 int vp_settings_transformer(const char *folder, char **out, vp_error *err);
 /* sentence-transformers' files of `folder`, if it has a modules.json; what config.json calls the base; then
  * vp_settings_beside. max_len is cut to context. */

@@ -25,11 +25,13 @@ int vp_settings_keys(vp_settings *s, const vp_json *j, const vp_config *c, vp_er
 /* Texts have one form: a prompt with slots, or NV-Embed's. */
 static int read_all(vp_settings *s, const vp_json *j, const vp_config *c, vp_error *err) {
     const char *chat = NULL;
-    bool normalize = s->normalize != 0;
+    bool normalize = s->normalize != 0, prefix = false;
     VP_TRY(vp_settings_keys(s, j, c, err));
     VP_TRY(vp_json_str(j, j->root, "chat", &chat, err));
     VP_TRY(vp_json_bool(j, j->root, "normalize", &normalize, err));
+    VP_TRY(vp_json_bool(j, j->root, "prefix", &prefix, err));
     s->normalize = normalize;
+    s->prefix = prefix;
     if (!chat) return VP_OK;
     s->nv_embed = 0;
     return vp_settings_set(&s->chat, chat, err);
@@ -47,7 +49,10 @@ int vp_settings_write_own(const vp_settings *s, const char *folder, vp_error *er
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:b, s:I, s:I}", "chat", s->chat, "attention", s->attention, "pooling", s->pooling,
                   "normalize", s->normalize != 0, "max_length", (json_int_t)s->max_len, "dims", (json_int_t)s->dims);
-    const int status = vp_json_publish(folder, VP_OWN_CONFIG, root, err);
+    int status = root && s->prefix && json_object_set_new(root, "prefix", json_true())
+                     ? vp_fail_memory(err, VP_OWN_CONFIG, 1)
+                     : VP_OK;
+    if (!status) status = vp_json_publish(folder, VP_OWN_CONFIG, root, err);
     json_decref(root);
     return status;
 }

@@ -1,6 +1,7 @@
 /* A result's settings as files (settings_write.h); settings.c is the way back. */
 #include "lib/model/settings_write.h"
 #include "lib/base/json.h"
+#include "lib/model/projection.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,7 +76,13 @@ static int write_modules(const vp_settings *s, const vp_settings_place *p, vp_er
     const char *first = code ? "bidirectional.BidirectionalTransformer" : ST_MODULE("Transformer");
     json_t *modules =
         json_pack("[o, o]", module(0, p->transformer, first), module(1, "1_Pooling", ST_MODULE("Pooling")));
-    if (modules && s->normalize && json_array_append_new(modules, module(2, "2_Normalize", ST_MODULE("Normalize")))) {
+    bool bad =
+        modules && s->projection && json_array_append_new(modules, module(2, VP_PROJECTION_FOLDER, ST_MODULE("Dense")));
+    const int last = s->projection ? 3 : 2;
+    bad |=
+        modules && s->normalize &&
+        json_array_append_new(modules, module(last, last == 3 ? "3_Normalize" : "2_Normalize", ST_MODULE("Normalize")));
+    if (bad) {
         json_decref(modules);
         modules = NULL;
     }

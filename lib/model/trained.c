@@ -1,6 +1,7 @@
 /* Which numbers are trained: an adapter's matrices, or the weights themselves, laid out in one flat space in the order
  * of the weight table, so that what shares an input lies together. */
 #include "lib/base/philox.h"
+#include "lib/model/projection.h"
 #include "lib/model/token_rows.h"
 #include <math.h>
 #include <stdio.h>
@@ -293,7 +294,8 @@ int vp_training_upload(vp_encoder *e, vp_error *err) {
     return vp_compute_move(&e->on, t->value_on, t->params.value, (size_t)t->params.count * sizeof(float), err);
 }
 
-/* One after the other: an adapter's matrices and its rows of tokens, or the weights; the latent layer; the head. */
+/* One after the other: an adapter's matrices and its rows of tokens, or the weights; the latent layer or the
+ * projection; the head. */
 static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, const vp_train_options *o,
                    vp_error *err) {
     size_t cap = 0;
@@ -301,9 +303,11 @@ static int lay_out(vp_encoder *e, vp_training *t, const vp_adapter *continued, c
     VP_TRY(o->full ? layout_weights(e, t, &cap, err) : layout_adapter(e, t, &cap, err));
     if (!o->full) VP_TRY(layout_tokens(e, t, &cap, err));
     VP_TRY(vp_training_layout_latent(e, t, o, &cap, err));
+    VP_TRY(vp_training_layout_projection(e, t, o, &cap, err));
     VP_TRY(layout_head(e, t, &cap, err));
     VP_TRY(allocate(e, t, err));
     VP_TRY(vp_training_start_latent(e, t, o, err));
+    VP_TRY(vp_training_start_projection(e, t, o, err));
     if (o->full) return start_weights(e, t, err);
     VP_TRY(start_tokens(e, t, continued, err));
     VP_TRY(start_head(e, t, err));
@@ -352,7 +356,8 @@ int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bi
     int n = snprintf(tail, sizeof tail, "%s.%s", w->module, bias ? "bias" : "weight");
     for (size_t i = 0; n > 0 && i < t->params.n; i++) {
         size_t length = strlen(t->param[i].name), prefix = length - (size_t)n;
-        if (t->param[i].first == t->latent_at) break; /* no weights of the transformer's follow */
+        if (t->param[i].first == t->latent_at || t->param[i].first == t->projection_at)
+            break; /* no weights of the transformer's follow */
         if (length >= (size_t)n && !strcmp(t->param[i].name + prefix, tail) &&
             (!prefix || t->param[i].name[prefix - 1] == '.'))
             return t->param[i].first;
@@ -404,16 +409,31 @@ float *vp_encoder_gradient_on(const vp_encoder *e) {
     return e->training ? e->training->grad_on : NULL;
 }
 
+/* A projection's gradient is made on the host: places [*from, *past) of the space. */
+static void on_host(const vp_encoder *e, int64_t *from, int64_t *past) {
+    const vp_training *t = e->training;
+    const bool some = e->on.separate && t->projection_at >= 0;
+    *from = some ? t->projection_at : t->params.count;
+    *past = *from + (some ? vp_projection_count(t->options.projection, e->model->config.width) : 0);
+}
+
 int vp_encoder_gradient_clear(vp_encoder *e, vp_error *err) {
     const vp_training *t = e->training;
     const vp_mat all = {.ptr = t->grad_on, .dtype = VP_F32, .rows = 1, .cols = t->params.count, .ld = t->params.count};
     const vp_elem_op zero = {.out = all};
+    int64_t from, past;
+    on_host(e, &from, &past);
+    if (past > from) memset(t->grad + from, 0, (size_t)(past - from) * sizeof *t->grad);
     return vp_compute_check(&e->on, e->on.ops->fill(e->on.queue, &zero), err);
 }
 
 int vp_encoder_gradient_fetch(vp_encoder *e, vp_error *err) {
     const vp_training *t = e->training;
-    return vp_compute_move(&e->on, t->grad, t->grad_on, (size_t)t->params.count * sizeof(float), err);
+    int64_t from, past;
+    on_host(e, &from, &past);
+    VP_TRY(vp_compute_move(&e->on, t->grad, t->grad_on, (size_t)from * sizeof(float), err));
+    return vp_compute_move(&e->on, t->grad + past, t->grad_on + past, (size_t)(t->params.count - past) * sizeof(float),
+                           err);
 }
 
 const vp_train_options *vp_encoder_training(const vp_encoder *e) {

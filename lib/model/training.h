@@ -24,6 +24,7 @@ typedef struct vp_train_options {
     const char *start;   /* folder of an adapter: continue it (its rank, alpha, targets, tokens); or NULL */
     const vp_latent_sizes *latent; /* a latent-attention layer is trained beside it, whole; NULL: none. Zeros: as
                                       `start` or the model has it, or as its width does */
+    int64_t projection;            /* dimensions of a projection of pooled vectors, trained whole beside it; 0: none */
     double lora_dropout;           /* of the adapter's inputs */
     double attention_dropout;      /* of attention probabilities */
     double hidden_dropout;         /* of what attention and MLP add to the residual stream */
@@ -51,6 +52,8 @@ int64_t vp_encoder_head(const vp_encoder *e, bool *tied);
 int64_t vp_encoder_tokens(const vp_encoder *e);
 /* Where the latent layer's numbers begin among them; -1: none is trained. */
 int64_t vp_encoder_latent(const vp_encoder *e);
+/* Where the projection's numbers begin, W [projection, C] and a bias; -1: none is trained. */
+int64_t vp_encoder_projection(const vp_encoder *e);
 /* To be called after the numbers changed: full training packs the weights anew. */
 int vp_encoder_changed(vp_encoder *e, vp_error *err);
 /* What the adapter is, as options that would make its like (strings owned by the encoder). */
@@ -79,6 +82,9 @@ int64_t vp_encoder_width(const vp_encoder *e); /* C */
 void vp_pooler_use(vp_pooler *p, const vp_encoder *e);
 /* Or it has these numbers, borrowed: to be called again after they changed. */
 void vp_pooler_give(vp_pooler *p, const vp_latent_sizes *s, int64_t width, const float *value);
+/* The same of a pooler with vp_pool_options.project, of whose numbers these are W [dims, width] and a bias;
+ * vp_pooler_use gives an encoder's. Their gradient is added to `grad`, NULL: none is wanted. */
+void vp_pooler_give_projection(vp_pooler *p, int64_t dims, int64_t width, const float *value, float *grad);
 /* When the gradient of a step's last micro-batch was made: what all of them share goes on to the latents. */
 int vp_pooler_finish(vp_pooler *p, vp_error *err);
 

@@ -86,8 +86,8 @@ static int add_hit(vp_judgments *j, const json_t *o, const char *file, const vp_
     VP_TRY(take_name(j, json_object_get(o, "query"), "query", file, line, &item.query, err));
     VP_TRY(take_name(j, item.parent ? parent : json_object_get(o, "id"), item.parent ? "parent" : "id", file, line,
                      &item.document, err));
-    if (!json_is_number(score)) return vp_score_bad(file, line, err, "no 'score', a number");
-    item.score = json_number_value(score);
+    if (!json_is_number(score) && !json_is_null(score)) return vp_score_bad(file, line, err, "no 'score', a number");
+    item.score = json_is_null(score) ? -HUGE_VAL : json_number_value(score);
     return add(j, &item, err);
 }
 

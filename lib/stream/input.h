@@ -14,8 +14,9 @@ int vp_input_open(vp_input **in, int fd, const char *name, vp_error *err);
 int vp_input_read(vp_input *in, void *data, size_t n, size_t *got, vp_error *err);
 /* The same until n bytes are there or the input ends (*got < n). */
 int vp_input_full(vp_input *in, void *data, size_t n, size_t *got, vp_error *err);
-/* True if vp_input_read would not wait, now or within timeout_ms (-1: for ever). */
-bool vp_input_ready(const vp_input *in, int timeout_ms);
+/* True if vp_input_read would not wait; false once nothing came for timeout_ms (-1: for ever). Of zstd it decompresses
+ * what came: bytes that make up no text yet are not ready. */
+bool vp_input_ready(vp_input *in, int timeout_ms);
 /* From now on a wait for input ends when `output`, the descriptor that the program writes to, is a pipe that nobody
  * reads any more: VP_IO with broken_pipe, as if it had written. Without it a filter outlives the rest of its pipeline
  * for as long as its input is silent. */

@@ -108,6 +108,7 @@ static int row_line(const vp_frame *f, const char *columns, int64_t b, vp_buf *o
 }
 
 int vp_look_rows(const vp_frame *f, const char *columns, vp_row_order *order, vp_buf *out, vp_error *err) {
+    if (f->B == 0) return VP_OK; /* it may lack columns that frames with rows have */
     VP_TRY(vp_look_check(f, columns, err));
     for (int i = 0; i < f->ncolumns && columns; i++)
         if (vp_look_selected(columns, f->column[i].name) && !has_rows(f, &f->column[i]))

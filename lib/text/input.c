@@ -178,6 +178,9 @@ int vp_input_choose(vp_input *in, const vp_input_options *a, const vp_input_mode
     };
     VP_TRY(choose_doc_max_len(in, m, known, err));
     VP_TRY(choose_chat(in, m, known, err));
+    in->prefix = in->spelled && (a->prefix || (known ? vp_map_bool(known, "prefix", false) : m->prefix));
+    if (a->prefix && !in->spelled)
+        return vp_fail(err, VP_USAGE, "--prefix: only with --chat " VP_CHAT_GRIT " or " VP_CHAT_ZEPHYR);
     if (a->instruction) VP_TRY(space_instruction(in, a->instruction, err));
     if (a->instruction && !a->query_layout) in->texts.instruction = asked_instruction(in, m, in->texts.layout);
     choose_queries(in, m);
@@ -198,6 +201,7 @@ int vp_input_describe(const vp_input *in, vp_map *input, vp_error *err) {
     if (*in->end) VP_TRY(vp_map_set_str(input, "end", in->end, err));
     if (o->doc_max_len) VP_TRY(vp_map_set_int(input, "doc_max_len", o->doc_max_len, err));
     if (o->text_only) VP_TRY(vp_map_set_bool(input, "text_only", true, err));
+    if (in->prefix) VP_TRY(vp_map_set_bool(input, "prefix", true, err));
     if (a->block) VP_TRY(vp_map_set_int(input, "pack", a->block, err));
     if (a->query_layout) VP_TRY(vp_map_set_str(input, "query_template", a->query_layout, err));
     if (a->query_max_len) VP_TRY(vp_map_set_int(input, "query_max_len", a->query_max_len, err));

@@ -16,6 +16,7 @@ typedef struct vp_input_options { /* what was asked for; strings NULL: not */
     bool query;                     /* the texts are queries */
     bool words;                     /* the texts are words, each of which is to be found again */
     bool no_specials;
+    bool prefix; /* what stands before a text sees all of itself, also where attention is causal */
 } vp_input_options;
 
 typedef struct vp_input_model { /* what the model's files say; strings NULL: nothing */
@@ -27,6 +28,7 @@ typedef struct vp_input_model { /* what the model's files say; strings NULL: not
     const char *eos;     /* vp_tokenizer_eos; NULL: none */
     const char *mark[2]; /* vp_tokenizer_marks: BOS, EOS */
     bool prompt_pooled;
+    bool prefix; /* as in vp_input_options */
     bool llm2vec;
     bool nv_embed; /* its texts have the format VP_CHAT_NV_EMBED */
 } vp_input_model;
@@ -38,6 +40,7 @@ typedef struct vp_input {             /* borrows the strings of what it was chos
         *end;           /* the model whose chat it is, or the prompt's name; what follows for EOS pooling; "": none */
     const char *dialog; /* of conversations: a name of VP_DIALOGS, or "auto" */
     bool spelled;       /* their format spells out BOS and EOS */
+    bool prefix;
     vp_buf instruction, before, after, task[2]; /* strings of its own */
     const vp_input_options *asked;
 } vp_input;
@@ -45,10 +48,11 @@ typedef struct vp_input {             /* borrows the strings of what it was chos
 /* VP_USAGE: options that exclude each other. */
 int vp_input_check(const vp_input_options *asked, vp_error *err);
 /* What was asked for stands; where nothing was, what `head` (the encoder.input that the input's own head brings; NULL:
- * none) says of documents, else the model. The chat, its end, doc_max_len and text_only come, for queries too, from
- * `known` (the encoder.input of the documents that are there already; NULL: none), so that both are prepared alike.
- * Running text has no prompt and is not cut, words have no chat and are not cut at words. VP_USAGE: a chat of that name
- * is not known; VP_DATA: the same of `known`, or no end of text where texts are to have one. */
+ * none) says of documents, else the model. The chat, its end, doc_max_len, text_only and prefix come, for queries too,
+ * from `known` (the encoder.input of the documents that are there already; NULL: none), so that both are prepared
+ * alike. Running text has no prompt and is not cut, words have no chat and are not cut at words. VP_USAGE: a chat of
+ * that name is not known, `prefix` without a format that tells instruction and text apart and that a result remembers;
+ * VP_DATA: the same of `known`, or no end of text where texts are to have one. */
 int vp_input_choose(vp_input *in, const vp_input_options *asked, const vp_input_model *model, const vp_map *head,
                     const vp_map *known, vp_error *err);
 /* Fill encoder.input. */

@@ -17,7 +17,7 @@ enum { ID, TEXT, META, PARENT, STRINGS };
 typedef struct held {
     span s[STRINGS];
     int64_t row;
-    int32_t chunks, group, unit;
+    int32_t chunks, group, unit, prefix;
     float score;
     uint8_t role;
     bool scored;
@@ -32,7 +32,7 @@ typedef struct step_facts {
 } step_facts;
 
 /* Columns that are tensors. */
-enum { ROW, HASH, IDS, CU, KEEP, WORD, CHUNKS, UNIT, GROUP, ROLE, SCORE, TENSORS };
+enum { ROW, HASH, IDS, CU, KEEP, WORD, CHUNKS, UNIT, GROUP, ROLE, SCORE, PREFIX, TENSORS };
 
 struct vp_packer {
     vp_writer *writer;
@@ -52,7 +52,8 @@ static const struct {
                {"ids", IDS, -1, VP_I32},       {"cu", CU, -1, VP_I32},         {"keep", KEEP, -1, VP_U8},
                {"text", -1, TEXT, VP_NDTYPES}, {"meta", -1, META, VP_NDTYPES}, {"parent", -1, PARENT, VP_NDTYPES},
                {"chunks", CHUNKS, -1, VP_I32}, {"unit", UNIT, -1, VP_I32},     {"group", GROUP, -1, VP_I32},
-               {"role", ROLE, -1, VP_U8},      {"score", SCORE, -1, VP_F32},   {"word", WORD, -1, VP_I32}};
+               {"role", ROLE, -1, VP_U8},      {"score", SCORE, -1, VP_F32},   {"word", WORD, -1, VP_I32},
+               {"prefix", PREFIX, -1, VP_I32}};
 enum { NCOLUMNS = sizeof columns / sizeof *columns };
 
 /* Whether frames have column i; a step's facts add to what the options say. */
@@ -73,6 +74,8 @@ static bool wanted(const vp_pack_options *o, const step_facts *step, size_t i) {
         return !o->blocks && (o->keep || step->examples);
     case WORD:
         return o->word;
+    case PREFIX:
+        return !o->blocks && o->prefix;
     case CHUNKS:
         return !o->blocks && o->parent;
     default:
@@ -136,11 +139,19 @@ static int hold_keep(vp_packer *p, const vp_pack_row *row, vp_error *err) {
     return VP_OK;
 }
 
+static int32_t prefix_of(const vp_pack_row *row) {
+    const bool generated = row->group != VP_NO_GROUP && row->role == VP_ROLE_GENERATIVE;
+    size_t n = 0;
+    while (!generated && row->keep && n < row->n && !row->keep[n]) n++;
+    return (int32_t)n;
+}
+
 int vp_packer_add(vp_packer *p, const vp_pack_row *row, vp_error *err) {
     held h = {.row = row->row,
               .chunks = row->chunks,
               .group = row->group,
               .role = row->role,
+              .prefix = prefix_of(row),
               .score = row->score,
               .scored = row->scored,
               .at = p->ids.len / sizeof(int32_t),
@@ -191,6 +202,7 @@ static int gather_row(vp_packer *p, const held *h, vp_error *err) {
     VP_TRY(add_to(p, GROUP, &h->group, sizeof h->group, err));
     VP_TRY(add_to(p, ROLE, &h->role, sizeof h->role, err));
     VP_TRY(add_to(p, SCORE, &h->score, sizeof h->score, err));
+    VP_TRY(add_to(p, PREFIX, &h->prefix, sizeof h->prefix, err));
     return add_to(p, HASH, h->hash, sizeof h->hash, err);
 }
 
@@ -252,7 +264,7 @@ static int write_frame(vp_packer *p, const step_facts *step, const held *rows, s
 
 int64_t vp_packer_drop(vp_packer *p) {
     const int64_t tokens = (int64_t)(p->ids.len / sizeof(int32_t));
-    p->rows.len = p->strings.len = p->ids.len = p->keep.len = 0;
+    p->rows.len = p->strings.len = p->ids.len = p->keep.len = p->word.len = 0;
     return tokens;
 }
 

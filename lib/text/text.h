@@ -212,6 +212,7 @@ typedef struct vp_pack_options {
     bool steps;                    /* column unit; rows are held back until vp_packer_step */
     bool blocks;                   /* rows are parts of running text: no id, hash, text, meta, keep */
     bool word;
+    bool prefix; /* column prefix: of rows that are not generated, what stands before the first pooled token */
 } vp_pack_options;
 
 enum { VP_NO_GROUP = -1 };

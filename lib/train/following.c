@@ -1,5 +1,6 @@
 /* Following a run: its recipe once, its weights a step (following.h). */
 #include "lib/train/following.h"
+#include "lib/model/projection.h"
 #include "lib/train/live.h"
 #include "lib/train/recipe.h"
 #include <stdlib.h>
@@ -29,10 +30,12 @@ static int check_recipe(const vp_recipe *r, const vp_model *m, const vp_follow_o
 
 static const char apart[] = "'%s': its train.json and live do not belong together";
 
-/* Sizes of a latent layer that `live` has no room for are not allocated. */
-static int check_latent(const vp_following *f, vp_recipe_file *file, const vp_model *m, const char *folder,
-                        vp_error *err) {
+/* Sizes of a latent layer or a projection that `live` has no room for are not allocated. */
+static int check_sizes(const vp_following *f, vp_recipe_file *file, const vp_model *m, const char *folder,
+                       vp_error *err) {
     const int64_t width = vp_model_width(m), all = (int64_t)(vp_follow_bytes(f->live) / sizeof(float));
+    const int64_t dims = file->recipe.train.projection;
+    if (dims && vp_projection_count(dims, width) > all) return vp_fail(err, VP_DATA, apart, folder);
     if (!file->recipe.train.latent) return VP_OK;
     VP_TRY(vp_latent_complete(&file->latent, width, err));
     if (vp_latent_layout_of(&file->latent, width).count <= all) return VP_OK;
@@ -43,7 +46,7 @@ static int open_encoder(vp_following *f, vp_model *m, const vp_follow_options *o
     vp_recipe_file file;
     int status = vp_recipe_open(&file, o->folder, err);
     if (!status) status = check_recipe(&file.recipe, m, o, err);
-    if (!status) status = check_latent(f, &file, m, o->folder, err);
+    if (!status) status = check_sizes(f, &file, m, o->folder, err);
     for (size_t i = 0; !status && i < file.recipe.nadapters; i++)
         status = vp_model_add_adapter(m, file.recipe.adapters[i], err);
     vp_encode_options encode = o->encode;
@@ -89,7 +92,7 @@ void vp_following_close(vp_following *f) {
     free(f);
 }
 
-/* ---- a part of what is trained: the head, the latent layer ---- */
+/* ---- a part of what is trained: the head, the latent layer, a projection ---- */
 
 typedef struct part {
     vp_follow *live;
@@ -192,53 +195,66 @@ void vp_head_following_close(vp_head_following *f) {
     free(f);
 }
 
-/* ---- the latent layer ---- */
+/* ---- what pools ---- */
 
-struct vp_latent_following {
+struct vp_pooling_following {
     part part;
     vp_latent_sizes sizes;
-    int64_t width;
+    int64_t width, project; /* project 0: the latent layer */
 };
 
-static int open_latent_part(vp_latent_following *f, const char *folder, const vp_map *header, vp_error *err) {
+static int open_latent(vp_pooling_following *f, const vp_recipe_file *file, const char *folder, vp_error *err) {
+    if (file->recipe.latent < 0)
+        return vp_fail(err, VP_USAGE, "'%s' trains no latent-attention layer: step --pool latent", folder);
+    f->sizes = file->latent;
+    VP_TRY(vp_latent_complete(&f->sizes, f->width, err));
+    return open_weights(&f->part, file->recipe.latent, vp_latent_layout_of(&f->sizes, f->width).count, folder, err);
+}
+
+static int open_projection(vp_pooling_following *f, const vp_recipe_file *file, const char *folder, vp_error *err) {
+    if (file->recipe.train.projection != f->project)
+        return vp_fail(err, VP_USAGE, "'%s' trains no projection to %lld dimensions: step --project", folder,
+                       (long long)f->project);
+    return open_weights(&f->part, file->recipe.projection, vp_projection_count(f->project, f->width), folder, err);
+}
+
+static int open_pooling_part(vp_pooling_following *f, const char *folder, const vp_map *header, vp_error *err) {
     vp_recipe_file file;
     vp_map *model = vp_map_sub(header, "model");
     int status = open_recipe(&file, folder, model ? vp_map_str(model, "fingerprint") : NULL, err);
     f->width = model ? vp_map_int(model, "width", 0) : 0;
-    if (!status && file.recipe.latent < 0)
-        status = vp_fail(err, VP_USAGE, "'%s' trains no latent-attention layer: step --pool latent", folder);
-    f->sizes = file.latent;
-    if (!status) status = vp_latent_complete(&f->sizes, f->width, err);
-    if (!status)
-        status =
-            open_weights(&f->part, file.recipe.latent, vp_latent_layout_of(&f->sizes, f->width).count, folder, err);
+    if (!status) status = f->project ? open_projection(f, &file, folder, err) : open_latent(f, &file, folder, err);
     vp_recipe_close(&file);
     vp_map_free(model);
     return status;
 }
 
-int vp_latent_following_open(vp_latent_following **out, const char *folder, const vp_map *header, int output,
-                             vp_error *err) {
-    vp_latent_following *f = vp_calloc(1, sizeof *f);
+int vp_pooling_following_open(vp_pooling_following **out, const char *folder, int64_t project, const vp_map *header,
+                              int output, vp_error *err) {
+    vp_pooling_following *f = vp_calloc(1, sizeof *f);
     *out = NULL;
     if (!f) return vp_fail_memory(err, "following a run", sizeof *f);
+    f->project = project;
     int status = vp_follow_open(&f->part.live, folder, output, err);
-    if (!status) status = open_latent_part(f, folder, header, err);
+    if (!status) status = open_pooling_part(f, folder, header, err);
     if (status)
-        vp_latent_following_close(f);
+        vp_pooling_following_close(f);
     else
         *out = f;
     return status;
 }
 
-int vp_latent_following_give(vp_latent_following *f, const vp_frame *batch, vp_pooler *p, vp_error *err) {
+int vp_pooling_following_give(vp_pooling_following *f, const vp_frame *batch, vp_pooler *p, vp_error *err) {
     bool changed = false;
     VP_TRY(follow(&f->part, batch, &changed, err));
-    if (changed) vp_pooler_give(p, &f->sizes, f->width, f->part.weights + f->part.at);
+    if (changed && f->project)
+        vp_pooler_give_projection(p, f->project, f->width, f->part.weights + f->part.at, NULL);
+    else if (changed)
+        vp_pooler_give(p, &f->sizes, f->width, f->part.weights + f->part.at);
     return VP_OK;
 }
 
-void vp_latent_following_close(vp_latent_following *f) {
+void vp_pooling_following_close(vp_pooling_following *f) {
     if (!f) return;
     close_part(&f->part);
     free(f);

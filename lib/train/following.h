@@ -21,14 +21,15 @@ int vp_following_open(vp_following **f, vp_model *m, const vp_follow_options *o,
 int vp_following_encoder(vp_following *f, const vp_frame *batch, vp_encoder **encoder, vp_error *err);
 void vp_following_close(vp_following *f);
 
-/* The latent layer of a run, for a pooler in a process of its own: `pool latent --follow`. Waits as above; the model is
- * the one that the header names. VP_DATA: the run is of another model; VP_USAGE: it trains no such layer. */
-typedef struct vp_latent_following vp_latent_following;
-int vp_latent_following_open(vp_latent_following **f, const char *folder, const vp_map *header, int output,
-                             vp_error *err);
+/* The latent layer of a run, or its projection to `project` dimensions (0: the layer), for a pooler in a process of its
+ * own: `pool --follow`. Waits as above; the model is the one that the header names. VP_DATA: the run is of another
+ * model; VP_USAGE: it trains no such thing. */
+typedef struct vp_pooling_following vp_pooling_following;
+int vp_pooling_following_open(vp_pooling_following **f, const char *folder, int64_t project, const vp_map *header,
+                              int output, vp_error *err);
 /* The pooler gets the numbers that the batch's key `step` wants, borrowed until it is closed. */
-int vp_latent_following_give(vp_latent_following *f, const vp_frame *batch, vp_pooler *p, vp_error *err);
-void vp_latent_following_close(vp_latent_following *f); /* NULL is fine */
+int vp_pooling_following_give(vp_pooling_following *f, const vp_frame *batch, vp_pooler *p, vp_error *err);
+void vp_pooling_following_close(vp_pooling_following *f); /* NULL is fine */
 
 /* The output head of a run that may train it: `loss --follow`, opened as vp_head_open does, of the model, which gets
  * the run's adapters and is borrowed. Waits as above; VP_DATA: the run is of another model. */

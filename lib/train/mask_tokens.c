@@ -124,14 +124,25 @@ static int weigh_rows(vp_mask *m, vp_frame *f, answer *a, int64_t n, const int32
     return VP_OK;
 }
 
+/* Column prefix, as it was or 0. */
+static int own_prefix(vp_frame *f, int32_t **prefix, vp_error *err) {
+    int32_t *was = NULL;
+    int64_t n = 0;
+    VP_TRY(vp_frame_ints(f, "prefix", &was, &n, err));
+    int status = was && n != f->B ? vp_frame_fail(f, VP_DATA, err, "prefix does not fit") : VP_OK;
+    if (!status && !(*prefix = vp_mask_put(f, "prefix", VP_I32, f->B, err))) status = err->code;
+    for (int64_t b = 0; !status && b < f->B; b++) (*prefix)[b] = was ? was[b] : 0;
+    free(was);
+    return status;
+}
+
 /* Of the first n rows. */
 static int predict_next(vp_mask *m, vp_frame *f, int64_t n, vp_error *err) {
     int32_t *ids, *target;
     const vp_column *cu;
     int32_t *prefix = NULL;
     VP_TRY(own_tokens(f, &ids, &target, &cu, err));
-    if (m->o.prefix && !(prefix = vp_mask_put(f, "prefix", VP_I32, f->B, err))) return err->code;
-    if (prefix) memset(prefix, 0, (size_t)f->B * sizeof *prefix);
+    if (m->o.prefix) VP_TRY(own_prefix(f, &prefix, err));
     const vp_column *keep = vp_frame_find(f, "keep");
     answer *a = vp_calloc((size_t)n + 1, sizeof *a);
     if (!a) return vp_fail_memory(err, "answers", (size_t)n * sizeof *a);

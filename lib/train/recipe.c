@@ -1,5 +1,6 @@
 /* run/train.json, written and read (recipe.h). */
 #include "lib/train/recipe.h"
+#include "lib/model/projection.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,9 @@ int vp_recipe_json(const vp_recipe *r, json_t **out, vp_error *err) {
                                        t->lora_dropout, "targets", t->targets);
     bool ok = root && (t->full || (lora && !json_object_set_new(root, "lora", lora)));
     ok = ok && (!t->latent || !json_object_set_new(root, "latent", latent_json(r)));
+    ok = ok && (!t->projection || !json_object_set_new(root, "projection",
+                                                       json_pack("{s:I,s:I}", "dims", (json_int_t)t->projection, "at",
+                                                                 (json_int_t)r->projection)));
     if (ok && put_place(root, "head", r->head) && put_place(root, "tokens", r->tokens) &&
         (r->tokens < 0 || put_place(lora, "tokens", t->tokens))) {
         *out = root;
@@ -85,6 +89,16 @@ static int read_latent(vp_recipe_file *f, vp_error *err) {
     return vp_fail(err, VP_DATA, "%s: a latent layer of these sizes cannot be", f->json.path);
 }
 
+static int read_projection(vp_recipe_file *f, vp_error *err) {
+    vp_recipe *r = &f->recipe;
+    const json_t *projection = json_object_get(f->json.root, "projection");
+    if (!projection) return VP_OK;
+    VP_TRY(vp_json_int(&f->json, projection, "dims", &r->train.projection, err));
+    VP_TRY(vp_json_int(&f->json, projection, "at", &r->projection, err));
+    if (r->train.projection > 0 && r->train.projection <= VP_PROJECTION_MOST && r->projection >= 0) return VP_OK;
+    return vp_fail(err, VP_DATA, "%s: a projection of this size cannot be", f->json.path);
+}
+
 static int read_all(vp_recipe_file *f, vp_error *err) {
     vp_recipe *r = &f->recipe;
     const json_t *root = f->json.root;
@@ -107,11 +121,12 @@ static int read_all(vp_recipe_file *f, vp_error *err) {
         return vp_fail(err, VP_DATA, "%s: it does not say which model and attention", f->json.path);
     VP_TRY(read_adapters(f, err));
     VP_TRY(read_latent(f, err));
+    VP_TRY(read_projection(f, err));
     return r->train.full ? VP_OK : read_lora(f, err);
 }
 
 int vp_recipe_open(vp_recipe_file *f, const char *folder, vp_error *err) {
-    *f = (vp_recipe_file){.recipe = {.latent = -1, .head = -1, .tokens = -1}};
+    *f = (vp_recipe_file){.recipe = {.latent = -1, .projection = -1, .head = -1, .tokens = -1}};
     VP_TRY(vp_json_open(&f->json, folder, "train.json", JSON_OBJECT, err));
     return read_all(f, err);
 }

@@ -12,6 +12,7 @@ typedef struct vp_recipe {
     size_t nadapters;
     vp_train_options train; /* its targets are named; `start` and `backward` do not matter here */
     int64_t latent;         /* where the latent layer's numbers begin in `live`, their sizes in `train`; -1: none */
+    int64_t projection;     /* where a projection's numbers begin, to train.projection dimensions; -1: none */
     int64_t head;           /* where the output head's rows begin in `live`; -1: they are not trained */
     int64_t tokens;         /* where rows of single tokens (train.tokens) begin in `live`; -1: they are not trained */
 } vp_recipe;

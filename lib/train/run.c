@@ -3,6 +3,7 @@
 #include "lib/train/checkpoint.h"
 #include "lib/train/live.h"
 #include "lib/train/output.h"
+#include "lib/model/projection.h"
 #include "lib/model/settings_write.h"
 #include "lib/text/chat.h"
 #include "lib/text/slots.h"
@@ -25,6 +26,7 @@ struct vp_run {
     char *attention, *compute, *checkpoint, *chat;
     bool followed, planned;
     bool nv_embed; /* its texts have NV-Embed's format */
+    bool prefix;   /* what stands before them sees all of itself */
     int64_t next, saved;
 };
 
@@ -57,6 +59,7 @@ static int read_prompt(vp_run *r, const vp_map *encoder, vp_error *err) {
     vp_map *input = encoder ? vp_map_sub(encoder, "input") : NULL;
     const char *chat = input ? vp_map_str(input, "chat") : NULL;
     const vp_chat *format = vp_chat_find(chat);
+    r->prefix = input && vp_map_bool(input, "prefix", false);
     const int status = vp_slots_find(chat) || (format && format->bare) ? keep(&r->chat, chat, err) : VP_OK;
     vp_map_free(input);
     return status;
@@ -83,12 +86,24 @@ static int read_header(vp_run *r, const vp_map *encoder, vp_error *err) {
 
 /* ---- opening ---- */
 
-/* Whether vectors are made by latent attention, whose layer is trained then. */
-static bool pools_latent(const vp_run *r, const vp_map *encoder) {
+/* How vectors are made; NULL: none are, by what is known so far. */
+static const char *pooling_of(const vp_run *r, const vp_map *encoder) {
     const char *kind = encoder ? vp_map_str(encoder, "pooling") : NULL;
     if (!kind) kind = r->o.pool.kind;
     if (!kind && !vp_objective_is_tokens(r->o.objective)) kind = vp_model_settings(r->model)->pooling;
-    return kind && !strcmp(kind, "latent");
+    return kind;
+}
+
+/* Training that goes on with a result goes on with its projection, too, where vectors of rows are trained. */
+static int continue_projection(vp_run *r, const vp_map *encoder, vp_error *err) {
+    vp_train_options *t = &r->o.train;
+    vp_projection_file f;
+    const char *kind = pooling_of(r, encoder);
+    if (!kind || !strcmp(kind, "pick") || t->projection || !t->start || !vp_projection_exists(t->start)) return VP_OK;
+    const int status = vp_projection_open(&f, t->start, vp_model_width(r->model), err);
+    t->projection = f.dims;
+    vp_projection_close(&f);
+    return status;
 }
 
 /* What the stream tells of its texts' format. */
@@ -105,7 +120,9 @@ static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
     for (size_t i = 0; i < r->o.nadapters; i++) VP_TRY(vp_model_add_adapter(r->model, r->o.adapters[i], err));
     vp_map *encoder = vp_map_sub(header, "encoder");
     int status = read_header(r, encoder, err);
-    if (!status && pools_latent(r, encoder)) r->o.train.latent = &r->o.latent;
+    const char *kind = pooling_of(r, encoder);
+    if (!status && kind && !strcmp(kind, "latent")) r->o.train.latent = &r->o.latent;
+    if (!status) status = continue_projection(r, encoder, err);
     if (!status && !r->o.train.latent && r->o.latent.heads + r->o.latent.latents + r->o.latent.inner > 0)
         status = vp_fail(err, VP_USAGE, "sizes of a latent-attention layer are for pooling latent");
     r->nv_embed = has_format(encoder, VP_CHAT_NV_EMBED);
@@ -136,6 +153,7 @@ static int open_pooler(vp_run *r, const vp_map *header, vp_error *err) {
     else if (!o.kind && tokens)
         o.kind = "pick";
     o.trained = r->o.train.latent != NULL;
+    o.project = r->o.train.projection;
     if (!status) status = vp_pooler_open(&r->pooler, &o, own, err);
     if (!status) vp_pooler_use(r->pooler, r->encoder);
     if (!status && r->objective && tokens != vp_pooler_picks(r->pooler))
@@ -198,6 +216,7 @@ static int make_recipe(vp_run *r, vp_error *err) {
                               .nadapters = r->o.nadapters,
                               .train = *vp_encoder_training(r->encoder),
                               .latent = vp_encoder_latent(r->encoder),
+                              .projection = vp_encoder_projection(r->encoder),
                               .head = vp_encoder_head(r->encoder, &tied),
                               .tokens = vp_encoder_tokens(r->encoder)};
     return vp_recipe_json(&recipe, &r->recipe, err);
@@ -349,9 +368,10 @@ static int write_adapter(vp_run *r, const vp_settings *s, vp_error *err) {
     const vp_settings_place place = {
         .folder = r->o.folder, .transformer = "", .width = vp_encoder_width(r->encoder), .adapter = true};
     vp_params params = *vp_encoder_params(r->encoder);
-    const int64_t latent = vp_encoder_latent(r->encoder);
-    if (t->head) params.n--; /* the head stands last, the latent layer before it */
-    while (latent >= 0 && params.param[params.n - 1].first >= latent) params.n--;
+    const int64_t latent = vp_encoder_latent(r->encoder), projection = vp_encoder_projection(r->encoder);
+    const int64_t beside = latent >= 0 ? latent : projection;
+    if (t->head) params.n--; /* the head stands last, the latent layer or the projection before it */
+    while (beside >= 0 && params.param[params.n - 1].first >= beside) params.n--;
     const vp_lora_output lora = {.params = &params,
                                  .base = vp_model_path(r->model),
                                  .alpha = t->alpha,
@@ -378,6 +398,31 @@ static int write_latent(vp_run *r, const vp_settings *s, const char *folder, vp_
     return vp_settings_write_nv_embed(s, t->latent, width, folder, err);
 }
 
+/* The projection of the adapter that is continued, where it was not trained. */
+static int keep_projection(vp_run *r, const char *folder, vp_error *err) {
+    const int64_t width = vp_encoder_width(r->encoder);
+    vp_projection_file f;
+    float *value = NULL;
+    int status = vp_projection_open(&f, r->o.train.start, width, err);
+    const size_t n = status ? 0 : (size_t)vp_projection_count(f.dims, width);
+    if (!status && !(value = vp_calloc(n, sizeof *value)))
+        status = vp_fail_memory(err, "a projection", n * sizeof *value);
+    if (!status) status = vp_projection_read(&f, width, value, err);
+    if (!status) status = vp_projection_write(folder, f.dims, width, value, VP_F32, err);
+    free(value);
+    vp_projection_close(&f);
+    return status;
+}
+
+static int write_projection(vp_run *r, const char *folder, vp_error *err) {
+    const int64_t at = vp_encoder_projection(r->encoder);
+    const char *start = r->o.train.start;
+    if (at < 0) return start && vp_projection_exists(start) ? keep_projection(r, folder, err) : VP_OK;
+    return vp_projection_write(folder, vp_encoder_training(r->encoder)->projection, vp_encoder_width(r->encoder),
+                               vp_encoder_params(r->encoder)->value + at,
+                               r->o.dtype == VP_NDTYPES ? VP_F32 : r->o.dtype, err);
+}
+
 /* Whole in a folder of its own, then its files into the run's, config.json last: without it there is no model. */
 static int write_model(vp_run *r, const vp_settings *s, vp_error *err) {
     vp_publish_folder result;
@@ -393,6 +438,7 @@ static int write_model(vp_run *r, const vp_settings *s, vp_error *err) {
     if (!status && vp_model_is_gguf(r->model))
         status = vp_tokenizer_export(vp_model_path(r->model), result.temporary, &exported, err);
     if (!status) status = write_latent(r, s, result.temporary, err);
+    if (!status) status = write_projection(r, result.temporary, err);
     if (!status) status = vp_folder_move_files(result.temporary, r->o.folder, "config.json", err);
     vp_publish_folder_abort(&result);
     return status;
@@ -407,7 +453,10 @@ int vp_run_finish(vp_run *r, vp_error *err) {
     if (r->chat || r->nv_embed) s.chat = r->chat;
     if (!vp_pooler_picks(r->pooler)) s.pooling = (char *)vp_pooler_kind(r->pooler);
     s.nv_embed = r->nv_embed;
+    s.prefix = r->prefix;
+    if (vp_encoder_projection(r->encoder) >= 0) s.projection = vp_encoder_training(r->encoder)->projection;
     if (vp_encoder_training(r->encoder)->full) return write_model(r, &s, err);
     VP_TRY(write_adapter(r, &s, err));
+    VP_TRY(write_projection(r, r->o.folder, err));
     return write_latent(r, &s, r->o.folder, err);
 }

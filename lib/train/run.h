@@ -35,7 +35,8 @@ int64_t vp_run_vocab(const vp_run *r); /* of the model, for the reader's checks 
  */
 int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err);
 /* After the stream's end: the last checkpoint and the result: an adapter's files, without the head that was trained
- * with it, or the folder of a model; with the latent layer that was trained beside it. VP_DATA: the run has no step. */
+ * with it, or the folder of a model; with the latent layer or the projection that was trained beside it. VP_DATA: the
+ * run has no step. */
 int vp_run_finish(vp_run *r, vp_error *err);
 void vp_run_close(vp_run *r);
 

@@ -254,6 +254,80 @@ END
     grep -q '"chat": "grit"' tuned/vecpipe_config.json
 }
 
+@test "mixed attention: an instruction that sees all of itself before a causal text, a prompt before its answer" {
+    mix pairs.jsonl --batch 4 --generative chats.jsonl --generative-batch 2 --steps 3 | tok -m tiny --chat grit --prefix >open.vp
+    column prefix,keep,role open.vp | python3 -c '
+import json, sys
+rows = [json.loads(line) for line in sys.stdin]
+assert {r["role"] for r in rows} >= {0, 1, 3}
+for r in rows:
+    assert r["prefix"] == (0 if r["role"] == 3 else r["keep"].index(1)), r
+assert any(r["prefix"] > 5 for r in rows)'
+    mask grit <open.vp >both.vp
+    column prefix both.vp | grep -q '"prefix":[1-9]'
+    mask grit --prefix-lm <open.vp | column prefix,role | grep '"role":3' >answers
+    run ! grep -q '"prefix":0' answers
+    mask grit --prefix-lm <open.vp | column prefix,role | grep -v '"role":3' | diff - <(column prefix,role both.vp | grep -v '"role":3')
+    # the instruction sees itself: by states, another last token of it changes those before it, and the text still none
+    # of what stands before it
+    states() { echo '{"text":"river runs"}' | tok -m tiny --chat grit --query --instruction "$1" "${@:2}" | fwd --attention causal | column hidden,keep; }
+    for option in '' --prefix; do
+        # shellcheck disable=SC2086
+        { states 'abc' $option; states 'abd' $option; } >"states$option"
+    done
+    python3 - <<'PY'
+import json
+for name, opened in ("states", False), ("states--prefix", True):
+    a, b = (json.loads(line) for line in open(name))
+    same = [x == y for x, y in zip(a["hidden"], b["hidden"], strict=True)]
+    assert same[0] == (not opened), (name, same)
+    assert a["keep"] == b["keep"] and not same[a["keep"].index(1)]
+PY
+    # the text is causal in both: its tokens do not see those behind them
+    for text in 'river runs' 'river flow'; do
+        echo "{\"text\":\"$text\"}" | tok -m tiny --chat grit --query --instruction abc --prefix | fwd --attention causal | column hidden,keep
+    done | python3 -c '
+import json, sys
+a, b = (json.loads(line) for line in sys.stdin)
+first = a["keep"].index(1)
+assert a["hidden"][: first + 2] == b["hidden"][: first + 2] and a["hidden"][-1] != b["hidden"][-1]'
+    # each code its own adapter, piped and fused; what comes out needs no options
+    for code in bbcc cccc bccc bbbc ccbc bcbc; do
+        expect 0 grit joint -m tiny -o $code --chats chats.jsonl pairs.jsonl "${small[@]}" --generative-batch 2 --attention $code --lr 1e-2
+    done
+    [ "$(sha256sum ??[bc]c/adapter_model.safetensors | cut -d ' ' -f 1 | sort -u | wc -l)" -eq 6 ]
+    grit joint -m tiny -o again --chats chats.jsonl pairs.jsonl "${small[@]}" --generative-batch 2 --attention bcbc --lr 1e-2 --piped
+    cmp bcbc/adapter_model.safetensors again/adapter_model.safetensors
+    grit joint -m tiny -o plain --chats chats.jsonl pairs.jsonl "${small[@]}" --generative-batch 2 --attention bi --lr 1e-2
+    cmp bbcc/adapter_model.safetensors plain/adapter_model.safetensors
+    echo '{"text":"river"}' >texts
+    tok -m tiny --adapter bccc --query --instruction Find texts >ids.vp
+    column prefix ids.vp | grep -q '"prefix":[1-9]'
+    fwd <ids.vp | pool >emb.vp
+    peek emb.vp | grep -q '"attention":"causal".*"prefix":true'
+    merge -m tiny --adapter bccc --dtype f32 --out merged
+    tok -m merged --query --instruction Find texts | column prefix | diff - <(column prefix ids.vp)
+    tok -m tiny --adapter bccc texts | fwd | pool | knn add index
+    tok -m index --query --instruction Find texts | column prefix | diff - <(column prefix ids.vp)
+    tok -m tiny --adapter cccc texts | peek >shown
+    run ! grep -q prefix shown
+    grit all -m tiny -o all "${files[@]}" "${small[@]}" --generative-batch 2 --attention bccc
+    grep -q '"prefix": true' all/kto/vecpipe_config.json
+    # what no column says is refused by name
+    for code in cbcc cbbc; do
+        refused 2 grit joint -m tiny -o no --chats chats.jsonl pairs.jsonl --attention $code
+        grep -qx "grit: attention '$code': a causal instruction before a text that sees both sides cannot be had" err
+    done
+    for code in bbcb bbbb; do
+        refused 2 grit joint -m tiny -o no --chats chats.jsonl pairs.jsonl --attention $code
+        grep -qx "grit: attention '$code': an answer sees what stands before it" err
+    done
+    for code in b bbc bbccc abcc both ''; do refused 2 grit joint -m tiny -o no --chats chats.jsonl pairs.jsonl --attention "$code"; done
+    [ ! -e no ]
+    expect 2 tok -m tiny --prefix texts
+    grep -q -- '--prefix: only with --chat grit or zephyr' err
+}
+
 @test "killed and resumed gives the bytes of an undisturbed run" {
     long=(-m tiny --chats chats.jsonl pairs.jsonl --steps 60 --batch 4 --generative-batch 2 --threads 1 --checkpoint-every 1 -q)
     grit joint -o undisturbed "${long[@]}"

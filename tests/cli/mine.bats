@@ -23,6 +23,10 @@ bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
         refused 2 mine-negs --range="$range" x.idx
         grep -q -- '--range' err
     done
+    for list in near 'dense,' ',bm25' dense,x dense,dense,dense "$(printf 'bm25,%.0s' {1..17})bm25"; do
+        refused 2 mine-negs --candidates "$list" x.idx a y.idx b
+        grep -q -- '--candidates' err
+    done
     refused 2 mine-negs -n 0 x.idx
     refused 2 mine-negs x.idx - y.idx -
     refused 2 mine-negs --reapply --texts
@@ -43,6 +47,27 @@ bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
     expect 0 bm25 -q corpus.idx q.vp --log log
     [ ! -s err ]
     grep -q '"event":"negatives","rows":1,"negatives":1,"candidates":2,"query":0,"positive":1,' log
+}
+
+@test "several teachers look for candidates each in its own way" {
+    index
+    tok -m tiny --text corpus.jsonl | fwd | pool | knn add -q near.idx
+    queries >words.vp
+    fwd <words.vp | pool >near.vp
+    expect 0 mine-negs --candidates bm25,dense --rule naive -n 1 corpus.idx words.vp near.idx near.vp
+    mv out both
+    expect 0 bm25 -n 1 corpus.idx words.vp
+    ids() { sed 's/.*"neg_ids":\[\([^]]*\).*/\1/' "$1"; }
+    [ "$(ids both | cut -d, -f1)" = "$(ids out)" ]
+    [ "$(sed 's/.*"pos_scores"//' both)" = "$(sed 's/.*"pos_scores"//' out)" ]
+    expect 0 mine-negs --rule naive -n 1 near.idx near.vp
+    [ "$(ids both | cut -d, -f2)" = "$(ids out)" ]
+    # --words is for the second
+    sed -i 's/}$/,"terms":"wet street"}/' rows.jsonl
+    queries >words.vp
+    fwd <words.vp | pool >near.vp
+    expect 0 mine-negs --candidates dense,bm25 --words terms --rule naive -n 1 near.idx near.vp corpus.idx words.vp
+    [ "$(ids out | cut -d, -f2 | sort -u)" = '"sun"' ]
 }
 
 @test "what is mined is read by tok and mask as it is" {

@@ -69,10 +69,56 @@ mine() { make -s -j2 mine "$@" 2>log; }
     [ ! -e mined ]
 }
 
+# Three teachers: the vectors, those of texts cut short, BM25.
+teachers='MINE_TEACHERS=near cut words
+MINE_TOK_cut=--max-len 5
+MINE_BM25_words=yes'
+
+@test "make: several teachers give what one call of mine-negs does" {
+    project "$teachers"
+    mine
+    queries | fwd -q | pool -q >near.vp
+    tok -q -m tiny --query --text --max-len 5 rows.jsonl | fwd -q | pool -q >cut.vp
+    queries >words.vp
+    idx() { echo "mined/$1/corpus.idx"; }
+    mine-negs -q --candidates dense,dense,bm25 --rule naive -n 3 --known rows.jsonl \
+        "$(idx near)" near.vp "$(idx cut)" cut.vp "$(idx words)" words.vp | cmp - mined/triples.jsonl
+    [ "$(wc -l <mined/triples.jsonl)" -eq 32 ]
+    # each one's are those that it gives alone
+    mine-negs -q --candidates bm25 --rule naive -n 3 --known rows.jsonl "$(idx words)" words.vp |
+        sed 's/.*"neg_ids":\[\([^]]*\).*/\1/' >alone
+    sed 's/.*"neg_ids":\[\([^]]*\).*/\1/' mined/triples.jsonl | cut -d, -f7- | cmp - alone
+    mine MINE_TEACHERS=words MINE_DIR=one
+    [ "$(sed 's/.*"neg_ids":\[\([^]]*\).*/\1/' one/triples.jsonl)" = "$(cat alone)" ]
+    before=$(stat -c '%n %y' mined/*.* mined/*/*)
+    mine
+    diff <(stat -c '%n %y' mined/*.* mined/*/*) - <<<"$before"
+}
+
+@test "make: another setting of one teacher, another teacher, another order: the rest stays" {
+    project "$teachers"
+    mine
+    kept() { stat -c '%n %y' mined/near/* mined/words/* mined/rows-*; }
+    before=$(kept)
+    make mine MINE_TOK_cut='--max-len 4' 2>/dev/null >steps
+    [ "$(kept)" = "$before" ]
+    [ "$(grep -c '^tok' steps)" -eq 4 ]
+    [ "$(grep -c '^mine-negs' steps)" -eq 4 ]
+    mine MINE_TEACHERS='words near'
+    [ "$(kept)" = "$before" ]
+    mine MINE_TEACHERS='words near' MINE_DIR=fresh
+    cmp fresh/triples.jsonl mined/triples.jsonl
+    sed -i '/"t60"/d; s/60 houses/61 houses/' corpus.jsonl
+    mine
+    mine MINE_DIR=fresh
+    cmp fresh/triples.jsonl mined/triples.jsonl
+}
+
 @test "make: interrupted at random and run again, the triples are the same" {
-    project
-    mine MINE_DIR=whole
-    for _ in 1 2 3 4 5 6; do
+    project "$teachers"
+    for i in 1 2 3 4 5 6; do
+        [ "$i" -ne 4 ] || sed -i '/^MINE_TEACHERS/d' Makefile
+        mine MINE_DIR=whole
         for signal in INT KILL TERM; do
             setsid make -s -j2 mine >/dev/null 2>&1 &
             pid=$!
@@ -122,8 +168,9 @@ mine() { make -s -j2 mine "$@" 2>log; }
 @test "make: what cannot be is said before anything is done" {
     project MINE_BM25=yes
     for wrong in MINE_QUERIES= MINE_MODEL= 'MINE_QUERIES=a b' "MINE_CORPUS=it's" 'MINE_KNOWN=rows.jsonl corpus.jsonl' \
-        'MINE_DIR=a b' MINE_SHARDS=0 MINE_SHARDS=x MINE_SHARDS=-1 MINE_SHARDS= MINE_SHARDS=1000; do
-        run mine "$wrong"
+        'MINE_DIR=a b' MINE_SHARDS=0 MINE_SHARDS=x MINE_SHARDS=-1 MINE_SHARDS= MINE_SHARDS=1000 \
+        'MINE_TEACHERS=a ../b' 'MINE_TEACHERS=a b a' MINE_MODEL_a=; do
+        run mine MINE_TEACHERS=a "$wrong"
         [ "$status" -ne 0 ]
         grep -q "${wrong%%=*}" log
         [ ! -e mined ] && [ ! -e a ]

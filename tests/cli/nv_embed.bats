@@ -131,7 +131,7 @@ END
     expect 2 pool latent <hidden.vp
     grep -q 'the model has no latent-attention layer' err
     expect 2 pool mean --follow run <hidden.vp
-    grep -q 'only latent attention is trained' err
+    grep -q 'only latent attention, or with --project a projection, is trained' err
     tok --lines <<<'a' >ids.vp
     expect 2 fwd --pool latent <ids.vp
     grep -q 'the model has no latent-attention layer' err

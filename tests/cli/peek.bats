@@ -45,6 +45,16 @@ END
     refused 3 peek --jsonl --columns cu minimal.vp
 }
 
+@test "--jsonl: a step without rows lacks columns of the others" {
+    need_models
+    long=$(printf 'word %.0s' {1..30})
+    printf '{"prompt":"%s","completion":"yes","label":%s}\n' "$long" true "$long" false a true b false >answers.jsonl
+    tok -q -m "$MINILM" --chat grit --max-len 24 --batch 2 answers.jsonl >steps.vp
+    [ "$(peek steps.vp | grep -c '^batch')" -eq 2 ]
+    expect 0 peek --jsonl --columns score steps.vp
+    [ "$(wc -l <out)" -eq 2 ]
+}
+
 @test "--columns on a table" {
     expect 0 peek --columns cu minimal.vp
     grep -q '^  cu ' out

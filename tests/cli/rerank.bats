@@ -78,6 +78,26 @@ assert score["e"] == score["f"] != score["d"], score
 PY
 }
 
+@test "logits that are not finite leave their hit without a score, the last of its query; the others stand" {
+    printf '{"query":"q%s","id":"%s","text":"%s","query_text":"%s"}\n' 1 c 'the @ point' 'and so' 1 b 'to the end' 'and so' \
+        1 a '@@' 'and so' 1 d 'a point' 'and so' 2 e 'of it' 'what @ was' 2 f 'in it' 'what @ was' 3 g words on >some
+    rerank some >before
+    poison @
+    expect 3 rerank some
+    sed 's/.*"rank":\([0-9]*\),"id":"\(.\)".*/\1\2/' out | tr '\n' ' ' | grep -qxE '(1b 2d|1d 2b) 3c 4a 1e 2f 1g '
+    [ "$(sed -n 's/.*"id":"\(.\)","score":null,.*/\1/p' out | tr -d '\n')" = caef ]
+    judged() { grep -E '"id":"[bdg]"' "$1" | grep -o '"id.*'; }
+    diff <(judged out) <(judged before)
+    printf "gen: some:%d: the model's logits are not finite\n" 3 5 6 1 | cmp - err
+    printf 'q1\t%s\t1\n' b a >qrels # by score they are the last ones too, as ids fall
+    score retrieval -q --run run qrels out >figures
+    [ "$(awk '{ print $4 $3 }' run | tr '\n' ' ')" = "$(sed -n '/"q1"/s/.*"rank":\([0-9]*\),"id":"\(.\)".*/\1\2/p' out | tr '\n' ' ')" ]
+    echo '{"query":' >>some # another error does not hide the first
+    expect 3 rerank some
+    grep -qx "gen: some:1: the model's logits are not finite" err
+    tail -n 1 err | grep -q '^gen: some:8: not JSON'
+}
+
 @test "a query and a text are cut to characters" {
     echo '{"query":"q","id":"d","text":"ëëëë","query_text":"öööö"}' >long
     echo '{"query":"q","id":"d","text":"ëë","query_text":"öö"}' >short

@@ -137,3 +137,34 @@ END
     [ "$(wc -l <c.jsonl)" -eq 4 ]
     grep -q '"query": "x y", "pos": \["z"\].*"class": "Joy"' out
 }
+
+@test "training data: a set's negatives and scores come from mine-negs, by vectors and BM25" {
+    mkdir tiny
+    cp "$REPO"/tests/golden/llama/{config.json,model.safetensors} "$REPO/tests/pipelines/tokenizer.json" tiny/
+    for i in $(seq 0 199); do # of so many parts some are held out, one in a hundred
+        echo "{\"query\":\"where is river $i\",\"positive\":\"the river $i runs to the sea of $((i % 9))\",\"source\":\"s\",\"part\":\"$i\"}"
+    done >pairs.jsonl
+    echo '{"query":"who swims","positive":"a fish swims","negative":["a stone sinks","a bird flies"],"source":"j","part":"0"}' >>pairs.jsonl
+    expect 0 "$REPO/scripts/mine-set" tiny pairs.jsonl set.jsonl
+    [ ! -s err ] && [ ! -e set.jsonl.mining ]
+    python3 - <<'PY'
+import json
+rows, held = ([json.loads(line) for line in open(f)] for f in ("set.jsonl", "set.dev.jsonl"))
+texts = {r["positive"]: r["query"] for r in map(json.loads, open("pairs.jsonl"))}
+parts = {r["query"] for r in held}
+assert held and len(rows) > 150 and not parts & {r["query"] for r in rows}, (len(rows), len(held))
+for r in rows + held:
+    n = len(r["negative"])
+    assert n and len(r["scores"]) == len(r["dense"]) == len(r["bm25"]) == n + 1, r
+    assert r["positive"] not in r["negative"] and r["query"] not in r["negative"]
+for r in rows:
+    assert not {texts.get(t) for t in r["negative"]} & parts, r # no passage of a held-out row
+    if r["source"] == "s": assert all(d < 0.95 * r["dense"][0] + 1e-3 for d in r["dense"][1:]), r
+[judged] = [r for r in rows if r["source"] == "j"]
+assert sorted(judged["negative"]) == ["a bird flies", "a stone sinks"], judged
+PY
+    before=$(sha256sum set.jsonl set.dev.jsonl)
+    "$REPO/scripts/mine-set" tiny pairs.jsonl set.jsonl
+    [ "$(sha256sum set.jsonl set.dev.jsonl)" = "$before" ]
+    expect 2 "$REPO/scripts/mine-set" tiny pairs.jsonl
+}

@@ -334,4 +334,7 @@ EOF
     grep -q 'bad.jsonl:1: word 1 is empty' err
     expect 0 tok --words --skip-bad -q bad.jsonl
     refused 2 tok --words --lines words.jsonl
+    for i in {1..9}; do printf '{"id":"%d","words":["w","%s"]}\n' "$i" "$(seq -s x $((i % 4)))"; done | sed 's/,""/,"e"/' >many.jsonl
+    tok --words --window 64 -q many.jsonl | peek --jsonl --columns id,word >one-window
+    tok --words --window 2 -q many.jsonl | peek --jsonl --columns id,word | diff one-window - # whatever the sorting sees
 }

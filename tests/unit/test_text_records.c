@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
+#include <zstd.h>
 
 /* A descriptor from which `text` can be read. */
 static int source(const char *text, size_t n) {
@@ -185,11 +186,57 @@ static void check_pipe(void) {
     close(ends[0]);
 }
 
+/* The same through zstd, where bytes may be there and no text in them. */
+static void check_zstd(void) {
+    static const char text[] = "first line\nsecond\n";
+    uint8_t packed[256];
+    ZSTD_CCtx *zstd = ZSTD_createCCtx();
+    ZSTD_outBuffer out = {.dst = packed, .size = sizeof packed};
+    size_t cut[3]; /* behind "first line\nsec"; within the rest; behind it, before the frame's end */
+    ZSTD_inBuffer in = {.src = text, .size = 14};
+    if (!zstd || ZSTD_compressStream2(zstd, &out, &in, ZSTD_e_flush) != 0) abort();
+    cut[0] = out.pos;
+    in.size = sizeof text - 1;
+    if (ZSTD_compressStream2(zstd, &out, &in, ZSTD_e_flush) != 0) abort();
+    cut[1] = cut[0] + 2;
+    cut[2] = out.pos;
+    int ends[2];
+    vp_records *r = NULL;
+    vp_record record;
+    vp_error err = {0};
+    bool got = false, more = false;
+    if (pipe(ends) != 0 || write(ends[1], packed, 2) != 2) abort();
+    int status = vp_records_open(&r, ends[0], "pipe", VP_RECORDS_LINES, false, &err);
+    OK(status == 0 && !vp_records_ready(r, 0), "half of the magic number is not ready");
+    if (write(ends[1], packed + 2, cut[0] - 2) != (ssize_t)cut[0] - 2) abort();
+    status = vp_records_next_here(r, &record, &got, &more, &err);
+    OK(status == 0 && got && record.text_len == 10, "a line is there before its frame has ended");
+    OK(!vp_records_ready(r, 0), "half a line is not ready");
+    if (write(ends[1], packed + cut[0], cut[1] - cut[0]) != (ssize_t)(cut[1] - cut[0])) abort();
+    OK(!vp_records_ready(r, 0), "nor are bytes that make up no text");
+    status = vp_records_next_here(r, &record, &got, &more, &err);
+    OK(status == 0 && !got && more, "they are not waited for");
+    if (write(ends[1], packed + cut[1], cut[2] - cut[1]) != (ssize_t)(cut[2] - cut[1])) abort();
+    OK(vp_records_ready(r, 0), "the rest of the line is");
+    status = vp_records_next_here(r, &record, &got, &more, &err);
+    OK(status == 0 && got && record.text_len == 6 && memcmp(record.text, "second", 6) == 0, "and is put together");
+    close(ends[1]);
+    OK(vp_records_ready(r, 0), "the end of the input is ready");
+    for (int i = 0; i < 2; i++) {
+        status = vp_records_next(r, &record, &got, &err);
+        OK(status == VP_UPSTREAM, "cut off, it is an upstream's death, whenever it is asked for");
+    }
+    vp_records_close(r);
+    close(ends[0]);
+    ZSTD_freeCCtx(zstd);
+}
+
 int main(void) {
     check_cases();
     check_skipping();
     check_limits();
     check_hash();
     check_pipe();
+    check_zstd();
     return done();
 }

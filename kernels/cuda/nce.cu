@@ -7,6 +7,7 @@
 template <bool WIDE> struct nce_rows {
     vp_cells s, ds; /* ds.p NULL: no gradient */
     vp_nce_op op;
+    float by; /* 1 / denominator */
 
     /* e[k] = s[row, c + k], -infinity where it is no candidate */
     VP_INLINE void load(int64_t row, int cols, int c, int n, float e[VP_CELLS]) const {
@@ -18,46 +19,51 @@ template <bool WIDE> struct nce_rows {
         return op.teacher ? op.teacher[row * cols + c] : 0.0f;
     }
 
+    /* What a pass needs of a row it reads: held numbers would cost more registers than reading again costs. */
     template <int LANES, int SLOTS> VP_INLINE void run(const vp_row<LANES, SLOTS> &r) const {
-        float v[vp_row<LANES, SLOTS>::HELD][VP_CELLS], top = -INFINITY, sum = 0.0f;
+        float top = -INFINITY, sum = 0.0f, kl = 0.0f;
         const int32_t at = r.live && op.positive ? op.positive[r.row] : -1;
         const bool in = at >= 0 && at < r.n && !(op.exclude && op.exclude[r.row * r.n + at]);
         const float own = in ? ((const float *)s.p)[r.row * s.ld + at] : NAN;
-        r.each([&](int i, int c, int n) {
-            load(r.row, r.n, c, n, v[i]);
-            for (int k = 0; k < VP_CELLS; k++) top = k < n ? v_max(v[i][k], top) : top;
+        r.each([&](int, int c, int n) {
+            float e[VP_CELLS];
+            load(r.row, r.n, c, n, e);
+            for (int k = 0; k < VP_CELLS; k++) top = k < n ? v_max(e[k], top) : top;
         });
         top = r.max(top);
-        r.each([&](int i, int c, int n) {
-            if (!SLOTS) load(r.row, r.n, c, n, v[i]);
-            for (int k = 0; k < VP_CELLS; k++) sum += k < n ? v_exp(v[i][k] - top) : 0.0f;
+        r.each([&](int, int c, int n) {
+            float e[VP_CELLS];
+            load(r.row, r.n, c, n, e);
+            for (int k = 0; k < VP_CELLS; k++) sum += k < n ? v_exp(e[k] - top) : 0.0f;
         });
         sum = r.sum(sum);
         const double lse = sum > 0.0f ? (double)top + vp_log((double)sum) : NAN;
-        float kl = 0.0f;
-        const float by = (float)(1.0 / op.denominator);
-        r.each([&](int i, int c, int n) {
-            if (!SLOTS || op.teacher) vp_row_load<float, WIDE>(s, r.row, c, n, v[i]);
-            double part = 0.0;
-            for (int k = 0; k < n; k++) {
-                const float t = taught(r.row, r.n, c + k);
-                if (t > 0.0f) part += (double)t * (vp_log((double)t) - ((double)v[i][k] - lse));
-            }
-            kl += (float)part;
-        });
-        kl = r.sum(kl);
+        if (op.teacher) {
+            r.each([&](int, int c, int n) { kl += diverge(r.row, r.n, c, n, lse); });
+            kl = r.sum(kl);
+        }
         if (r.live && r.lane == 0)
             op.loss[r.row] = (float)((op.teacher ? (double)kl : lse - (double)own) / op.denominator);
         if (!ds.p) return;
-        r.each([&](int i, int c, int n) {
-            load(r.row, r.n, c, n, v[i]);
+        r.each([&](int, int c, int n) {
+            float e[VP_CELLS];
+            load(r.row, r.n, c, n, e);
             for (int k = 0; k < VP_CELLS; k++) {
-                v[i][k] = by / sum * v_exp(v[i][k] - top);
-                if (k < n) v[i][k] -= by * taught(r.row, r.n, c + k);
-                if (c + k == at) v[i][k] -= by;
+                e[k] = by / sum * v_exp(e[k] - top);
+                if (k < n) e[k] -= by * taught(r.row, r.n, c + k);
+                if (c + k == at) e[k] -= by;
             }
-            vp_row_store<float, WIDE>(ds, r.row, c, n, v[i]);
+            vp_row_store<float, WIDE>(ds, r.row, c, n, e);
         });
+    }
+    /* sum t (log t - log softmax(s)) of candidates [c, c + n) */
+    VP_INLINE float diverge(int64_t row, int cols, int c, int n, double lse) const {
+        double kl = 0.0;
+        for (int k = 0; k < n; k++) {
+            const float t = taught(row, cols, c + k), score = ((const float *)s.p)[row * s.ld + c + k];
+            if (t > 0.0f) kl += (double)t * (vp_log((double)t) - ((double)score - lse));
+        }
+        return (float)kl;
     }
 };
 
@@ -68,6 +74,7 @@ int vp_cuda_nce(vp_queue *q, const vp_nce_op *op) {
     if (!op->positive == !op->teacher) return vp_queue_fail(q, VP_BUG, "nce: either positives or teachers");
     if (Q && !(op->denominator > 0)) return vp_queue_fail(q, VP_BUG, "nce: the denominator is not positive");
     const vp_mat none = {NULL, VP_F32, 0, 0, 0, NULL}, *ds = op->ds ? op->ds : &none;
-    return vp_wide(op->s, *ds) ? vp_row_map(q, "nce", nce_rows<true>{op->s, *ds, *op}, Q, n)
-                               : vp_row_map(q, "nce", nce_rows<false>{op->s, *ds, *op}, Q, n);
+    const float by = (float)(1.0 / op->denominator);
+    return vp_wide(op->s, *ds) ? vp_row_map(q, "nce", nce_rows<true>{op->s, *ds, *op, by}, Q, n)
+                               : vp_row_map(q, "nce", nce_rows<false>{op->s, *ds, *op, by}, Q, n);
 }

@@ -18,10 +18,9 @@ template <class F> int vp_f32_width(int d, F f) {
 /* Rows of a matrix into a tile, whose rows are `ld` apart; zeros past the end. */
 VP_DEVICE void vp_f32_fill(vp_shared<float> tile, int ld, int height, const float *p, int64_t from_ld, int rows,
                            int d) {
-    for (int i = (int)threadIdx.x; i < height * d; i += VP_F32_THREADS) {
-        const int row = i / d, c = i % d;
-        tile[row * ld + c] = row < rows ? p[row * from_ld + c] : 0.0f;
-    }
+    for (int row = (int)(threadIdx.x / 32); row < height; row += VP_F32_WARPS)
+        for (int c = (int)(threadIdx.x % 32); c < d; c += 32)
+            tile[row * ld + c] = row < rows ? p[row * from_ld + c] : 0.0f;
 }
 
 /* s[r] += x_r . y_lane; x [ROWS, d] is the warp's, y [32, d] has rows d + 1 apart. */

@@ -91,7 +91,7 @@ template <bool KEYS, int ROWS, int WIDE> struct plain_bwd {
     }
 };
 
-template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS) plain_dq_kernel(plain_bwd_args a) {
+template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS, 4) plain_dq_kernel(plain_bwd_args a) {
     plain_bwd<false, ROWS, WIDE> own;
     if (!vp_attn_find(a.job, own.OWN, (int)(gridDim.x - 1 - blockIdx.x), &own.at)) return;
     const int head = (int)blockIdx.y, d = a.job.d, column = head * d, group = head / a.job.share * d;
@@ -108,7 +108,7 @@ template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS) plain_dq_kernel(plain_bw
     own.store(own.dx, a.dq, column, d);
 }
 
-template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS) plain_dkv_kernel(plain_bwd_args a) {
+template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS, 4) plain_dkv_kernel(plain_bwd_args a) {
     plain_bwd<true, ROWS, WIDE> own;
     if (!vp_attn_find(a.job, own.OWN, (int)blockIdx.x, &own.at)) return;
     const int group = (int)blockIdx.y, d = a.job.d, column = group * d;

@@ -21,7 +21,7 @@ static int check_attn(vp_queue *q, const vp_attn_op *op) {
     if (op->d > WIDEST || op->heads > MOST_HEADS)
         return vp_queue_fail(q, VP_BUG, "attn: %d heads of width %d, at most %d of %d can be", (int)op->heads,
                              (int)op->d, (int)MOST_HEADS, (int)WIDEST);
-    if (b->T < 0 || b->B < 0 || b->T > MOST_TOKENS || b->B > MOST_TOKENS)
+    if (b->T < 0 || b->B < (b->T > 0) || b->T > MOST_TOKENS || b->B > MOST_TOKENS)
         return vp_queue_fail(q, VP_BUG, "attn: %lld tokens of %lld sequences", (long long)b->T, (long long)b->B);
     const int64_t queries = (int64_t)op->heads * op->d, keys = (int64_t)op->groups * op->d;
     VP_TRY(vp_check_mat(q, "attn.q", &op->q, true, b->T, queries));

@@ -62,15 +62,16 @@ template <int WIDE> struct plain_rows {
     }
 };
 
-template <int WIDE> VP_KERNEL(VP_F32_THREADS) plain_kernel(plain_args a) {
+template <int WIDE> VP_KERNEL(VP_F32_THREADS, 2) plain_kernel(plain_args a) {
     vp_attn_place at; /* the longest rows of a causal head first */
     if (!vp_attn_find(a.job, QUERIES, (int)(gridDim.x - 1 - blockIdx.x), &at)) return;
     const int head = (int)blockIdx.y, group = head / a.job.share, d = a.job.d, warp = (int)(threadIdx.x / 32);
     vp_cutter cut;
-    const vp_shared<float> q = cut.take<float>((unsigned)(QUERIES * d));
+    const vp_shared<float> q = cut.take<float>((unsigned)(QUERIES * vp_f32_apart(d)));
     const vp_shared<float> kv = cut.take<float>((unsigned)(VP_F32_KEYS * (d + 1)));
     const vp_shared<float> mine = cut.take<float>(QUERIES * VP_F32_KEYS) + warp * ROWS * VP_F32_KEYS;
-    vp_f32_fill(q, d, QUERIES, a.q.p + (at.base + at.first) * a.q.ld + head * d, a.q.ld, at.n - at.first, d);
+    vp_f32_fill(q, vp_f32_apart(d), QUERIES, a.q.p + (at.base + at.first) * a.q.ld + head * d, a.q.ld, at.n - at.first,
+                d);
     const vp_attn_range blocks = vp_attn_key_blocks(a.job, at, at.first, at.first + QUERIES, VP_F32_KEYS);
     plain_rows<WIDE> rows;
     rows.first = at.first + ROWS * warp;
@@ -82,7 +83,7 @@ template <int WIDE> VP_KERNEL(VP_F32_THREADS) plain_kernel(plain_args a) {
         vp_barrier();
         vp_f32_fill(kv, d + 1, VP_F32_KEYS, a.k.p + from * a.k.ld + group * d, a.k.ld, at.n - key0, d);
         vp_barrier();
-        vp_f32_product<ROWS>(s, q + ROWS * warp * d, d, kv, d);
+        vp_f32_product<ROWS>(s, q + ROWS * warp * vp_f32_apart(d), kv, d);
         rows.softmax(a, at, head, key0, s);
         vp_f32_share<ROWS>(mine, s);
         vp_barrier();
@@ -96,7 +97,7 @@ template <int WIDE> VP_KERNEL(VP_F32_THREADS) plain_kernel(plain_args a) {
 int vp_attn_f32(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op) {
     const plain_args a = {*job, op->q, op->k, op->v, op->out};
     const dim3 grid(vp_attn_blocks(op->batch->T, op->batch->B, QUERIES), (unsigned)op->heads);
-    const size_t floats = QUERIES * (size_t)(op->d + VP_F32_KEYS) + VP_F32_KEYS * (size_t)(op->d + 1);
+    const size_t floats = QUERIES * (size_t)(vp_f32_apart(op->d) + VP_F32_KEYS) + VP_F32_KEYS * (size_t)(op->d + 1);
     return vp_f32_width(op->d, [&](auto wide) {
         return vp_launch(q, "attn", plain_kernel<wide.value>, grid, VP_F32_THREADS, (floats + 12) * sizeof(float), a);
     });

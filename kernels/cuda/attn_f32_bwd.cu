@@ -15,7 +15,7 @@ struct plain_bwd_args {
 template <bool KEYS, int ROWS, int WIDE> struct plain_bwd {
     static constexpr int OWN = ROWS * VP_F32_WARPS, OTHER = VP_F32_KEYS;
     float dx[ROWS][WIDE], dv[ROWS][WIDE]; /* of own q, or k; of own v */
-    vp_shared<float> own_x, own_y;        /* [OWN, d]: q, dout or k, v */
+    vp_shared<float> own_x, own_y;        /* [OWN, vp_f32_apart]: q, dout or k, v */
     vp_shared<float> other, p, ds;        /* [OTHER, d + 1], [OTHER, ROWS] of the warp */
     vp_attn_place at;
     int first; /* of the warp's rows */
@@ -23,8 +23,8 @@ template <bool KEYS, int ROWS, int WIDE> struct plain_bwd {
     VP_INLINE void cut(int d) {
         vp_cutter cut;
         const int warp = (int)(threadIdx.x / 32);
-        own_x = cut.take<float>((unsigned)(OWN * d));
-        own_y = cut.take<float>((unsigned)(OWN * d));
+        own_x = cut.take<float>((unsigned)(OWN * vp_f32_apart(d)));
+        own_y = cut.take<float>((unsigned)(OWN * vp_f32_apart(d)));
         other = cut.take<float>((unsigned)(OTHER * (d + 1)));
         p = cut.take<float>(OTHER * OWN) + warp * OTHER * ROWS;
         ds = cut.take<float>(OTHER * OWN) + warp * OTHER * ROWS;
@@ -64,11 +64,11 @@ template <bool KEYS, int ROWS, int WIDE> struct plain_bwd {
         vp_barrier();
         vp_f32_fill(other, d + 1, OTHER, y, ldy, rows, d);
         vp_barrier();
-        vp_f32_product<ROWS>(dp, own_y + ROWS * warp * d, d, other, d);
+        vp_f32_product<ROWS>(dp, own_y + ROWS * warp * vp_f32_apart(d), other, d);
         vp_barrier();
         vp_f32_fill(other, d + 1, OTHER, x, ldx, rows, d);
         vp_barrier();
-        vp_f32_product<ROWS>(s, own_x + ROWS * warp * d, d, other, d);
+        vp_f32_product<ROWS>(s, own_x + ROWS * warp * vp_f32_apart(d), other, d);
         derive(a.job, head, other0, s, dp);
         vp_f32_share<ROWS>(ds, dp);
         vp_f32_mix<ROWS, WIDE>(dx, ds, other, d);
@@ -91,14 +91,15 @@ template <bool KEYS, int ROWS, int WIDE> struct plain_bwd {
     }
 };
 
-template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS) plain_dq_kernel(plain_bwd_args a) {
+template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS, 4) plain_dq_kernel(plain_bwd_args a) {
     plain_bwd<false, ROWS, WIDE> own;
     if (!vp_attn_find(a.job, own.OWN, (int)(gridDim.x - 1 - blockIdx.x), &own.at)) return;
     const int head = (int)blockIdx.y, d = a.job.d, column = head * d, group = head / a.job.share * d;
     const int64_t base = own.at.base, row = base + own.at.first;
     own.cut(d);
-    vp_f32_fill(own.own_x, d, own.OWN, a.q.p + row * a.q.ld + column, a.q.ld, own.at.n - own.at.first, d);
-    vp_f32_fill(own.own_y, d, own.OWN, a.dout.p + row * a.dout.ld + column, a.dout.ld, own.at.n - own.at.first, d);
+    vp_f32_fill(own.own_x, vp_f32_apart(d), own.OWN, a.q.p + row * a.q.ld + column, a.q.ld, own.at.n - own.at.first, d);
+    vp_f32_fill(own.own_y, vp_f32_apart(d), own.OWN, a.dout.p + row * a.dout.ld + column, a.dout.ld,
+                own.at.n - own.at.first, d);
     const vp_attn_range blocks = vp_attn_key_blocks(a.job, own.at, own.at.first, own.at.first + own.OWN, own.OTHER);
     for (int block = blocks.from; block < blocks.past; block++) {
         const int64_t from = base + block * own.OTHER;
@@ -108,14 +109,14 @@ template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS) plain_dq_kernel(plain_bw
     own.store(own.dx, a.dq, column, d);
 }
 
-template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS) plain_dkv_kernel(plain_bwd_args a) {
+template <int ROWS, int WIDE> VP_KERNEL(VP_F32_THREADS, 4) plain_dkv_kernel(plain_bwd_args a) {
     plain_bwd<true, ROWS, WIDE> own;
     if (!vp_attn_find(a.job, own.OWN, (int)blockIdx.x, &own.at)) return;
     const int group = (int)blockIdx.y, d = a.job.d, column = group * d;
     const int64_t base = own.at.base, row = base + own.at.first;
     own.cut(d);
-    vp_f32_fill(own.own_x, d, own.OWN, a.k.p + row * a.k.ld + column, a.k.ld, own.at.n - own.at.first, d);
-    vp_f32_fill(own.own_y, d, own.OWN, a.v.p + row * a.v.ld + column, a.v.ld, own.at.n - own.at.first, d);
+    vp_f32_fill(own.own_x, vp_f32_apart(d), own.OWN, a.k.p + row * a.k.ld + column, a.k.ld, own.at.n - own.at.first, d);
+    vp_f32_fill(own.own_y, vp_f32_apart(d), own.OWN, a.v.p + row * a.v.ld + column, a.v.ld, own.at.n - own.at.first, d);
     const vp_attn_range blocks = vp_attn_query_blocks(a.job, own.at, own.at.first, own.at.first + own.OWN, own.OTHER);
     for (int head = group * a.job.share; head < (group + 1) * a.job.share; head++)
         for (int block = blocks.from; block < blocks.past; block++) {
@@ -132,8 +133,8 @@ int vp_attn_f32_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op) {
     return vp_f32_width(op->d, [&](auto wide) {
         constexpr int WIDE = wide.value, ROWS = WIDE > 4 ? 2 : 4;
         const int own = ROWS * VP_F32_WARPS;
-        const size_t shared = sizeof(float) * (2 * own * (size_t)op->d + VP_F32_KEYS * (size_t)(op->d + 1) +
-                                               2 * VP_F32_KEYS * (size_t)own + 16);
+        const size_t shared = sizeof(float) * (2 * own * (size_t)vp_f32_apart(op->d) +
+                                               VP_F32_KEYS * (size_t)(op->d + 1) + 2 * VP_F32_KEYS * (size_t)own + 16);
         const unsigned blocks = vp_attn_blocks(op->batch->T, op->batch->B, own);
         VP_TRY(vp_launch(q, "attn_bwd", plain_dq_kernel<ROWS, WIDE>, dim3(blocks, (unsigned)op->heads), VP_F32_THREADS,
                          shared, a));

@@ -259,17 +259,18 @@ void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
         memcpy(&w, all + LANE_BYTES * of + 4 * i, sizeof w);
         return w;
     };
-    for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t row = lane / 4 + (i / 2) * 8, col = 2 * (lane % 4) + i % 2;
-        float sum = 0.0f;
-        for (uint32_t k = 0; k < 16; k += 2) {
-            const uint32_t x = word(row % 8 * 4 + k % 8 / 2, row / 8 + 2 * (k / 8));
-            const uint32_t y = word(col * 4 + k % 8 / 2, 4 + k / 8);
-            sum += low_of(x) * low_of(y);
-            sum += high_of(x) * high_of(y);
+    const uint32_t row = lane / 4, col = 2 * (lane % 4);
+    float sum[4] = {};
+    for (uint32_t k = 0; k < 16; k += 2) {
+        const uint32_t t = k % 8 / 2, high = k / 8;
+        const uint32_t x[2] = {word(row * 4 + t, 2 * high), word(row * 4 + t, 2 * high + 1)};
+        const uint32_t y[2] = {word(col * 4 + t, 4 + high), word(col * 4 + 4 + t, 4 + high)};
+        for (uint32_t i = 0; i < 4; i++) {
+            sum[i] += low_of(x[i / 2]) * low_of(y[i % 2]);
+            sum[i] += high_of(x[i / 2]) * high_of(y[i % 2]);
         }
-        d[i] += sum;
     }
+    for (uint32_t i = 0; i < 4; i++) d[i] += sum[i];
 }
 
 void vp_shim_load_matrix4(uint32_t r[4], size_t at, bool transposed) {

@@ -11,9 +11,9 @@
 #include <cstring>
 #include <functional>
 
-#define VP_DEVICE          static inline
-#define VP_INLINE          inline
-#define VP_KERNEL(...)     static void
+#define VP_DEVICE      static inline
+#define VP_INLINE      inline
+#define VP_KERNEL(...) static void
 #define VP_UNROLL
 
 struct dim3 {

@@ -1,18 +1,7 @@
 /* Activations, alone and gated, and backward. The activations and gradients of one operation are all of one type. */
+#include "kernels/cuda/act.h"
 #include "kernels/cuda/map.h"
 #include "kernels/cuda/rows.h"
-#include "kernels/cuda/vec.h"
-
-VP_DEVICE void apply(vp_act act, float v[VP_CELLS]) {
-    switch (act) {
-#define X(name, f, slope)                                                                                              \
-    case name:                                                                                                         \
-        for (int i = 0; i < VP_CELLS; i++) v[i] = f(v[i]);                                                             \
-        break;
-        VP_ACT_FUNCTIONS(X)
-#undef X
-    }
-}
 
 VP_DEVICE void apply_slope(vp_act act, float v[VP_CELLS]) {
     switch (act) {
@@ -38,7 +27,7 @@ template <class T> struct glu_map {
         float g[VP_CELLS], u[VP_CELLS];
         vp_load8<T, WIDE>(gate, i, j, n, g);
         vp_load8<T, WIDE>(up, i, j, n, u);
-        apply(act, g);
+        vp_act_apply(act, g);
         for (int k = 0; k < VP_CELLS; k++) g[k] *= u[k];
         vp_store8<T, WIDE>(out, i, j, n, g);
     }
@@ -71,7 +60,7 @@ template <class T> struct glu_bwd_map {
         apply_slope(act, s);
         for (int k = 0; k < VP_CELLS; k++) s[k] = d[k] * u[k] * s[k];
         vp_store8<T, WIDE>(dgate, i, j, n, s);
-        apply(act, g);
+        vp_act_apply(act, g);
         for (int k = 0; k < VP_CELLS; k++) g[k] *= d[k];
         vp_store8<T, WIDE>(dup, i, j, n, g);
     }
@@ -100,7 +89,7 @@ template <class T> struct act_map {
     template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
         float v[VP_CELLS];
         vp_load8<T, WIDE>(x, i, j, n, v);
-        apply(act, v);
+        vp_act_apply(act, v);
         vp_store8<T, WIDE>(out, i, j, n, v);
     }
 };

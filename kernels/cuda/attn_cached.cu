@@ -375,9 +375,10 @@ static int run_groups(vp_queue *q, const vp_attn_op *op, cached_args &a) {
     if (!a.parts || !a.tops) return VP_MEMORY;
     for (; a.first_group < op->groups; a.first_group += a.groups) {
         a.groups = (int)(op->groups - a.first_group < at_once ? op->groups - a.first_group : at_once);
-        if (!single || a.share > 8)
+        const bool many = !single || a.share > 8;
+        if (many && a.d <= 192) /* wider rows leave room for fewer */
             VP_TRY(run<16>(q, a, b));
-        else if (a.share > 4)
+        else if (many || a.share > 4)
             VP_TRY(run<8>(q, a, b));
         else
             VP_TRY(run<4>(q, a, b));

@@ -51,9 +51,6 @@ VP_DEVICE uint32_t vp_ballot(bool yes) {
 VP_DEVICE int vp_lowest(uint32_t bits) { /* number of the lowest bit that is set; some are */
     return __ffs((int)bits) - 1;
 }
-VP_DEVICE int vp_highest(uint32_t bits) {
-    return 31 - __clz((int)bits);
-}
 
 /* ---- tensor cores: D [16, 8] += A [16, 16] B [16, 8], A and B bf16, D f32; one product a warp. Lane l, g = l / 4,
  * t = l % 4 holds (two bf16 a register, the lower column or row in the low half)

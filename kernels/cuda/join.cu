@@ -1,9 +1,9 @@
 /* What comes after the sums of a product, in one pass: adapters, bias, activation, residual, and the one rounding. A
  * thread owns a column of a tile; the adapters' left factors stand in shared memory, its own right ones in registers.
  */
+#include "kernels/cuda/act.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/map.h"
-#include "kernels/cuda/vec.h"
 
 constexpr int ROWS = 32, COLUMNS = 128, RANKS = 8;
 
@@ -29,17 +29,6 @@ VP_DEVICE void write(const vp_mat &m, int64_t i, int64_t j, float x) {
         ((float *)m.ptr)[at] = x;
 }
 
-template <int n> VP_DEVICE void apply(vp_act act, float (&v)[n]) {
-    switch (act) {
-#define X(name, f, slope)                                                                                              \
-    case name:                                                                                                         \
-        for (int i = 0; i < n; i++) v[i] = f(v[i]);                                                                    \
-        break;
-        VP_ACT_FUNCTIONS(X)
-#undef X
-    }
-}
-
 /* ---- without adapters ---- */
 struct join_map {
     vp_cells sums, out, residual, bias;
@@ -52,7 +41,7 @@ struct join_map {
             vp_load8<float, WIDE>(bias, 0, j, n, more);
             for (int k = 0; k < VP_CELLS; k++) v[k] += more[k];
         }
-        apply(act, v);
+        vp_act_apply(act, v);
         if (residual.p) {
             vp_load8<vp_either, WIDE>(residual, first + i, j, n, more);
             for (int k = 0; k < VP_CELLS; k++) v[k] += more[k];
@@ -108,7 +97,7 @@ VP_KERNEL(COLUMNS) join_kernel(join_args p) {
         if (row >= p.out.rows) return;
         const float more = p.rank.drop.on ? dropped(p.rank.drop, p.first + row, cols, j, sum[i]) : sum[i];
         float x[1] = {read(p.sums, row, j) + more + bias};
-        apply(p.act, x);
+        vp_act_apply(p.act, x);
         write(p.out, row, j, p.residual.ptr ? x[0] + read(p.residual, p.first + row, j) : x[0]);
     }
 }

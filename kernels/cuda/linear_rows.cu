@@ -86,14 +86,14 @@ template <class W, class X, int NT, bool WIDE> VP_KERNEL(THREADS) rows_kernel(ro
         const int of = at % 32, k = at / 32 % 4, i = at / 128;
         const int64_t n = (int64_t)blockIdx.x * OUTPUTS + of / 4 + k / 2 * 8;
         const int64_t t = ((int64_t)blockIdx.y * NT + i) * COLUMNS + of % 4 * 2 + k % 2;
-        float sum = 0.0f;
-        for (int w = 0; w < WARPS; w++) sum += sums[w * EACH + at];
+        float sum[1] = {0.0f};
+        for (int w = 0; w < WARPS; w++) sum[0] += sums[w * EACH + at];
         if (n >= a.N || t >= a.T) continue;
-        if (a.scale) sum *= a.scale[n];
-        if (a.bias) sum += a.bias[n];
-        sum = vp_act_apply(a.act, sum);
-        if (a.residual.p) sum += a.residual.get(t, n);
-        a.out.set(t, n, sum);
+        if (a.scale) sum[0] *= a.scale[n];
+        if (a.bias) sum[0] += a.bias[n];
+        vp_act_apply(a.act, sum);
+        if (a.residual.p) sum[0] += a.residual.get(t, n);
+        a.out.set(t, n, sum[0]);
     }
 }
 

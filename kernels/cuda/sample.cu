@@ -194,7 +194,7 @@ VP_DEVICE int draw_within(const float *z, int first, int past, const cutoff &c, 
         }
         const uint32_t some = vp_ballot(x > 0.0), above = vp_ballot(x > 0.0 && at + sum > target);
         if (above) return i + vp_lowest(above);
-        if (some) last = i + vp_highest(some);
+        if (some) last = i + vp_highest_bit(some);
         at += vp_shuffle(sum, 31);
     }
     return last;

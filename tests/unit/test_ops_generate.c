@@ -77,9 +77,9 @@ static void cut_spans(op_case *c, cached *a) {
 }
 
 static void random_whole(op_case *c, cached *a) {
-    static const int32_t widths[] = {8, 16, 18, 32, 64, 80, 128, 5};
+    static const int32_t widths[] = {8, 16, 18, 32, 64, 80, 128, 5, 256};
     const int32_t groups = (int32_t)case_int(c, 1, 3), heads = groups * (int32_t)case_int(c, 1, 4);
-    const int32_t d = widths[case_int(c, 0, 7)];
+    const int32_t d = widths[case_int(c, 0, 8)];
     const int64_t B = case_int(c, 1, 4);
     a->all = case_batch(c, case_offsets(c, B, 700), B);
     a->whole = (vp_attn_op){.batch = &a->all, .heads = heads, .groups = groups, .d = d};

@@ -87,9 +87,6 @@ uint32_t vp_ballot(bool yes);
 inline int vp_lowest(uint32_t bits) {
     return __builtin_ctz(bits);
 }
-inline int vp_highest(uint32_t bits) {
-    return 31 - __builtin_clz(bits);
-}
 
 /* ---- tensor cores ---- */
 void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]);

@@ -271,7 +271,7 @@ template <int R> VP_DEVICE void mix_all(const cached_args &a, const work &w, con
 }
 
 /* Grid: (tile, group), rows in steps of R, pieces. A piece that a block's rows do not see has the sum 0. */
-template <int R> VP_KERNEL(THREADS) piece_kernel(cached_args a) {
+template <int R> VP_KERNEL(THREADS, R < 16 ? 2 : 1) piece_kernel(cached_args a) {
     const int quads = (a.d + 7) / 8 * 2;
     const vp_tile tile = a.tiles[blockIdx.x / a.groups];
     room<R> m(quads);

@@ -68,6 +68,8 @@ int vp_cuda_nce(vp_queue *q, const vp_nce_op *op) {
     if (!op->positive == !op->teacher) return vp_queue_fail(q, VP_BUG, "nce: either positives or teachers");
     if (Q && !(op->denominator > 0)) return vp_queue_fail(q, VP_BUG, "nce: the denominator is not positive");
     const vp_mat none = {NULL, VP_F32, 0, 0, 0, NULL}, *ds = op->ds ? op->ds : &none;
-    return vp_wide(op->s, *ds) ? vp_row_map(q, "nce", nce_rows<true>{op->s, *ds, *op}, Q, n)
-                               : vp_row_map(q, "nce", nce_rows<false>{op->s, *ds, *op}, Q, n);
+    vp_nce_op on = *op;
+    on.ds = NULL; /* the host's */
+    return vp_wide(op->s, *ds) ? vp_row_map(q, "nce", nce_rows<true>{op->s, *ds, on}, Q, n)
+                               : vp_row_map(q, "nce", nce_rows<false>{op->s, *ds, on}, Q, n);
 }

@@ -30,7 +30,7 @@ struct Fiber {
     bool begun;
     Wait wait;
     const char *what;
-    std::unique_ptr<char[]> stack; /* touched only as far as it is used */
+    std::unique_ptr<char[]> stack;         /* touched only as far as it is used */
     std::vector<std::vector<Copy>> groups; /* the last one is not committed */
 };
 struct Warp {

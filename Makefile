@@ -122,6 +122,8 @@ models: ## fetch the two small models once into models/
 test: deps ## everything: both builds, every test; NAME=part reruns what matches
 	@$(MAKE) $(JOBS) -s --no-print-directory all units
 	@$(MAKE) $(JOBS) -s --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
+	@command -v $(CXX) >/dev/null && $(MAKE) $(JOBS) -s --no-print-directory shim || \
+	    echo 'make: no $(CXX): tests of the CUDA backend are skipped'
 	@scripts/models || echo 'make: no models: the tests that need them are skipped'
 	@BUILD=$(BUILD) tests/run $(NAME)
 demo: deps ## embed Debian's package descriptions and ask questions

@@ -75,6 +75,8 @@ int vp_cuda_nce(vp_queue *q, const vp_nce_op *op) {
     if (Q && !(op->denominator > 0)) return vp_queue_fail(q, VP_BUG, "nce: the denominator is not positive");
     const vp_mat none = {NULL, VP_F32, 0, 0, 0, NULL}, *ds = op->ds ? op->ds : &none;
     const float by = (float)(1.0 / op->denominator);
-    return vp_wide(op->s, *ds) ? vp_row_map(q, "nce", nce_rows<true>{op->s, *ds, *op, by}, Q, n)
-                               : vp_row_map(q, "nce", nce_rows<false>{op->s, *ds, *op, by}, Q, n);
+    vp_nce_op on = *op;
+    on.ds = NULL; /* the host's */
+    return vp_wide(op->s, *ds) ? vp_row_map(q, "nce", nce_rows<true>{op->s, *ds, on, by}, Q, n)
+                               : vp_row_map(q, "nce", nce_rows<false>{op->s, *ds, on, by}, Q, n);
 }

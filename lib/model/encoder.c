@@ -220,7 +220,7 @@ int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *e
 
 int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err) {
     *kv = NULL;
-    if (!e->on.ops->kv_export)
+    if (!e->on.separate && !e->on.ops->kv_export)
         return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->on.ops->name);
     return run(e, f, hidden, kv, err);
 }

@@ -175,9 +175,26 @@ static int keep_raw(vp_pass *p, vp_error *err) {
     return vp_pass_check(p, p->e->on.ops->add(p->e->on.queue, &op), err);
 }
 
+/* m [T, G d] by way of a copy without gaps to host memory, where a micro-batch's tokens lie together. */
+static int export_copy(vp_pass *p, const vp_mat *m, uint16_t *to, vp_error *err) {
+    const vp_compute *on = &p->e->on;
+    const size_t bytes = (size_t)(m->rows * m->cols) * sizeof *to, mark = on->ops->arena_mark(on->queue);
+    vp_elem_op op = {.x = *m, .out = {.dtype = VP_BF16, .rows = m->rows, .cols = m->cols, .ld = m->cols}};
+    if (!(op.out.ptr = vp_compute_take(on, "keys and values", bytes, err))) return VP_MEMORY;
+    int status = vp_compute_check(on, on->ops->cast(on->queue, &op), err);
+    if (!status) status = vp_compute_move(on, to, op.out.ptr, bytes, err);
+    on->ops->arena_release(on->queue, mark);
+    return status;
+}
+
 /* k and v [T, G d] of a layer, to the host. */
 static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *err) {
     const vp_exported *to = p->exported;
+    if (p->e->on.separate) {
+        const int64_t at = (layer * to->T + to->cu[0]) * attn->k.cols;
+        VP_TRY(export_copy(p, &attn->k, to->k + at, err));
+        return export_copy(p, &attn->v, to->v + at, err);
+    }
     for (int64_t b = 0; b < p->batch->B; b++) {
         const int64_t at = (layer * to->T + to->cu[b]) * attn->k.cols;
         to->k_to[b] = to->k + at;

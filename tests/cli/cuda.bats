@@ -35,6 +35,11 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     grep -q 'computes on cpu' err
     echo 'no library' >broken.so
     VP_CUDA_LIBRARY=$PWD/broken.so VP_DEVICE=cuda refused 5 fwd <ids.vp
+    # shellcheck disable=SC2086
+    echo 'void *vp_backend_cuda(unsigned long s, int *n, void *e) { *n = 1; return s && e ? 0 : 0; }' |
+        ${CC:-cc} -shared -fPIC -o other.so -x c -
+    VP_CUDA_LIBRARY=$PWD/other.so refused 5 fwd --device cuda <ids.vp
+    grep -q 'other\.so: is of another version of vecpipe' err
     need_shim
     refused 5 fwd --device cuda:1 <ids.vp
     grep -q 'device cuda:1: there is 1, counted from 0' err

@@ -119,7 +119,8 @@ void vp_shim_free(void *p);
 void vp_shim_copy(void *to, const void *from, size_t bytes);
 void *vp_shim_pin(size_t bytes); /* zeroed memory of the host's that kernels reach; NULL: there is no more */
 void vp_shim_unpin(void *p);
-/* Stops if an argument of a kernel has, at a multiple of 8 bytes, the address of other memory of the host's. */
+/* With $VP_SHIM_STRICT it stops if an argument of a kernel has, at a multiple of 8 bytes, the address of other memory
+ * of the host's. What was left between the members of a structure may look like one, too: it is for looking into. */
 void vp_shim_argument(const char *kernel, const void *argument, size_t bytes);
 
 #endif

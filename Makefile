@@ -120,7 +120,7 @@ deps: ## install the Debian packages that are missing
 models: ## fetch the two small models once into models/
 	@scripts/models
 test: deps ## everything: both builds, every test; NAME=part reruns what matches
-	@$(MAKE) $(JOBS) -s --no-print-directory all units
+	@$(MAKE) $(JOBS) -s --no-print-directory all units $(BUILD)/bench/device
 	@$(MAKE) $(JOBS) -s --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
 	@command -v $(CXX) >/dev/null && $(MAKE) $(JOBS) -s --no-print-directory shim || \
 	    echo 'make: no $(CXX): tests of the CUDA backend are skipped'

@@ -16,10 +16,11 @@
     { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
 
 /* With -v: what the program computes on. */
-static inline void tell_device(const vp_compute *c) {
+static inline void tell_device(const vp_encoder *e) {
     char name[40];
+    const vp_compute on = vp_encoder_compute(e);
     if (!vp_cli_verbose()) return;
-    vp_compute_describe(c, name);
+    vp_compute_describe(&on, name);
     vp_cli_note("computes on %s", name);
 }
 

@@ -182,8 +182,7 @@ static int open_all(state *s, vp_error *err) {
     VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, s->header, err));
-    const vp_compute on = vp_encoder_compute(s->encoder);
-    tell_device(&on);
+    tell_device(s->encoder);
     VP_TRY(vp_model_describe(s->model, s->header, err));
     VP_TRY(vp_encoder_describe(s->encoder, s->header, err));
     if (opt.follow) VP_TRY(describe_following(s, err));

@@ -54,7 +54,7 @@ static const vp_option table[] = {
     {.name = "rope-shift",
      .kind = VP_OPT_FLAG,
      .target = &opt.rope_shift,
-     .help = "move the keys of a text behind those before it; else each begins at position 0"},
+     .help = "a text's keys follow the last one's"},
     {.kind = VP_OPT_GROUP, .help = "Answers"},
     {.name = "max-tokens",
      .kind = VP_OPT_INT,
@@ -107,10 +107,7 @@ static const vp_option table[] = {
      .target = &opt.format,
      .choices = "auto|text|jsonl",
      .help = "auto: text, as it grows, on a terminal; else JSONL"},
-    {.name = "logprobs",
-     .kind = VP_OPT_FLAG,
-     .target = &opt.logprobs,
-     .help = "JSONL: every token's id and log-probability"},
+    {.name = "logprobs", .kind = VP_OPT_FLAG, .target = &opt.logprobs, .help = "JSONL: each token's log-probability"},
     {0},
 };
 static const vp_program program = {
@@ -156,8 +153,7 @@ static int open_model(state *s, vp_error *err) {
     static const char *const types[] = {"auto", "f32", "bf16", "i8"};
     VP_TRY(vp_model_resolve(&s->model, opt.model, NULL, err));
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
-    const char *files = vp_model_transformer(s->model);
-    VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
+    VP_TRY(vp_tokenizer_open(&s->tokenizer, vp_model_transformer(s->model), err));
     VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
     const vp_encode_options encode = {.device = opt.device,
                                       .threads = (int)opt.threads,
@@ -165,8 +161,7 @@ static int open_model(state *s, vp_error *err) {
                                       .attention = "causal",
                                       .generate = true};
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));
-    const vp_compute on = vp_encoder_compute(s->encoder);
-    tell_device(&on);
+    tell_device(s->encoder);
     return VP_OK;
 }
 

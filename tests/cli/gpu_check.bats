@@ -5,12 +5,12 @@ load common
 setup() {
     shim=$REPO/build/shim/libvecpipe-cuda.so
     [ -e "$shim" ] || skip "no shim: make shim"
+    [ -x "$REPO/build/bench/device" ] || skip "no build/bench/device"
     for GPU_CHECK_PYTHON in python3 "$REPO/build/venv/bin/python"; do
         "$GPU_CHECK_PYTHON" -c 'import numpy, msgpack, xxhash' 2>/dev/null && break
     done
     "$GPU_CHECK_PYTHON" -c 'import numpy, msgpack, xxhash' 2>/dev/null || skip "no numpy, msgpack and xxhash for Python"
     export GPU_CHECK_PYTHON GPU_CHECK_DRY=1 VP_CUDA_LIBRARY=$shim
-    make -s -C "$REPO" build/bench/device >/dev/null
 }
 
 @test "gpu-check: parts run, and a table ends it" {

@@ -48,6 +48,12 @@ static int open_cuda(const char *name, const vp_backend **backend, int *number, 
                    devices);
 }
 
+/* Whether it is worth to open the library without being asked: not where there is no driver, as opening takes long. */
+static bool may_have_gpu(void) {
+    const char *path = getenv("VP_CUDA_LIBRARY");
+    return (path && *path) || dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+}
+
 /* What is meant by no name. */
 static const char *full_name(const char *name) {
     if (!name || !*name) name = getenv("VP_DEVICE");
@@ -61,7 +67,7 @@ int vp_backend_choose(const char *name, const vp_backend **backend, int *number,
     if (!strcmp(name, "cpu")) return VP_OK;
     if (!strcmp(name, "auto")) {
         vp_error none = {0};
-        if (open_cuda(name, backend, number, &none)) *backend = vp_backend_cpu();
+        if (!may_have_gpu() || open_cuda(name, backend, number, &none)) *backend = vp_backend_cpu();
         return VP_OK;
     }
     if (!strncmp(name, "cuda", 4) && (name[4] == '\0' || name[4] == ':')) {

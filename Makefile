@@ -8,7 +8,7 @@ WARN      = -Wall -Wextra -Wshadow -Wconversion -Werror
 CFLAGS   ?= -O2 -g
 BASE      = -std=c17 -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fno-math-errno -fvisibility=hidden -pthread
 SAN       = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-LIBS      = -lmsgpackc -lzstd -lxxhash -ldnnl -lsqlite3 -lpcre2-8 -lutf8proc -ljansson -lm
+LIBS      = -ldl -lmsgpackc -lzstd -lxxhash -ldnnl -lsqlite3 -lpcre2-8 -lutf8proc -ljansson -lm
 # a plain `make test` or `make demo` uses all cores
 JOBS      = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 COMPILE   = $(CC) $(BASE) $(WARN) $(CFLAGS) $(SAN)
@@ -16,7 +16,7 @@ LINK      = $(CC) $(SAN) -pthread -fopenmp -o $@ $^ $(LIBS)
 
 PROGRAMS := vp $(shell sed -n 's/^X[^"]*"\([a-z-]*\)".*/\1/p' tools/programs.def)
 LIB_SRC   = $(wildcard lib/*/*.c)
-CPU_SRC   = $(filter-out kernels/cpu/simd_%,$(wildcard kernels/cpu/*.c))
+CPU_SRC   = $(filter-out kernels/cpu/simd_%,$(wildcard kernels/*.c kernels/cpu/*.c))
 # kernels/cpu/simd_*.c are compiled once an instruction set
 SIMD_SRC  = $(wildcard kernels/cpu/simd_*.c)
 ISA_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
@@ -60,6 +60,49 @@ $(LIB): $(OBJ) $(BUILD)/objects.stamp
 $(BUILD)/bin/%: $(BUILD)/obj/tools/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK)
+
+# The CUDA backend, a library that is opened at run time: for GPUs (cuda), and for a GPU on the host that proves its
+# kernels where there is none (shim).
+CUDA_SRC  = $(wildcard kernels/cuda/*.cu)
+CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c
+CUDA_ARCH = 80 90
+NVCC     ?= nvcc
+CXX      ?= c++
+NVFLAGS   = -std=c++20 -O3 -I. -MMD -MP --fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off -diag-suppress 177 \
+            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+SHIMFLAGS = -std=c++20 -O2 -g -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
+            -Wno-unused-function -Wno-unknown-pragmas
+$(BUILD)/obj/%.pic.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
+	@mkdir -p $(@D)
+	$(COMPILE) -fPIC -c -o $@ $<
+$(BUILD)/obj/%.cuda.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c -o $@ $<
+$(BUILD)/obj/%.shim.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(SHIMFLAGS) -c -o $@ $<
+$(BUILD)/obj/%.shim.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(SHIMFLAGS) -c -o $@ $<
+$(BUILD)/libvecpipe-cuda.so: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.cuda.o) $(CUDA_HELP:%.c=$(BUILD)/obj/%.pic.o)
+	$(NVCC) -shared -o $@ $^ -lcublasLt
+$(BUILD)/shim/libvecpipe-cuda.so: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.shim.o) $(patsubst %.cc,$(BUILD)/obj/%.shim.o,$(wildcard kernels/cuda/shim/*.cc)) \
+            $(CUDA_HELP:%.c=$(BUILD)/obj/%.pic.o)
+	@mkdir -p $(@D)
+	$(CXX) -shared -o $@ $^
+# what the GPU on the host must notice, and tests of the kernels' arithmetic
+$(BUILD)/shim/check: $(BUILD)/obj/tests/shim/check.shim.o $(BUILD)/obj/kernels/cuda/shim/shim.shim.o
+	@mkdir -p $(@D)
+	$(CXX) -o $@ $^
+cuda: all $(BUILD)/libvecpipe-cuda.so ## build the CUDA backend too (needs nvcc and cuBLAS)
+shim: $(BUILD)/shim/libvecpipe-cuda.so $(BUILD)/shim/check ## build the CUDA backend for a GPU on the host, to test its kernels
+$(BUILD)/bench/gpu_rate: bench/gpu_rate.cu
+	@mkdir -p $(@D)
+	$(NVCC) -O2 $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -o $@ $< -lcublasLt
+gpu-kit: cuda units $(BUILD)/bench/device $(BUILD)/bench/gpu_rate ## pack what gpu-check needs on a machine without the packages
+	@BUILD=$(BUILD) scripts/gpu-kit
+gpu-check: ## prove and measure the CUDA backend on a GPU, in under 8 minutes; NAME='part...' runs some
+	@BUILD=$(BUILD) scripts/gpu-check $(NAME)
 $(BUILD)/libunit.a: $(UNIT_HELP)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libunit.a $(LIB)
@@ -77,8 +120,10 @@ deps: ## install the Debian packages that are missing
 models: ## fetch the two small models once into models/
 	@scripts/models
 test: deps ## everything: both builds, every test; NAME=part reruns what matches
-	@$(MAKE) $(JOBS) -s --no-print-directory all units
+	@$(MAKE) $(JOBS) -s --no-print-directory all units $(BUILD)/bench/device
 	@$(MAKE) $(JOBS) -s --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
+	@command -v $(CXX) >/dev/null && $(MAKE) $(JOBS) -s --no-print-directory shim || \
+	    echo 'make: no $(CXX): tests of the CUDA backend are skipped'
 	@scripts/models || echo 'make: no models: the tests that need them are skipped'
 	@BUILD=$(BUILD) tests/run $(NAME)
 demo: deps ## embed Debian's package descriptions and ask questions
@@ -100,8 +145,9 @@ install: all ## install under $(DESTDIR)$(PREFIX)
 uninstall: ## remove what install put there
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove $(PROGRAMS)
 
-SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.[ch])
-SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %/prompts %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
+SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.[ch] \
+            kernels/cuda/*.cu kernels/cuda/shim/*.* tests/shim/*.cc bench/*.cu)
+SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %/prompts %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/grit bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
 fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	clang-format -i $(SOURCES)
 	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \
@@ -114,6 +160,6 @@ clean: ## remove the builds
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-.PHONY: all units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
+.PHONY: all cuda shim gpu-kit gpu-check units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -97,6 +97,7 @@ typedef struct vp_embed_op { /* out[t,:] = scale * table[ids[t],:] (+ positions[
     const vp_batch *batch;
     const int32_t *ids;          /* [T], every id < rows */
     vp_weight_part table, extra; /* extra.rows > 0: appended vocabulary rows */
+    const vp_weight *resident;   /* caps.separate: a weight of table's and extra's rows; else NULL */
     int64_t C;
     float scale;
     const float *positions; /* [max, C] or NULL */
@@ -199,7 +200,9 @@ typedef struct vp_span { /* a piece of a key/value cache: [length, G*d], keys af
  * |i - j| < window). Scores are scale q.k, soft-capped; softmax and sums in f32.
  * With spans a sequence's keys are those of its spans, in order, and then cu_k's of k and v (none, when they have been
  * appended to the cache already); its query i stands at q_off + i among them. A query's result depends on the keys
- * alone: not on how they are cut into spans, nor on the queries beside it. No segments, dropout or lse then. */
+ * alone: not on how they are cut into spans, nor on the queries beside it. No segments, dropout or lse then. spans,
+ * nspans and the lists lie where the batch's arrays do; no sequence has more than most_keys keys, fresh ones included.
+ */
 typedef struct vp_attn_op {
     const vp_batch *batch;
     vp_attention mode;
@@ -210,12 +213,14 @@ typedef struct vp_attn_op {
     vp_mat out;                  /* [T, H*d] */
     const vp_span *const *spans; /* [B] lists before the fresh keys, or NULL */
     const int32_t *nspans;
-    float *lse; /* [T, H] log of a query's sum of exp(score): saved if not NULL, needed by backward */
+    int32_t most_keys; /* with spans; it sizes scratch memory on a device */
+    float *lse;        /* [T, H] log of a query's sum of exp(score): saved if not NULL, needed by backward */
     vp_drop drop;
     const vp_mat *dout, *dq, *dk, *dv;
 } vp_attn_op;
 typedef struct vp_kv_op { /* the rows of k and v that are a sequence's, rounded to `dtype`: to the end of its cache
-                             (kv_append), or into host memory (kv_export) */
+                             (kv_append), or into host memory that the device reaches (kv_export: host_alloc's);
+                             k_to and v_to lie where the batch's arrays do */
     const vp_batch *batch;
     vp_mat k, v;                     /* [T, G*d] */
     void *const *k_to, *const *v_to; /* [B] where a sequence's first row goes; rows are `ld` elements apart */
@@ -261,7 +266,8 @@ typedef enum vp_pool_kind {
     VP_POOL_EOS,
     VP_POOL_FIRST
 } vp_pool_kind;
-typedef struct vp_pool_op { /* over kept tokens; a row with none gets zeros and is counted in *empty */
+typedef struct vp_pool_op { /* over kept tokens; a row with none gets zeros and is counted in *empty, which lies where
+                               the device reaches it */
     vp_pool_kind kind;
     int64_t B;
     const int32_t *cu;   /* [B+1] */
@@ -306,9 +312,10 @@ typedef struct vp_bag_op {
     vp_mat x; /* [M, C]: rows [cu[i], cu[i + 1]) are bag i */
     const vp_weight *head;
     int64_t bags;
-    const int32_t *cu;                 /* [bags + 1]; no bag with targets is without rows */
-    const int32_t *target, *target_cu; /* [bags + 1]: distinct targets of a bag; none: its results are 0 */
-    const float *weight;               /* [bags], or NULL: 1 */
+    const int32_t *cu;        /* [bags + 1], in the host's memory; no bag with targets is without rows */
+    const int32_t *target;    /* of bag i, distinct: [target_cu[i], target_cu[i + 1]); none: its results are 0 */
+    const int32_t *target_cu; /* [bags + 1], in the host's memory */
+    const float *weight;      /* [bags], or NULL: 1 */
     double denominator;
     float *loss;      /* [bags] */
     const vp_mat *dx; /* [M, C], or NULL */
@@ -330,7 +337,8 @@ typedef struct vp_nce_op {
 } vp_nce_op;
 
 /* A slice of one flat parameter space, p = master[n] with its gradient g = grad[n] and moments m, v [n], zero at first.
- * sumsq    *sum = the sum of g^2 in f64, in an order that n alone decides; *finite = every g is (either may be NULL)
+ * sumsq    *sum = the sum of g^2 in f64, in an order that n alone decides; *finite = every g is (either may be NULL;
+ *          they lie where the device reaches them)
  * clip     g *= clip
  * adamw    p *= 1 - lr decay; m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2;
  *          p -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), t = 1, 2, ... counts the updates
@@ -389,6 +397,8 @@ typedef struct vp_caps {
     const char *isa; /* "avx512", "sm_90" */
     int threads;
     bool bf16, i8, fp8;
+    bool bf16_states; /* activations may be BF16 where compute is: the caller chooses each one's type by it */
+    bool separate;    /* its memory is not the host's */
     size_t memory;
 } vp_caps;
 

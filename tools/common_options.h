@@ -1,4 +1,4 @@
-/* Rows of option tables that several programs have, for what is said of them in each. */
+/* Rows of option tables that several programs have, for what is said of them in each; and what -v says of --device. */
 #ifndef VP_TOOLS_COMMON_OPTIONS_H
 #define VP_TOOLS_COMMON_OPTIONS_H
 #include "lib/vecpipe.h"
@@ -9,7 +9,19 @@
     { .name = "adapter", .kind = VP_OPT_LIST, .target = (to), .value = "DIR", .help = (what) }
 #define OPTION_COMPUTE(to, what)                                                                                       \
     { .name = "compute", .kind = VP_OPT_CHOICE, .target = (to), .choices = VP_COMPUTES, .help = (what) }
+#define OPTION_DEVICE_AS(to, what)                                                                                     \
+    { .name = "device", .kind = VP_OPT_STRING, .target = (to), .value = VP_DEVICES, .help = (what) }
+#define OPTION_DEVICE(to) OPTION_DEVICE_AS(to, "where to compute; else $VP_DEVICE, else auto: a GPU where there is one")
 #define OPTION_THREADS(to, what)                                                                                       \
     { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
+
+/* With -v: what the program computes on. */
+static inline void tell_device(const vp_encoder *e) {
+    char name[40];
+    const vp_compute on = vp_encoder_compute(e);
+    if (!vp_cli_verbose()) return;
+    vp_compute_describe(&on, name);
+    vp_cli_note("computes on %s", name);
+}
 
 #endif

@@ -18,7 +18,7 @@ typedef struct options {
     double attention_dropout, hidden_dropout;
     bool normalize, raw;
 } options;
-static options opt = {.device = "auto", .batch_tokens = VP_BATCH_TOKENS};
+static options opt = {.batch_tokens = VP_BATCH_TOKENS};
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
@@ -31,7 +31,7 @@ static const vp_option table[] = {
      .help = "which tokens see which; auto: as the stream or the model says"},
     {.kind = VP_OPT_GROUP, .help = "Computing"},
     OPTION_COMPUTE(&opt.compute, "arithmetic of the products"),
-    {.name = "device", .kind = VP_OPT_STRING, .target = &opt.device, .value = "auto|cpu", .help = "where to compute"},
+    OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.name = "batch-tokens",
      .kind = VP_OPT_INT,
@@ -182,6 +182,7 @@ static int open_all(state *s, vp_error *err) {
     VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, s->header, err));
+    tell_device(s->encoder);
     VP_TRY(vp_model_describe(s->model, s->header, err));
     VP_TRY(vp_encoder_describe(s->encoder, s->header, err));
     if (opt.follow) VP_TRY(describe_following(s, err));
@@ -234,13 +235,16 @@ static int put_kv(const state *s, vp_frame *f, const uint16_t *kv, vp_error *err
 }
 
 static int encode(state *s, vp_encoder *encoder, vp_frame *f, vp_error *err) {
-    float *hidden;
+    float *hidden = NULL;
     uint16_t *kv = NULL;
     const int64_t width = vp_model_width(s->model), shape[] = {f->T, width};
-    VP_TRY(s->kv ? vp_encoder_run_kv(encoder, f, &hidden, &kv, err) : vp_encoder_run(encoder, f, &hidden, err));
-    int status = s->kv ? put_kv(s, f, kv, err) : VP_OK;
+    const bool pooled = s->emb && !s->kv;
+    int status = pooled  ? vp_encoder_pool(encoder, s->pooler, f, &s->empty, err)
+                 : s->kv ? vp_encoder_run_kv(encoder, f, &hidden, &kv, err)
+                         : vp_encoder_run(encoder, f, &hidden, err);
+    if (!status && s->kv) status = put_kv(s, f, kv, err);
     if (!status && s->hidden) status = vp_frame_put(f, "hidden", VP_F32, 2, shape, hidden, err);
-    if (!status && s->emb) status = vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err);
+    if (!status && s->emb && !pooled) status = vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err);
     if (!status) status = vp_writer_batch(s->writer, f, err);
     free(hidden);
     free(kv);

@@ -9,7 +9,7 @@
 enum { FORMAT_AUTO, FORMAT_TEXT, FORMAT_JSONL };
 
 typedef struct options {
-    const char *model, *chat, *documents, *queries;
+    const char *model, *device, *chat, *documents, *queries;
     vp_list adapters, stop;
     double temperature, top_p, penalty;
     int64_t max_tokens, top_k, seed, batch, threads;
@@ -23,6 +23,7 @@ static const vp_option table[] = {
     OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
     OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
     OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.kind = VP_OPT_GROUP, .help = "Prompts"},
     {.name = "lines", .kind = VP_OPT_FLAG, .target = &opt.lines, .help = "every line is a prompt; else JSONL"},
@@ -53,7 +54,7 @@ static const vp_option table[] = {
     {.name = "rope-shift",
      .kind = VP_OPT_FLAG,
      .target = &opt.rope_shift,
-     .help = "move the keys of a text behind those before it; else each begins at position 0"},
+     .help = "a text's keys follow the last one's"},
     {.kind = VP_OPT_GROUP, .help = "Answers"},
     {.name = "max-tokens",
      .kind = VP_OPT_INT,
@@ -106,10 +107,7 @@ static const vp_option table[] = {
      .target = &opt.format,
      .choices = "auto|text|jsonl",
      .help = "auto: text, as it grows, on a terminal; else JSONL"},
-    {.name = "logprobs",
-     .kind = VP_OPT_FLAG,
-     .target = &opt.logprobs,
-     .help = "JSONL: every token's id and log-probability"},
+    {.name = "logprobs", .kind = VP_OPT_FLAG, .target = &opt.logprobs, .help = "JSONL: each token's log-probability"},
     {0},
 };
 static const vp_program program = {
@@ -155,12 +153,16 @@ static int open_model(state *s, vp_error *err) {
     static const char *const types[] = {"auto", "f32", "bf16", "i8"};
     VP_TRY(vp_model_resolve(&s->model, opt.model, NULL, err));
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
-    const char *files = vp_model_transformer(s->model);
-    VP_TRY(vp_tokenizer_open(&s->tokenizer, files, err));
+    VP_TRY(vp_tokenizer_open(&s->tokenizer, vp_model_transformer(s->model), err));
     VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
-    const vp_encode_options encode = {
-        .threads = (int)opt.threads, .compute = types[opt.compute], .attention = "causal", .generate = true};
-    return vp_encoder_open(&s->encoder, s->model, &encode, NULL, err);
+    const vp_encode_options encode = {.device = opt.device,
+                                      .threads = (int)opt.threads,
+                                      .compute = types[opt.compute],
+                                      .attention = "causal",
+                                      .generate = true};
+    VP_TRY(vp_encoder_open(&s->encoder, s->model, &encode, NULL, err));
+    tell_device(s->encoder);
+    return VP_OK;
 }
 
 static int open_gen(state *s, vp_error *err) {
@@ -395,6 +397,7 @@ static const vp_option rerank_table[] = {
     OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
     OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
     OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.kind = VP_OPT_GROUP, .help = "Hits"},
     {.name = "hits",

@@ -325,6 +325,7 @@ static int search_options(command_line *c, search_run *s, vp_error *err) {
          .target = &s->show_text,
          .help = "print the texts of hits, and of queries that the stream has"},
         {.name = "meta", .kind = VP_OPT_FLAG, .target = &s->show_meta, .help = "print the hits' other fields"},
+        OPTION_DEVICE_AS(&s->options.device, "where to compare; else $VP_DEVICE, else auto: the CPU"),
         OPTION_THREADS(&threads, "threads; 0: all that the process may use"),
         {0}};
     const vp_program program = {.name = "knn search",

@@ -9,6 +9,7 @@
 
 static struct {
     const char *model, *follow;
+    const char *device;
     int64_t threads;
     bool reference;
 } opt;
@@ -26,6 +27,7 @@ static const vp_option table[] = {
      .target = &opt.follow,
      .value = "DIR",
      .help = "the head that the run of `step` in DIR trains, as each step wants it"},
+    OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use for it; 0: all"),
     {0},
 };
@@ -189,8 +191,8 @@ static int run_tokens(state *s, vp_frame *f, vp_error *err) {
 /* With products of the type that the hidden states were made with, as `step` does it. */
 static int open_head(state *s, vp_error *err) {
     vp_map *encoder = vp_map_sub(s->header, "encoder");
-    const vp_encode_options o = {.threads = (int)opt.threads,
-                                 .compute = encoder ? vp_map_str(encoder, "compute") : NULL};
+    const vp_encode_options o = {
+        .device = opt.device, .threads = (int)opt.threads, .compute = encoder ? vp_map_str(encoder, "compute") : NULL};
     const int status = opt.follow ? vp_head_following_open(&s->following, s->model, opt.follow, &o, STDOUT_FILENO, err)
                                   : vp_head_open(&s->head, s->model, &o, err);
     vp_map_free(encoder);

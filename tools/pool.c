@@ -1,10 +1,11 @@
 /* pool: hidden states to one vector a row or a word, or to the marked rows. */
 #include "lib/vecpipe.h"
+#include "tools/common_options.h"
 #include <string.h>
 #include <unistd.h>
 
 typedef struct options {
-    const char *follow;
+    const char *follow, *device;
     int64_t dims, project;
     bool normalize, raw, shift;
 } options;
@@ -34,6 +35,7 @@ static const vp_option table[] = {
      .value = "N",
      .max = VP_PROJECTION_MOST,
      .help = "with --follow: the run trains a projection to N dimensions"},
+    OPTION_DEVICE(&opt.device),
     {0},
 };
 static const vp_program program = {
@@ -70,6 +72,7 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     vp_pool_options o;
     VP_TRY(vp_pool_options_set(&o, kind, opt.normalize, opt.raw, opt.dims, err));
     o.shift = opt.shift;
+    o.device = opt.device ? opt.device : "";
     o.trained = opt.follow != NULL;
     o.project = opt.project;
     if (opt.project && !opt.follow) return vp_fail(err, VP_USAGE, "--project: only with --follow");

@@ -22,8 +22,7 @@ typedef struct options {
     vp_trainer_options trainer;
 } options;
 static const char default_lora[] = "r=16,alpha=32";
-static options opt = {.device = "auto",
-                      .lora = default_lora,
+static options opt = {.lora = default_lora,
                       .schedule = 1,
                       .lr = 5e-5,
                       .attention_dropout = -1,
@@ -222,7 +221,7 @@ static const vp_option table[] = {
      .max = 9e15,
      .help = "kept at once, and until the loss of a step is known; what does not fit is computed twice"},
     OPTION_COMPUTE(&opt.compute, "arithmetic of the products"),
-    {.name = "device", .kind = VP_OPT_STRING, .target = &opt.device, .value = "auto|cpu", .help = "where to compute"},
+    OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {0},
 };

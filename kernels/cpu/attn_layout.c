@@ -1,6 +1,6 @@
 /* What attention and its backward pass share (attn.h): checks, blocks of keys, masks, the saved logarithm. */
 #include "kernels/cpu/attn.h"
-#include <math.h>
+#include "kernels/log.h"
 
 /* ---- checks ---- */
 static int check_batch(vp_queue *q, const vp_batch *b) {
@@ -89,23 +89,8 @@ void vp_attn_hide(const uint8_t *seg, uint8_t own, int64_t n, float *hide) {
 }
 
 /* ---- the saved logarithm ---- */
-/* log x of a positive, finite x: x = 2^e m, m in [1/sqrt 2, sqrt 2), log m = 2 atanh((m - 1) / (m + 1)) as a series of
- * ten terms (|z| < 0.172: error under 2^-52), in double: one rounding, and the same one everywhere. */
-static double log_of(double x) {
-    int e = 0;
-    double m = frexp(x, &e);
-    if (m < 0.70710678118654752) {
-        m *= 2.0;
-        e--;
-    }
-    double z = (m - 1.0) / (m + 1.0), square = z * z, sum = 0.0;
-#pragma GCC unroll 10 /* so that the divisions are done when this is compiled */
-    for (int i = 19; i >= 1; i -= 2) sum = sum * square + 1.0 / (double)i;
-    return (double)e * 0.69314718055994531 + 2.0 * z * sum;
-}
-
 float vp_attn_lse(float top, const float *lanes, int n) {
     double sum = 0.0;
     for (int i = 0; i < n; i++) sum += (double)lanes[i];
-    return sum > 0.0 ? (float)((double)top + log_of(sum)) : INFINITY;
+    return vp_lse(top, sum);
 }

@@ -2,6 +2,7 @@
  * slots of the table in backend.c. */
 #ifndef VP_CPU_H
 #define VP_CPU_H
+#include "kernels/arena.h"
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/product.h"
@@ -19,17 +20,9 @@ struct vp_device {
     vp_slab *slab;           /* that they take memory of; NULL: none yet */
 };
 
-typedef struct vp_chunk {
-    char *data;
-    size_t start, size; /* start: sum of the sizes before it */
-} vp_chunk;
-
-enum { VP_MAX_CHUNKS = 64 };
 struct vp_queue {
     vp_device *device;
-    vp_chunk chunk[VP_MAX_CHUNKS];
-    int chunks, current;
-    size_t used; /* of the current chunk */
+    vp_arena arena;
     vp_error error;
 };
 
@@ -85,10 +78,10 @@ int64_t vp_grain(int64_t work);
 /* Memory that begins at a multiple of 256, not zeroed; in large pages where the system gives them. NULL: there is none;
  * released by free. */
 void *vp_pages_alloc(size_t bytes);
+void vp_arena_open(vp_queue *q);
 void *vp_arena_alloc(vp_queue *q, size_t bytes);
 size_t vp_arena_mark(const vp_queue *q);
 void vp_arena_release(vp_queue *q, size_t mark);
-void vp_arena_free(vp_queue *q);
 
 /* slab.c */
 /* A piece of `bytes`, not zeroed, at a multiple of 256, of *open or of a new slab that takes its place. NULL: there is
@@ -111,8 +104,6 @@ typedef struct vp_tile_sum {
 /* vp_cpu_linear and vp_cpu_linear_bwd_x with it (NULL: nothing joins). */
 int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
 int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
-/* Row `row` of the stacked parts, as f32. */
-int vp_weight_read(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err);
 /* linear_rows.c: weights that are kept row by row */
 int vp_weight_rows_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err);
 int vp_linear_rows(vp_queue *q, const vp_linear_op *op);

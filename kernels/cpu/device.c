@@ -56,13 +56,14 @@ int vp_cpu_queue_open(vp_queue **out, vp_device *d, vp_error *err) {
     vp_queue *q = vp_calloc(1, sizeof *q);
     if (!q) return vp_fail_memory(err, "queue", sizeof *q);
     q->device = d;
+    vp_arena_open(q);
     *out = q;
     return VP_OK;
 }
 
 void vp_cpu_queue_close(vp_queue *q) {
     if (!q) return;
-    vp_arena_free(q);
+    vp_arena_drop(&q->arena);
     free(q);
 }
 

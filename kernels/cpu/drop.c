@@ -2,22 +2,19 @@
 #include "kernels/cpu/drop.h"
 #include "kernels/dropout.h"
 
-/* Heads take 14 bits of a counter, sites 6, layers 12; queries 16; an element's index / 8 takes 32. */
-static const int64_t MOST_QUERIES = INT64_C(1) << 16, MOST_SITES = INT64_C(1) << 6, MOST_LAYERS = INT64_C(1) << 12;
-
 int vp_dropper_make(vp_queue *q, const char *what, const vp_drop *drop, const vp_batch *batch, int64_t tokens,
                     vp_dropper *d) {
     *d = (vp_dropper){.simd = q->device->simd, .batch = batch, .drop = *drop};
     if (drop->p == 0.0f) return VP_OK;
     if (!(drop->p > 0.0f && drop->p < 1.0f) || vp_drop_threshold(drop->p) > 0xffff)
         return vp_queue_fail(q, VP_BUG, "%s: dropout of %g", what, (double)drop->p);
-    if (drop->site >= MOST_SITES || drop->layer >= MOST_LAYERS)
+    if (drop->site >= VP_DROP_SITES || drop->layer >= VP_DROP_LAYERS)
         return vp_queue_fail(q, VP_BUG, "%s: dropout at site %u of layer %u", what, drop->site, drop->layer);
     if (!batch || !batch->row || !batch->cu_q || batch->cu_q[0] != 0 || batch->cu_q[batch->B] != tokens)
         return vp_queue_fail(q, VP_BUG, "%s: dropout needs the rows of sequences that span the tokens", what);
     for (int64_t b = 0; b < batch->B; b++) {
         int64_t n = batch->cu_q[b + 1] - batch->cu_q[b];
-        if (n < 0 || n > MOST_QUERIES)
+        if (n < 0 || n > VP_DROP_QUERIES)
             return vp_queue_fail(q, VP_BUG, "%s: dropout of a sequence of %lld tokens", what, (long long)n);
     }
     d->threshold = vp_drop_threshold(drop->p);
@@ -25,18 +22,6 @@ int vp_dropper_make(vp_queue *q, const char *what, const vp_drop *drop, const vp
     d->simd->drop->begin(&d->key, drop->seed);
     d->on = true;
     return VP_OK;
-}
-
-static int64_t find_sequence(const vp_batch *batch, int64_t token) {
-    int64_t low = 0, high = batch->B; /* the last sequence that begins at or before the token: the one that has it */
-    while (high - low > 1) {
-        int64_t middle = (low + high) / 2;
-        if (batch->cu_q[middle] <= token)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
 }
 
 static void drop_run(const vp_dropper *d, int64_t row, int64_t index, const float *x, int64_t n, float *out) {
@@ -53,7 +38,7 @@ static void drop_run(const vp_dropper *d, int64_t row, int64_t index, const floa
 
 void vp_drop_rows(const vp_dropper *d, const vp_drop_part *part, const float *x, int64_t ldx, float *out, int64_t ldo) {
     const vp_batch *batch = d->batch;
-    int64_t b = find_sequence(batch, part->first);
+    int64_t b = vp_drop_sequence(batch->cu_q, batch->B, part->first);
     for (int64_t i = 0; i < part->rows; i++) {
         while (batch->cu_q[b + 1] <= part->first + i) b++;
         int64_t token = part->first + i - batch->cu_q[b];

@@ -3,7 +3,7 @@
  * (simd_topk.c's register tiles). With few rows the product reads every weight once, as fast as memory gives them; with
  * many, a panel of weights stays in the second-level cache while all of them pass. Legend: x [T, K], out [T, N]. */
 #include "kernels/cpu/cpu.h"
-#include <math.h>
+#include "kernels/weight_rows.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,23 +18,12 @@ typedef struct rows_job {
     vp_failure failure;
 } rows_job;
 
-/* scale = max |x| / 127, out = x / scale, to the nearest; a row of zeros gets scale 0 */
-static int quantise(const float *x, int64_t n, int8_t *out, float *scale) {
-    float most = 0.0f;
-    for (int64_t i = 0; i < n; i++) most = fabsf(x[i]) > most || x[i] != x[i] ? fabsf(x[i]) : most;
-    if (!isfinite(most)) return VP_DATA;
-    const float by = most > 0.0f ? 127.0f / most : 0.0f;
-    for (int64_t i = 0; i < n; i++) out[i] = (int8_t)lrintf(x[i] * by);
-    *scale = most / 127.0f;
-    return VP_OK;
-}
-
 static int store_row(const rows_job *j, int64_t row, float *line, vp_error *err) {
     vp_weight *w = j->w;
     char *to = w->row + row * w->in * (int64_t)vp_dtype_size(w->row_type);
     VP_TRY(vp_weight_read(j->desc, row, w->row_type == VP_F32 ? (float *)(void *)to : line, err));
     if (w->row_type == VP_BF16) j->device->simd->rows->to_bf16(line, (uint16_t *)(void *)to, w->in);
-    if (w->row_type == VP_I8 && quantise(line, w->in, (int8_t *)to, &w->row_scale[row]))
+    if (w->row_type == VP_I8 && vp_quantise_row(line, w->in, (int8_t *)to, &w->row_scale[row]))
         return vp_fail(err, VP_DATA, "%s: row %lld has a weight that is not finite",
                        j->desc->name ? j->desc->name : "weight", (long long)row);
     return VP_OK;

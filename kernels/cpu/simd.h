@@ -307,49 +307,8 @@ static inline void v_store_upto(float *p, vec a, int64_t n) {
         v_store_n(p, a, n > 0 ? n : 0);
 }
 
-/* sum of c[i] z^i by Horner's rule */
-static inline vec v_poly(vec z, const float *c, int n) {
-    vec p = v_set1(c[n - 1]);
-    for (int i = n - 2; i >= 0; i--) p = v_fma(p, z, v_set1(c[i]));
-    return p;
-}
-
-/* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, e^r = 1 + r + r^2 P(r), P minimax of degree 5 (error 5e-11).
- * At most 1.5 units in the last place; +inf above 88.72, results under 2^-126 are 0, NaN stays NaN. */
-static inline vec v_exp(vec x) {
-    static const float c[] = {0.500000008f,  0.166666669f,   0.0416662691f,
-                              0.0083332653f, 0.00139461325f, 0.000199178947f};
-    vec y = v_min(v_set1(89.0f), v_max(v_set1(-88.0f), x)); /* a NaN in second place stays */
-    vec n = v_round(v_mul(y, v_set1(1.44269504f)));
-    vec r = v_fma(n, v_set1(-0.693145752f), y); /* ln 2 in two parts, the first with 15 bits */
-    r = v_fma(n, v_set1(-1.42860677e-6f), r);
-    vec p = v_fma(v_mul(r, r), v_poly(r, c, 6), v_add(r, v_set1(1.0f)));
-    vec half = v_round(v_mul(n, v_set1(0.5f))); /* 2^n in two steps: n reaches 128 */
-    vec e = v_scale2(v_scale2(p, half), v_sub(n, half));
-    return v_select_lt(y, v_set1(-87.33654f), v_zero(), e);
-}
-
-/* tanh: x + x z P(z), z = x^2 under 0.625, else 1 - 2 / (e^2|x| + 1). At most 2 units in the last place. */
-static inline vec v_tanh(vec x) {
-    static const float c[] = {-0.333332839f, 0.133314912f, -0.0537434953f, 0.020650579f, -0.00571703656f};
-    vec a = v_abs(x), z = v_mul(x, x);
-    vec small = v_fma(v_mul(a, z), v_poly(z, c, 5), a);
-    vec e = v_exp(v_add(a, a));
-    vec large = v_sub(v_set1(1.0f), v_div(v_set1(2.0f), v_add(e, v_set1(1.0f))));
-    return v_with_sign(v_select_lt(a, v_set1(0.625f), small, large), x);
-}
-
-/* erf: x + x P(x^2) under 1, else 1 - e^-Q(|x|) with Q the minimax of -log erfc on [1, 4]. Error at most 2e-7. */
-static inline vec v_erf(vec x) {
-    static const float c[] = {0.128379166f,   -0.376126271f,    0.112836002f,   -0.0268544446f,
-                              0.00518953534f, -0.000802084128f, 7.88911953e-05f};
-    static const float q[] = {0.00035370893f, 1.12704008f,    0.638225602f,    0.103037436f,
-                              -0.0218053512f, 0.00293961573f, -0.000185574893f};
-    vec a = v_abs(x);
-    vec small = v_fma(a, v_poly(v_mul(a, a), c, 7), a);
-    vec b = v_min(v_set1(4.0f), a);
-    vec large = v_sub(v_set1(1.0f), v_exp(v_sub(v_zero(), v_poly(b, q, 7))));
-    return v_with_sign(v_select_lt(a, v_set1(1.0f), small, large), x);
-}
+#define VP_FN    static inline
+#define VP_TABLE static const float
+#include "kernels/math.h"
 
 #endif

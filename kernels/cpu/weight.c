@@ -1,6 +1,7 @@
 /* Weights of linear: cut into column panels, each packed once for the product that multiplies it. Where a panel is cut
  * and which product takes it depends on K, N and the machine, never on how many rows will come. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/weight_rows.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,12 +44,6 @@ typedef struct packing {
     float *rows; /* [threads, widest, words] what is packed; then for bf16 [threads, K] a row as it was read */
     vp_failure failure;
 } packing;
-
-int vp_weight_read(const vp_weight_desc *desc, int64_t row, float *out, vp_error *err) {
-    const vp_weight_part *part = desc->part;
-    for (; row >= part->rows; part++) row -= part->rows;
-    return part->read_row(part->ctx, row, out, err);
-}
 
 static int read_panel(const packing *pk, const vp_panel *p, int thread, float *rows, vp_error *err) {
     const vp_weight *w = pk->weight;

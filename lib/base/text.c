@@ -1,6 +1,5 @@
 /* UTF-8 validity, escaping for people, hex, hashing, and the table of element types. */
 #include "lib/base/base.h"
-#include "lib/base/dtype.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,26 +86,4 @@ void vp_hasher_finish(vp_hasher *h, uint8_t out[16]) {
 
 uint64_t vp_hash64(const void *data, size_t n) {
     return XXH3_64bits(data, n);
-}
-
-static const struct {
-    const char *name;
-    size_t size;
-} dtypes[VP_NDTYPES] = {
-#define X(e, n, s) {n, s},
-    VP_DTYPES(X)
-#undef X
-};
-
-size_t vp_dtype_size(vp_dtype d) {
-    return (unsigned)d < VP_NDTYPES ? dtypes[d].size : 0;
-}
-const char *vp_dtype_name(vp_dtype d) {
-    return (unsigned)d < VP_NDTYPES ? dtypes[d].name : "?";
-}
-
-vp_dtype vp_dtype_find(const char *name, size_t n) {
-    int d = 0;
-    while (d < VP_NDTYPES && !(strlen(dtypes[d].name) == n && memcmp(dtypes[d].name, name, n) == 0)) d++;
-    return (vp_dtype)d;
 }

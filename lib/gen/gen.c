@@ -275,26 +275,32 @@ static int gather(vp_gen *g, int64_t *B, vp_error *err) {
     return VP_OK;
 }
 
-/* Tokens of rows [first, first + n) of the step, from logits [n, V]. */
+/* Tokens of rows [first, first + n) of the step, from logits [n, V] on the device. */
 static int sample_rows(vp_gen *g, const vp_compute *on, int64_t first, int64_t n, const vp_mat *logits, vp_error *err) {
+    const vp_mat last = {
+        .ptr = g->last + first * g->width, .dtype = VP_F32, .rows = n, .cols = g->width, .ld = g->width};
+    float *const logprob = g->o.logprobs ? g->logprob + first : NULL;
+    vp_transfer t = vp_transfer_begin(on, "sampling", err);
+    const vp_mat x = vp_transfer_put_mat(&t, &last);
     vp_sample_op op = {.logits = *logits,
                        .penalty = (float)g->o.penalty,
                        .temperature = (float)g->o.temperature,
                        .top_p = (float)g->o.top_p,
                        .top_k = (int32_t)g->o.top_k,
                        .seed = g->o.seed,
-                       .row = g->row + first,
-                       .step = g->step + first,
-                       .out = g->out + first,
-                       .logprob = g->o.logprobs ? g->logprob + first : NULL};
-    const vp_mat x = {.ptr = g->last + first * g->width, .dtype = VP_F32, .rows = n, .cols = g->width, .ld = g->width};
+                       .row = vp_transfer_put(&t, g->row + first, n, sizeof *g->row),
+                       .step = vp_transfer_put(&t, g->step + first, n, sizeof *g->step),
+                       .out = vp_transfer_room(&t, g->out + first, n, sizeof *g->out),
+                       .logprob = vp_transfer_room(&t, logprob, n, sizeof *logprob)};
     if (g->o.penalty != 1) {
-        op.seen = (const int32_t *)(const void *)g->seen.data;
-        op.seen_cu = g->seen_cu + first;
+        op.seen = vp_transfer_put(&t, g->seen.data, (int64_t)g->seen.len, 1);
+        op.seen_cu = vp_transfer_put(&t, g->seen_cu + first, n + 1, sizeof *g->seen_cu);
     }
-    VP_TRY(vp_head_logits(g->head, &x, logits, err));
-    const int status = on->ops->sample(on->queue, &op);
-    return status ? vp_fail(err, status, "%s", on->ops->why(on->queue)) : VP_OK;
+    if (!t.status) t.status = vp_head_logits(g->head, &x, logits, err);
+    if (!t.status) vp_transfer_done(&t, on->ops->sample(on->queue, &op));
+    vp_transfer_get(&t, g->out + first, op.out, n, sizeof *g->out);
+    vp_transfer_get(&t, logprob, op.logprob, n, sizeof *logprob);
+    return vp_transfer_end(&t);
 }
 
 static int sample(vp_gen *g, int64_t B, vp_error *err) {

@@ -168,7 +168,12 @@ static int read_logit(vp_reranker *r, float *score, vp_error *err) {
     const int64_t C = vp_head_width(r->head);
     const vp_mat x = {.ptr = r->last, .dtype = VP_F32, .rows = 1, .cols = C, .ld = C};
     const vp_mat logit = {.ptr = score, .dtype = VP_F32, .rows = 1, .cols = 1, .ld = 1};
-    VP_TRY(vp_head_logits(r->head, &x, &logit, err));
+    const vp_compute on = vp_encoder_compute(r->encoder);
+    vp_transfer t = vp_transfer_begin(&on, "a score", err);
+    const vp_mat from = vp_transfer_put_mat(&t, &x), to = vp_transfer_room_mat(&t, &logit);
+    if (!t.status) t.status = vp_head_logits(r->head, &from, &to, err);
+    vp_transfer_get_mat(&t, &logit, &to);
+    VP_TRY(vp_transfer_end(&t));
     if (!isfinite(*score)) *score = NAN;
     return VP_OK;
 }

@@ -108,6 +108,7 @@ typedef struct vp_search_options {
     vp_search_mode mode; /* hybrid: reciprocal ranks, sum of 1 / (60 + rank) over the two lists of max(100, 10 k) */
     bool by_parent;      /* only the best row of each record */
     bool content;        /* also fetch text and meta */
+    const char *device;  /* one of VP_DEVICES; NULL: $VP_DEVICE, else auto, which is the CPU here */
     int threads;         /* 0: all */
 } vp_search_options;
 typedef struct vp_search_hit {

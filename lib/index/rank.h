@@ -49,14 +49,35 @@ typedef struct vp_hit_strings {
     size_t at[4], len[4]; /* id, parent, text, meta */
 } vp_hit_strings;
 
+/* scan.c: exact search by a backend. {0} is closed. */
+typedef struct vp_scan {
+    const vp_backend *ops;
+    vp_device *device;
+    vp_queue *queue;
+    bool separate;    /* the device's memory is not the host's: then */
+    vp_queue *memory; /* its arena holds what stays on the device, */
+    size_t room;      /* at most so much of it: */
+    void *rows;       /* those of all segments, or NULL, */
+    bool loaded;      /* of the snapshot of this generation */
+    int64_t generation;
+} vp_scan;
+/* On the device that `device` names (kernels/load.h), but auto is the CPU here. Once; nothing is done then. */
+int vp_scan_open(vp_scan *c, const char *device, int threads, vp_error *err);
+void vp_scan_close(vp_scan *c);
+typedef struct vp_scan_job { /* the best `width` rows of each query */
+    const float *queries;    /* [count, dims] */
+    int64_t count, width;
+    vp_hit *best;   /* [count, width] */
+    int32_t *found; /* [count], zeros */
+} vp_scan_job;
+int vp_scan_run(vp_scan *c, const vp_index *x, const vp_snapshot *s, const vp_scan_job *j, vp_error *err);
+
 struct vp_searcher {
     vp_index *x;
     const vp_map *header;
     vp_search_options options;
     vp_snapshot snapshot; /* kept while the generation is the same */
-    /* of the backend, from the first dense batch on */
-    vp_device *device;
-    vp_queue *queue;
+    vp_scan scan;         /* open from the first dense batch on */
     /* of the batch */
     float *queries; /* [B, D], NULL: nothing to search */
     int64_t batch;  /* B */

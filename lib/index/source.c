@@ -1,4 +1,4 @@
-/* Where hits come from: exact inner products over the mapped segments (the CPU backend's topk), and FTS5's BM25. */
+/* Where hits come from: exact inner products over the segments (scan.c), and FTS5's BM25. */
 #include "lib/index/rank.h"
 #include <stdlib.h>
 #include <string.h>
@@ -33,9 +33,7 @@ static int entry_of_n(vp_searcher *s, int64_t key, sqlite3_stmt **out, vp_error 
 /* ---- the dense source ---- */
 
 /* The best `width` rows of queries [first, first + count) over all segments. */
-static int run_topk(vp_searcher *s, int64_t first, int64_t count, int64_t width, vp_error *err) {
-    const vp_backend *cpu = vp_backend_cpu();
-    vp_index *x = s->x;
+static int run_scan(vp_searcher *s, int64_t first, int64_t count, int64_t width, vp_error *err) {
     free(s->best);
     free(s->found);
     s->best = vp_calloc((size_t)(count * width), sizeof *s->best);
@@ -44,30 +42,9 @@ static int run_topk(vp_searcher *s, int64_t first, int64_t count, int64_t width,
     s->first = first;
     s->count = count;
     s->width = width;
-    vp_mat queries = {.ptr = (void *)(uintptr_t)(s->queries + first * x->dims),
-                      .dtype = VP_F32,
-                      .rows = count,
-                      .cols = x->dims,
-                      .ld = x->dims};
-    for (size_t i = 0; i < s->snapshot.segments.n; i++) {
-        const vp_segment *g = &s->snapshot.segments.item[i];
-        if (!g->live) continue;
-        vp_topk_op op = {.queries = queries,
-                         .live = g->bitmap,
-                         .base = (int64_t)i * VP_SEGMENT_SLOTS,
-                         .k = (int32_t)width,
-                         .best = s->best,
-                         .found = s->found,
-                         .rows = {.ptr = (void *)(uintptr_t)s->snapshot.map[i].data,
-                                  .dtype = x->dtype,
-                                  .rows = g->slots,
-                                  .cols = x->dims,
-                                  .ld = x->dims}};
-        int status = cpu->topk(s->queue, &op);
-        if (!status) status = cpu->queue_wait(s->queue, err);
-        if (status) return vp_fail(err, status, "search: %s", cpu->why(s->queue));
-    }
-    return VP_OK;
+    const vp_scan_job job = {
+        .queries = s->queries + first * s->x->dims, .count = count, .width = width, .best = s->best, .found = s->found};
+    return vp_scan_run(&s->scan, s->x, &s->snapshot, &job, err);
 }
 
 typedef struct dense_source {
@@ -88,7 +65,7 @@ static int fetch_dense(void *ctx, int64_t want, const vp_raw_hit **hit, int64_t 
         int64_t many = TOPK_ENTRIES / width > 1 ? TOPK_ENTRIES / width : 1;
         bool grown = d->query >= s->first && d->query < s->first + s->count;
         if (grown) many = 1;
-        VP_TRY(run_topk(s, d->query, many < s->batch - d->query ? many : s->batch - d->query, width, err));
+        VP_TRY(run_scan(s, d->query, many < s->batch - d->query ? many : s->batch - d->query, width, err));
     }
     const vp_hit *best = s->best + (d->query - s->first) * s->width;
     *n = s->found[d->query - s->first];
@@ -154,14 +131,6 @@ static int take_queries(vp_searcher *s, const vp_frame *f, float **out, vp_error
     return VP_OK;
 }
 
-static int open_backend(vp_searcher *s, vp_error *err) {
-    const vp_backend *cpu = vp_backend_cpu();
-    vp_device_options options = {.threads = s->options.threads};
-    if (!s->device) VP_TRY(cpu->open(&s->device, &options, err));
-    if (!s->queue) VP_TRY(cpu->queue_open(&s->queue, s->device, err));
-    return VP_OK;
-}
-
 /* ---- the BM25 source ---- */
 
 static int fetch_bm25(void *ctx, int64_t want, const vp_raw_hit **hit, int64_t *n, vp_error *err) {
@@ -181,7 +150,7 @@ int vp_candidates_dense_begin(vp_searcher *s, const vp_frame *f, vp_error *err) 
     s->count = 0;
     s->batch = f->B;
     VP_TRY(take_queries(s, f, &s->queries, err));
-    return s->queries ? open_backend(s, err) : VP_OK;
+    return s->queries ? vp_scan_open(&s->scan, s->options.device, s->options.threads, err) : VP_OK;
 }
 
 int vp_candidates_dense(vp_searcher *s, int64_t query, int64_t want, vp_found_list *out, vp_error *err) {
@@ -205,9 +174,7 @@ int vp_candidates_bm25(vp_searcher *s, const char *text, size_t n, int64_t want,
 }
 
 void vp_candidates_close(vp_searcher *s) {
-    const vp_backend *cpu = vp_backend_cpu();
-    if (s->queue) cpu->queue_close(s->queue);
-    if (s->device) cpu->close(s->device);
+    vp_scan_close(&s->scan);
     vp_buf_free(&s->expression);
     free(s->queries);
     free(s->best);

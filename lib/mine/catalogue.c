@@ -226,8 +226,8 @@ static int gather(vp_catalogue *c, const int32_t *rows, size_t n, vp_error *err)
 }
 
 int vp_catalogue_score(vp_catalogue *c, int64_t query, const int32_t *rows, size_t n, float *score, vp_error *err) {
-    const vp_backend *cpu = vp_backend_cpu();
     vp_searcher *s = c->searcher;
+    const vp_scan *cpu = &s->scan; /* which mine.c asks for */
     const vp_index *x = c->x;
     if (!n) return VP_OK;
     VP_TRY(gather(c, rows, n, err));
@@ -240,9 +240,9 @@ int vp_catalogue_score(vp_catalogue *c, int64_t query, const int32_t *rows, size
         .k = (int32_t)n,
         .best = hit,
         .found = &found};
-    int status = cpu->topk(s->queue, &op);
-    if (!status) status = cpu->queue_wait(s->queue, err);
-    if (status) vp_fail(err, status, "scores: %s", cpu->why(s->queue));
+    int status = cpu->ops->topk(cpu->queue, &op);
+    if (!status) status = cpu->ops->queue_wait(cpu->queue, err);
+    if (status) vp_fail(err, status, "scores: %s", cpu->ops->why(cpu->queue));
     for (int32_t i = 0; i < found; i++) score[hit[i].row] = hit[i].score;
     free(hit);
     return status;

@@ -21,6 +21,7 @@ int vp_mine_bad(vp_mine *m, vp_error *err, const char *format, ...) {
 static int open_teacher(vp_mine *m, vp_teacher *t, const vp_mine_teacher *from, int output, vp_error *err) {
     const vp_mine_options *o = m->o;
     const vp_search_options search = {.mode = from->source == VP_MINE_BM25 ? VP_SEARCH_BM25 : VP_SEARCH_DENSE,
+                                      .device = "cpu",
                                       .threads = o->threads};
     t->source = from->source;
     VP_TRY(vp_index_open(&t->c.x, from->index, VP_INDEX_READ, err));

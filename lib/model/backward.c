@@ -7,7 +7,8 @@
 
 typedef struct back {
     vp_pass p;
-    vp_mat dx, dy, dh, dsum; /* [T, C]: stream; of a block's output; of its norm; of the norm's input */
+    /* [T, C]: of the stream; of a block's output, where it is not the stream's own; of its norm; of the norm's input */
+    vp_mat dx, dy, dh, dsum;
     vp_mat dqkv, dmixed, dup, dmid;
 } back;
 
@@ -17,7 +18,7 @@ static int check(const back *b, int status, vp_error *err) {
 
 static int add(back *b, const vp_mat *to, const vp_mat *what, vp_error *err) {
     vp_elem_op op = {.x = *what, .y = *to, .out = *to, .a = 1, .b = 1};
-    return check(b, b->p.e->ops->add(b->p.e->queue, &op), err);
+    return check(b, b->p.e->on.ops->add(b->p.e->on.queue, &op), err);
 }
 
 /* dx = dout W + adapters' part (dx NULL: not wanted); gradients of what is trained are added to. */
@@ -32,19 +33,19 @@ static int linear_bwd(back *b, const vp_linear *w, const vp_mat *x, const vp_mat
                        .dw = w->dw,
                        .dbias = w->dbias,
                        .batch = b->p.batch};
-    if (w->dw) VP_TRY(check(b, e->ops->linear_bwd_w(e->queue, &op), err));
+    if (w->dw) VP_TRY(check(b, e->on.ops->linear_bwd_w(e->on.queue, &op), err));
     vp_lora_op lora = {.x = *x, .out = *dout, .batch = b->p.batch, .dout = dout, .dx = dx, .linear = dx ? &op : NULL};
     if (w->nlora && dx) {
         lora.part = w->lora;
         lora.nparts = w->nlora;
-        VP_TRY(check(b, e->ops->lora_bwd(e->queue, &lora), err));
+        VP_TRY(check(b, e->on.ops->lora_bwd(e->on.queue, &lora), err));
         lora.linear = NULL;
     }
-    if (!w->ntrained) return lora.linear ? check(b, e->ops->linear_bwd_x(e->queue, &op), err) : VP_OK;
+    if (!w->ntrained) return lora.linear ? check(b, e->on.ops->linear_bwd_x(e->on.queue, &op), err) : VP_OK;
     lora.part = w->trained;
     lora.nparts = w->ntrained;
     lora.drop = vp_pass_drop(&b->p, e->training->options.lora_dropout, w->layer, w->site);
-    return check(b, e->ops->lora_bwd(e->queue, &lora), err);
+    return check(b, e->on.ops->lora_bwd(e->on.queue, &lora), err);
 }
 
 /* dx += the gradient of x through out = norm(x), given that of out */
@@ -60,16 +61,15 @@ static int norm_bwd(back *b, const vp_norm_weight *w, const vp_mat *x, const vp_
                      .dweight = w->dweight,
                      .dbias = w->dbias,
                      .batch = b->p.batch};
-    VP_TRY(check(b, b->p.e->ops->norm_bwd(b->p.e->queue, &op), err));
+    VP_TRY(check(b, b->p.e->on.ops->norm_bwd(b->p.e->on.queue, &op), err));
     return add(b, &b->dx, &b->dsum, err);
 }
 
-/* The gradient of what a block added: the stream's, through its dropout. */
+/* The gradient of what a block added: the stream's, through its dropout, in the type of what was added. */
 static int block_gradient(back *b, int64_t layer, vp_after after, vp_mat *dy, vp_error *err) {
-    *dy = b->dx;
-    if (!(b->p.e->training->options.hidden_dropout > 0)) return VP_OK;
-    *dy = b->dy;
-    return vp_pass_dropout(&b->p, &b->dx, &b->dy, layer, after, err);
+    *dy = b->dy.ptr ? b->dy : b->dx;
+    if (b->p.e->training->options.hidden_dropout > 0) return vp_pass_dropout(&b->p, &b->dx, &b->dy, layer, after, err);
+    return b->dy.ptr ? vp_pass_cast(&b->p, &b->dx, &b->dy, err) : VP_OK;
 }
 
 /* dh from dy; p.h = norm of the MLP's input, p.up filled. */
@@ -87,10 +87,10 @@ static int mlp_bwd(back *b, const vp_layer *l, const vp_mat *dy, vp_error *err) 
                         .dout = &b->dmid,
                         .dgate = &dgate,
                         .dup = &dup};
-        VP_TRY(check(b, p->e->ops->glu_bwd(p->e->queue, &op), err));
+        VP_TRY(check(b, p->e->on.ops->glu_bwd(p->e->on.queue, &op), err));
     } else {
         vp_act_op op = {.act = c->act, .x = p->up, .out = p->mid, .dout = &b->dmid, .dx = &dup};
-        VP_TRY(check(b, p->e->ops->act_bwd(p->e->queue, &op), err));
+        VP_TRY(check(b, p->e->on.ops->act_bwd(p->e->on.queue, &op), err));
     }
     return linear_bwd(b, &l->up, &p->h, &b->dup, &b->dh, err);
 }
@@ -110,7 +110,7 @@ static int heads_bwd(back *b, const vp_mat *dx, const vp_mat *raw, int64_t heads
                      .dx = dx,
                      .dweight = w->dweight,
                      .batch = b->p.batch};
-    return check(b, b->p.e->ops->norm_bwd(b->p.e->queue, &op), err);
+    return check(b, b->p.e->on.ops->norm_bwd(b->p.e->on.queue, &op), err);
 }
 
 /* dh from dy; p.h = norm of the layer's input. `first`: nothing below wants a gradient. */
@@ -124,7 +124,7 @@ static int attention_bwd(back *b, const vp_layer *l, int64_t layer, const vp_mat
     op.dq = &dq;
     op.dk = &dk;
     op.dv = &dv;
-    VP_TRY(check(b, p->e->ops->attn_bwd(p->e->queue, &op), err));
+    VP_TRY(check(b, p->e->on.ops->attn_bwd(p->e->on.queue, &op), err));
     vp_mat raw_q = {0}, raw_k = {0};
     if (p->raw.ptr) {
         raw_q = vp_columns(&p->raw, 0, hd);
@@ -153,7 +153,7 @@ static int attend_again(back *b, const vp_layer *l, int64_t layer, vp_saved *s, 
     VP_TRY(vp_pass_out(p, l, layer, err));
     vp_elem_op op = {.x = s->x, .y = p->y, .out = p->x, .a = 1, .b = 1};
     s->middle = p->x;
-    return check(b, p->e->ops->add(p->e->queue, &op), err);
+    return check(b, p->e->on.ops->add(p->e->on.queue, &op), err);
 }
 
 /* ---- a layer, all layers ---- */
@@ -168,7 +168,7 @@ static int layer_bwd(back *b, int64_t i, vp_saved *s, vp_error *err) {
     VP_TRY(block_gradient(b, i, VP_AFTER_MLP, &dy, err));
     VP_TRY(mlp_bwd(b, l, &dy, err));
     if (parallel) { /* both blocks' gradients meet in the one norm */
-        VP_TRY(vp_pass_copy(&b->p, &b->dsum, &b->dh, err));
+        VP_TRY(vp_pass_cast(&b->p, &b->dh, &b->dsum, err));
         VP_TRY(attention_bwd(b, l, i, &dy, first, err));
         if (first) return VP_OK;
         VP_TRY(add(b, &b->dh, &b->dsum, err));
@@ -185,10 +185,11 @@ static int open_back(back *b, vp_encoder *e, const vp_tape *tape, vp_error *err)
     const vp_config *c = &e->model->config;
     const int64_t qkv = (c->heads + 2 * c->groups) * c->head_dim;
     VP_TRY(vp_pass_open(&b->p, e, &tape->batch, tape->step, err));
-    VP_TRY(vp_pass_allocate(&b->p, &b->dx, c->width, err));
+    VP_TRY(vp_pass_allocate_f32(&b->p, &b->dx, c->width, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dh, c->width, err));
-    VP_TRY(vp_pass_allocate(&b->p, &b->dsum, c->width, err));
-    if (e->training->options.hidden_dropout > 0) VP_TRY(vp_pass_allocate(&b->p, &b->dy, c->width, err));
+    VP_TRY(vp_pass_allocate_f32(&b->p, &b->dsum, c->width, err));
+    if (e->training->options.hidden_dropout > 0 || e->on.state != VP_F32)
+        VP_TRY(vp_pass_allocate(&b->p, &b->dy, c->width, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dqkv, qkv, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dmixed, c->heads * c->head_dim, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dmid, c->ffn, err));
@@ -197,7 +198,7 @@ static int open_back(back *b, vp_encoder *e, const vp_tape *tape, vp_error *err)
     if (!s->qkv.ptr) {
         VP_TRY(vp_pass_allocate(&b->p, &b->p.qkv, qkv, err));
         VP_TRY(vp_pass_allocate(&b->p, &b->p.mixed, c->heads * c->head_dim, err));
-        VP_TRY(vp_pass_allocate(&b->p, &b->p.lse, c->heads, err));
+        VP_TRY(vp_pass_allocate_f32(&b->p, &b->p.lse, c->heads, err));
         if (c->arch->qk_norm) VP_TRY(vp_pass_allocate(&b->p, &b->p.raw, (c->heads + c->groups) * c->head_dim, err));
     }
     return s->up.ptr ? VP_OK : vp_pass_allocate(&b->p, &b->p.up, c->arch->gated ? 2 * c->ffn : c->ffn, err);
@@ -210,17 +211,17 @@ static int embed_bwd(back *b, const vp_tape *tape, vp_error *err) {
     op.dout = &b->dx;
     op.dtable = e->dtable;
     op.dfirst = e->dfirst;
-    return check(b, e->ops->embed_bwd(e->queue, &op), err);
+    return check(b, e->on.ops->embed_bwd(e->on.queue, &op), err);
 }
 
 static int run(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err) {
     back b = {0};
     VP_TRY(open_back(&b, e, tape, err));
     size_t bytes = (size_t)tape->batch.T * (size_t)e->model->config.width * sizeof *dhidden;
-    VP_TRY(check(&b, e->ops->copy(e->queue, b.dh.ptr, dhidden, bytes), err));
+    VP_TRY(vp_compute_move(&e->on, b.p.x.ptr, dhidden, bytes, err));
     vp_elem_op zero = {.out = b.dx};
-    VP_TRY(check(&b, e->ops->fill(e->queue, &zero), err));
-    VP_TRY(norm_bwd(&b, &e->final_norm, &tape->x, &b.dh, err));
+    VP_TRY(check(&b, e->on.ops->fill(e->on.queue, &zero), err));
+    VP_TRY(norm_bwd(&b, &e->final_norm, &tape->x, &b.p.x, err));
     const vp_pass whole = b.p;
     for (int64_t i = e->model->config.layers - 1; i >= 0; i--) {
         vp_saved saved = tape->layer[i];
@@ -229,14 +230,14 @@ static int run(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err
     }
     b.p = whole;
     VP_TRY(embed_bwd(&b, tape, err));
-    return e->ops->queue_wait(e->queue, err);
+    return e->on.ops->queue_wait(e->on.queue, err);
 }
 
 int vp_encoder_backward(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err) {
     if (!e->training || !e->training->options.backward)
         return vp_fail(err, VP_BUG, "backward: the encoder was opened for forward passes");
-    size_t mark = e->ops->arena_mark(e->queue);
+    size_t mark = e->on.ops->arena_mark(e->on.queue);
     int status = run(e, tape, dhidden, err);
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }

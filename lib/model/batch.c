@@ -126,8 +126,8 @@ static int longest_first(const void *pa, const void *pb) {
     return a->sequence < b->sequence ? -1 : 1;
 }
 
-/* Tiles of every sequence, the longest sequences first, so that no thread ends with the longest work. */
-static int build_tiles(vp_encoder *e, const int32_t *cu, vp_batch *batch, vp_error *err) {
+/* Tiles of every sequence, the longest sequences first, so that no thread ends with the longest work. Caller frees. */
+static int build_tiles(const int32_t *cu, vp_batch *batch, vp_tile **out, vp_error *err) {
     by_length *order = vp_calloc((size_t)batch->B, sizeof *order);
     if (!order) return vp_fail_memory(err, "attention tiles", (size_t)batch->B * sizeof *order);
     for (int64_t b = 0; b < batch->B; b++) {
@@ -136,54 +136,81 @@ static int build_tiles(vp_encoder *e, const int32_t *cu, vp_batch *batch, vp_err
         if (order[b].length > batch->longest) batch->longest = order[b].length;
     }
     qsort(order, (size_t)batch->B, sizeof *order, longest_first);
-    vp_tile *tiles = vp_calloc((size_t)batch->ntiles, sizeof *tiles);
-    int status = tiles ? VP_OK : vp_fail_memory(err, "attention tiles", (size_t)batch->ntiles * sizeof *tiles);
+    vp_tile *tiles = *out = vp_calloc((size_t)batch->ntiles, sizeof *tiles);
     int64_t at = 0;
-    for (int64_t b = 0; !status && b < batch->B; b++) {
+    for (int64_t b = 0; tiles && b < batch->B; b++) {
         for (int32_t first = 0; first < order[b].length; first += TILE_ROWS) {
             int32_t left = order[b].length - first;
             tiles[at++] = (vp_tile){order[b].sequence, first, left < TILE_ROWS ? left : TILE_ROWS};
         }
     }
-    const void *device = NULL;
-    if (!status) status = vp_encoder_upload(e, tiles, (size_t)batch->ntiles * sizeof *tiles, &device, err);
-    batch->tiles = device;
-    free(tiles);
     free(order);
+    return tiles ? VP_OK : vp_fail_memory(err, "attention tiles", (size_t)batch->ntiles * sizeof *tiles);
+}
+
+typedef struct column { /* of the batch: n items from the first on; data NULL: there is none */
+    const void *data;
+    int64_t first, n;
+    size_t size;
+    const void *device;
+} column;
+
+/* All columns in one copy: each begins at a multiple of 256 bytes of it. */
+static int upload_columns(vp_encoder *e, column *c, size_t n, vp_error *err) {
+    enum { ALIGN = 256 };
+    size_t total = 0;
+    const void *device;
+    for (size_t i = 0; i < n; i++)
+        if (c[i].data) total += ((size_t)c[i].n * c[i].size + ALIGN - 1) / ALIGN * ALIGN;
+    char *host = vp_calloc(total, 1);
+    if (!host) return vp_fail_memory(err, "a micro-batch", total);
+    for (size_t i = 0, at = 0; i < n; i++) {
+        const size_t bytes = (size_t)c[i].n * c[i].size;
+        if (!c[i].data) continue;
+        if (bytes) memcpy(host + at, (const char *)c[i].data + (size_t)c[i].first * c[i].size, bytes);
+        at += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    }
+    const int status = vp_encoder_upload(e, host, total, &device, err);
+    free(host);
+    for (size_t i = 0, at = 0; !status && i < n; i++) {
+        if (!c[i].data) continue;
+        c[i].device = (const char *)device + at;
+        at += ((size_t)c[i].n * c[i].size + ALIGN - 1) / ALIGN * ALIGN;
+    }
     return status;
 }
 
-static int upload_column(vp_encoder *e, const void *column, int64_t first, int64_t n, size_t size, const void **out,
-                         vp_error *err) {
-    *out = NULL;
-    if (!column) return VP_OK;
-    return vp_encoder_upload(e, (const char *)column + (size_t)first * size, (size_t)n * size, out, err);
+static int upload(vp_encoder *e, const vp_sequences *s, int64_t b0, const int32_t *cu, const vp_tile *tiles,
+                  vp_batch *batch, const int32_t **ids, vp_error *err) {
+    const int64_t t0 = s->cu[b0], T = batch->T, B = batch->B;
+    enum { CU, TILES, IDS, POS, SEG, PREFIX, ROW, UNIT, COLUMNS };
+    column c[COLUMNS] = {[CU] = {cu, 0, B + 1, sizeof *cu},       [TILES] = {tiles, 0, batch->ntiles, sizeof *tiles},
+                         [IDS] = {s->ids, t0, T, sizeof *s->ids}, [POS] = {s->pos, t0, T, sizeof *s->pos},
+                         [SEG] = {s->seg, t0, T, sizeof *s->seg}, [PREFIX] = {s->prefix, b0, B, sizeof *s->prefix},
+                         [ROW] = {s->row, b0, B, sizeof *s->row}, [UNIT] = {s->unit, b0, B, sizeof *s->unit}};
+    VP_TRY(upload_columns(e, c, COLUMNS, err));
+    batch->cu_q = batch->cu_k = c[CU].device;
+    batch->tiles = c[TILES].device;
+    *ids = c[IDS].device;
+    batch->pos = c[POS].device;
+    batch->seg = c[SEG].device;
+    batch->prefix = c[PREFIX].device;
+    batch->row = c[ROW].device;
+    batch->unit = c[UNIT].device;
+    return VP_OK;
 }
 
 int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, vp_batch *batch, const int32_t **ids,
                    vp_error *err) {
-    int64_t t0 = s->cu[b0];
+    const int64_t t0 = s->cu[b0];
+    vp_tile *tiles = NULL;
     *batch = (vp_batch){.B = b1 - b0, .T = s->cu[b1] - t0, .causal = s->causal};
     int32_t *cu = vp_calloc((size_t)batch->B + 1, sizeof *cu);
     if (!cu) return vp_fail_memory(err, "offsets", (size_t)batch->B * sizeof *cu);
     for (int64_t b = b0; b <= b1; b++) cu[b - b0] = s->cu[b] - (int32_t)t0;
-    const void *device[7] = {0};
-    int status = vp_encoder_upload(e, cu, ((size_t)batch->B + 1) * sizeof *cu, &device[0], err);
-    if (!status) status = build_tiles(e, cu, batch, err);
+    int status = build_tiles(cu, batch, &tiles, err);
+    if (!status) status = upload(e, s, b0, cu, tiles, batch, ids, err);
+    free(tiles);
     free(cu);
-    if (status) return status;
-    VP_TRY(upload_column(e, s->ids, t0, batch->T, sizeof *s->ids, &device[1], err));
-    VP_TRY(upload_column(e, s->pos, t0, batch->T, sizeof *s->pos, &device[2], err));
-    VP_TRY(upload_column(e, s->seg, t0, batch->T, sizeof *s->seg, &device[3], err));
-    VP_TRY(upload_column(e, s->prefix, b0, batch->B, sizeof *s->prefix, &device[4], err));
-    VP_TRY(upload_column(e, s->row, b0, batch->B, sizeof *s->row, &device[5], err));
-    VP_TRY(upload_column(e, s->unit, b0, batch->B, sizeof *s->unit, &device[6], err));
-    batch->cu_q = batch->cu_k = device[0];
-    *ids = device[1];
-    batch->pos = device[2];
-    batch->seg = device[3];
-    batch->prefix = device[4];
-    batch->row = device[5];
-    batch->unit = device[6];
-    return VP_OK;
+    return status;
 }

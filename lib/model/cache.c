@@ -5,10 +5,12 @@
 
 typedef struct before { /* tokens of another pass */
     vp_kv kv;
-    void *shifted; /* a copy of the keys, or NULL */
+    void *shifted; /* a copy of the keys, or NULL; on a device of separate memory kv is a copy itself */
 } before;
 
 struct vp_cache {
+    const vp_backend *ops; /* memory: a queue whose arena holds all, where the device's memory is separate; else NULL */
+    vp_queue *memory;
     int64_t layers, capacity, length, width; /* width: G d; length: of what was appended */
     float *k, *v;                            /* [L, capacity, G d] */
     before *before;
@@ -21,6 +23,19 @@ static size_t half_bytes(const vp_encoder *e, int64_t capacity) {
     return (size_t)c->layers * (size_t)capacity * (size_t)(c->groups * c->head_dim) * sizeof(float);
 }
 
+static int take_memory(vp_cache *c, const vp_encoder *e, size_t half, vp_error *err) {
+    if (e->on.separate) {
+        c->ops = e->on.ops;
+        VP_TRY(c->ops->queue_open(&c->memory, e->on.device, err));
+        c->k = c->ops->arena_alloc(c->memory, 2 * half);
+        c->v = c->k ? c->k + half / sizeof *c->k : NULL;
+    } else { /* not vp_calloc, which would touch it all */
+        c->k = malloc(half);
+        c->v = malloc(half);
+    }
+    return c->k && c->v ? VP_OK : vp_fail_memory(err, "keys and values", 2 * half);
+}
+
 int vp_cache_open(vp_cache **out, const vp_encoder *e, int64_t capacity, vp_error *err) {
     const vp_config *m = &e->model->config;
     *out = NULL;
@@ -30,12 +45,10 @@ int vp_cache_open(vp_cache **out, const vp_encoder *e, int64_t capacity, vp_erro
     vp_cache *c = vp_calloc(1, sizeof *c);
     if (!c) return vp_fail_memory(err, "a cache", sizeof *c);
     *c = (vp_cache){.layers = m->layers, .capacity = capacity, .width = m->groups * m->head_dim};
-    /* not vp_calloc, which would touch it all */
-    c->k = malloc(half_bytes(e, capacity));
-    c->v = malloc(half_bytes(e, capacity));
-    if (!c->k || !c->v) {
+    const int status = take_memory(c, e, half_bytes(e, capacity), err);
+    if (status) {
         vp_cache_close(c);
-        return vp_fail_memory(err, "keys and values", 2 * half_bytes(e, capacity));
+        return status;
     }
     *out = c;
     return VP_OK;
@@ -43,10 +56,14 @@ int vp_cache_open(vp_cache **out, const vp_encoder *e, int64_t capacity, vp_erro
 
 void vp_cache_close(vp_cache *c) {
     if (!c) return;
-    for (size_t i = 0; i < c->nbefore; i++) free(c->before[i].shifted);
+    for (size_t i = 0; i < c->nbefore && !c->memory; i++) free(c->before[i].shifted);
     free(c->before);
-    free(c->k);
-    free(c->v);
+    if (c->memory) {
+        c->ops->queue_close(c->memory);
+    } else {
+        free(c->k);
+        free(c->v);
+    }
     free(c);
 }
 
@@ -70,25 +87,39 @@ static int check_before(const vp_cache *c, const vp_config *m, const vp_kv *kv, 
     return VP_OK;
 }
 
-/* The keys [L n, G d] of kv as those of positions `shift` further on, in a copy of the caller's to free. */
-static int shift_keys(vp_encoder *e, const vp_kv *kv, int64_t shift, void **out, vp_error *err) {
+/* Keys [L n, G d] turned on by `shift` positions, in place. */
+static int shift_keys(vp_encoder *e, const vp_kv *kv, void *keys, int64_t shift, vp_error *err) {
     const vp_config *m = &e->model->config;
-    const size_t bytes = (size_t)(kv->layers * kv->tokens * kv->width) * vp_dtype_size(kv->dtype);
-    if (!e->ops->rope_shift)
-        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation rope_shift", e->ops->name);
-    VP_TRY(vp_encoder_prepare(e, err));
-    VP_TRY(vp_encoder_rope(e, (int32_t)shift, err));
-    if (!(*out = malloc(bytes))) return vp_fail_memory(err, "keys that are moved", bytes);
-    memcpy(*out, kv->k, bytes);
     vp_rope_shift_op op = {.heads = (int32_t)m->groups,
                            .d = (int32_t)m->head_dim,
                            .rotary = (int32_t)m->rotary,
                            .interleaved = m->arch->rope == VP_ROPE_INTERLEAVED,
                            .cos = e->cosines + shift * m->rotary / 2,
                            .sin = e->sines + shift * m->rotary / 2};
-    op.k = (vp_mat){.ptr = *out, .dtype = kv->dtype, .cols = kv->width, .ld = kv->width};
+    op.k = (vp_mat){.ptr = keys, .dtype = kv->dtype, .cols = kv->width, .ld = kv->width};
     op.k.rows = kv->layers * kv->tokens;
-    return vp_encoder_check(e, e->ops->rope_shift(e->queue, &op), err);
+    return vp_encoder_check(e, e->on.ops->rope_shift(e->on.queue, &op), err);
+}
+
+/* `bytes` of the host's, where passes and shifts reach them, until the cache is closed. */
+static int copy_in(vp_cache *c, vp_encoder *e, const void *from, size_t bytes, void **out, vp_error *err) {
+    *out = c->memory ? c->ops->arena_alloc(c->memory, bytes) : malloc(bytes);
+    return *out ? vp_compute_move(&e->on, *out, from, bytes, err) : vp_fail_memory(err, "cached texts", bytes);
+}
+
+static int bring(vp_cache *c, vp_encoder *e, before *b, int64_t shift, vp_error *err) {
+    const size_t bytes = (size_t)(b->kv.layers * b->kv.tokens * b->kv.width) * vp_dtype_size(b->kv.dtype);
+    if (shift && !e->on.ops->rope_shift)
+        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation rope_shift", e->on.ops->name);
+    if (shift) VP_TRY(vp_encoder_prepare(e, err));
+    if (shift) VP_TRY(vp_encoder_rope(e, (int32_t)shift, err));
+    if (shift || c->memory) VP_TRY(copy_in(c, e, b->kv.k, bytes, &b->shifted, err));
+    if (c->memory) {
+        void *values;
+        VP_TRY(copy_in(c, e, b->kv.v, bytes, &values, err));
+        b->kv.v = values;
+    }
+    return shift ? shift_keys(e, &b->kv, b->shifted, shift, err) : VP_OK;
 }
 
 int vp_cache_prepend(vp_cache *c, vp_encoder *e, const vp_kv *kv, int64_t shift, vp_error *err) {
@@ -97,7 +128,7 @@ int vp_cache_prepend(vp_cache *c, vp_encoder *e, const vp_kv *kv, int64_t shift,
     before *b = &c->before[c->nbefore++];
     *b = (before){.kv = *kv};
     c->tokens_before += kv->tokens;
-    return shift && kv->tokens ? shift_keys(e, kv, shift, &b->shifted, err) : VP_OK;
+    return kv->tokens ? bring(c, e, b, shift, err) : VP_OK;
 }
 
 void vp_cache_cut(vp_cache *c, int64_t length) {
@@ -126,29 +157,20 @@ static vp_span *layer_spans(const vp_cache *c, int64_t layer, int32_t n, vp_span
 int vp_cached_attend(vp_pass *p, const vp_attn_op *op, int64_t layer, vp_error *err) {
     const vp_cached *cached = p->cached;
     vp_encoder *e = p->e;
-    const int32_t *cu = p->batch->cu_q;
-    vp_span *end = cached->span;
-    for (int64_t b = 0; b < p->batch->B; b++) {
-        const vp_cache *c = cached->cache[b];
-        const int64_t at = (layer * c->capacity + c->length) * c->width;
-        cached->spans[b] = end;
-        end = layer_spans(c, layer, cu[b + 1] - cu[b], end);
-        cached->nspans[b] = (int32_t)(end - cached->spans[b]);
-        cached->k_to[b] = c->k + at;
-        cached->v_to[b] = c->v + at;
-    }
+    const int64_t at = layer * p->batch->B;
     const vp_kv_op append = {.batch = p->batch,
                              .k = op->k,
                              .v = op->v,
-                             .k_to = cached->k_to,
-                             .v_to = cached->v_to,
+                             .k_to = cached->k_to + at,
+                             .v_to = cached->v_to + at,
                              .dtype = VP_F32,
                              .ld = op->k.cols};
-    VP_TRY(vp_encoder_check(e, e->ops->kv_append(e->queue, &append), err));
+    VP_TRY(vp_encoder_check(e, e->on.ops->kv_append(e->on.queue, &append), err));
     vp_attn_op attend = *op;
-    attend.spans = cached->spans;
+    attend.spans = cached->spans + at;
     attend.nspans = cached->nspans;
-    return vp_encoder_check(e, e->ops->attn(e->queue, &attend), err);
+    attend.most_keys = cached->most_keys;
+    return vp_encoder_check(e, e->on.ops->attn(e->on.queue, &attend), err);
 }
 
 typedef struct piece { /* tokens [from, from + n) of ids go to sequence b */
@@ -158,20 +180,17 @@ typedef struct piece { /* tokens [from, from + n) of ids go to sequence b */
 
 /* What a pass needs, with room for B pieces. */
 typedef struct append_work {
-    vp_cached cached;
     vp_cache **cache;
     piece *piece;
     int64_t pieces;
     int32_t *cu, *pos, *offsets, *zeros;
     float *hidden;
+    char *lists; /* of a vp_cached: its spans, lists of them, k_to, v_to, nspans */
+    size_t list_bytes;
 } append_work;
 
 static void work_free(append_work *w) {
-    free(w->cached.span);
-    free(w->cached.spans);
-    free(w->cached.nspans);
-    free(w->cached.k_to);
-    free(w->cached.v_to);
+    free(w->lists);
     free(w->cache);
     free(w->piece);
     free(w->cu);
@@ -183,13 +202,11 @@ static void work_free(append_work *w) {
 
 static int work_make(append_work *w, vp_cache *const *cache, int64_t B, int64_t width, vp_error *err) {
     const size_t n = (size_t)B + 1;
-    size_t spans = n;
-    for (int64_t b = 0; b < B; b++) spans += cache[b]->nbefore;
-    w->cached.span = vp_calloc(spans, sizeof *w->cached.span);
-    w->cached.spans = vp_calloc(n, sizeof *w->cached.spans);
-    w->cached.nspans = vp_calloc(n, sizeof *w->cached.nspans);
-    w->cached.k_to = vp_calloc(n, sizeof *w->cached.k_to);
-    w->cached.v_to = vp_calloc(n, sizeof *w->cached.v_to);
+    w->list_bytes = 0;
+    for (int64_t b = 0; b < B; b++)
+        w->list_bytes += (size_t)cache[b]->layers * ((cache[b]->nbefore + 1) * sizeof(vp_span) + 3 * sizeof(void *)) +
+                         sizeof(int32_t);
+    w->lists = vp_calloc(w->list_bytes, 1);
     w->cache = vp_calloc(n, sizeof *w->cache);
     w->piece = vp_calloc(n, sizeof *w->piece);
     w->cu = vp_calloc(n, sizeof *w->cu);
@@ -197,10 +214,8 @@ static int work_make(append_work *w, vp_cache *const *cache, int64_t B, int64_t 
     w->zeros = vp_calloc(n, sizeof *w->zeros);
     w->pos = vp_calloc(VP_APPEND_TOKENS, sizeof *w->pos);
     w->hidden = vp_calloc(VP_APPEND_TOKENS * (size_t)width, sizeof *w->hidden);
-    const bool good = w->cached.span && w->cached.spans && w->cached.nspans && w->cached.k_to && w->cached.v_to &&
-                      w->cache && w->piece && w->cu && w->offsets && w->zeros && w->pos && w->hidden;
+    const bool good = w->lists && w->cache && w->piece && w->cu && w->offsets && w->zeros && w->pos && w->hidden;
     if (!good) return vp_fail_memory(err, "a pass", VP_APPEND_TOKENS * (size_t)width * sizeof(float));
-    w->cached.cache = w->cache;
     return VP_OK;
 }
 
@@ -214,6 +229,39 @@ static void take_pieces(append_work *w, const int32_t *cu, int64_t B, int32_t at
     }
 }
 
+/* The lists of all layers, made on the host and brought to the device: every pointer in them is the device's. */
+static int make_lists(vp_encoder *e, append_work *w, vp_cached *out, vp_error *err) {
+    const int64_t B = w->pieces, L = e->model->config.layers;
+    int64_t each = 0;
+    char *device = w->lists;
+    *out = (vp_cached){0};
+    for (int64_t b = 0; b < B; b++) each += (int64_t)w->cache[b]->nbefore + 1;
+    if (e->on.separate && !(device = vp_compute_take(&e->on, "lists of keys", w->list_bytes, err))) return VP_MEMORY;
+    vp_span *span = (vp_span *)(void *)w->lists, *end = span;
+    const vp_span **spans = (const vp_span **)(void *)(span + L * each);
+    void **k_to = (void **)(void *)(spans + L * B), **v_to = k_to + L * B;
+    int32_t *nspans = (int32_t *)(void *)(v_to + L * B);
+    for (int64_t i = 0; i < L * B; i++) {
+        const int64_t layer = i / B, b = i % B;
+        const vp_cache *c = w->cache[b];
+        const int64_t at = (layer * c->capacity + c->length) * c->width;
+        const int32_t n = w->cu[b + 1] - w->cu[b], keys = (int32_t)(c->tokens_before + c->length) + n;
+        vp_span *const first = end;
+        spans[i] = (const vp_span *)(void *)(device + ((char *)first - w->lists));
+        end = layer_spans(c, layer, n, first);
+        nspans[b] = (int32_t)(end - first);
+        k_to[i] = c->k + at;
+        v_to[i] = c->v + at;
+        if (keys > out->most_keys) out->most_keys = keys;
+    }
+    const size_t used = (size_t)((char *)(nspans + B) - w->lists);
+    out->spans = (const vp_span *const *)(void *)(device + ((char *)spans - w->lists));
+    out->k_to = (void **)(void *)(device + ((char *)k_to - w->lists));
+    out->v_to = out->k_to + L * B;
+    out->nspans = (int32_t *)(void *)(device + ((char *)nspans - w->lists));
+    return vp_compute_move(&e->on, device, w->lists, used, err);
+}
+
 static int run_pass(vp_encoder *e, append_work *w, const int32_t *ids, vp_error *err) {
     vp_sequences s = {.B = w->pieces, .cu = w->cu, .pos = w->pos};
     for (int64_t i = 0; i < w->pieces; i++) {
@@ -224,6 +272,7 @@ static int run_pass(vp_encoder *e, append_work *w, const int32_t *ids, vp_error 
     }
     s.ids = (int32_t *)(uintptr_t)(ids + w->piece[0].from); /* read only */
     vp_batch batch;
+    vp_cached cached;
     const int32_t *on_device;
     const void *zeros, *offsets;
     VP_TRY(vp_batch_build(e, &s, 0, s.B, &batch, &on_device, err));
@@ -231,7 +280,8 @@ static int run_pass(vp_encoder *e, append_work *w, const int32_t *ids, vp_error 
     VP_TRY(vp_encoder_upload(e, w->offsets, (size_t)s.B * sizeof *w->offsets, &offsets, err));
     batch.cu_k = zeros; /* keys come from the caches alone */
     batch.q_off = offsets;
-    return vp_forward_cached(e, &batch, on_device, &w->cached, w->hidden, err);
+    VP_TRY(make_lists(e, w, &cached, err));
+    return vp_forward(e, &batch, on_device, &(vp_pass_options){.cached = &cached, .hidden = w->hidden}, err);
 }
 
 static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, const int32_t *ids, const int32_t *cu,
@@ -241,9 +291,9 @@ static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, 
         w->cache[i] = cache[w->piece[i].b];
         w->offsets[i] = (int32_t)vp_cache_length(w->cache[i]);
     }
-    const size_t mark = e->ops->arena_mark(e->queue);
+    const size_t mark = e->on.ops->arena_mark(e->on.queue);
     const int status = run_pass(e, w, ids, err);
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
     if (status) return status;
     for (int64_t i = 0; i < w->pieces; i++) {
         const piece *p = &w->piece[i];
@@ -256,7 +306,7 @@ static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, 
 
 static int check_append(const vp_encoder *e, vp_cache *const *cache, int64_t B, const int32_t *ids, const int32_t *cu,
                         int32_t *top, vp_error *err) {
-    if (!e->rows || e->mode != VP_ATTN_CAUSAL || e->segments)
+    if (!e->on.rows || e->mode != VP_ATTN_CAUSAL || e->segments)
         return vp_fail(err, VP_BUG, "the encoder is not open for generation");
     for (int64_t b = 0; b < B; b++) {
         const int64_t n = (int64_t)cu[b + 1] - cu[b], end = cache[b]->length + n;

@@ -4,12 +4,11 @@
 #include "lib/model/cache.h"
 #include "lib/model/pass.h"
 
-typedef struct vp_cached { /* of a batch's B sequences */
-    vp_cache *const *cache;
-    vp_span *span;         /* all spans of all sequences, made anew for every layer */
-    const vp_span **spans; /* [B] */
-    int32_t *nspans;       /* [B] */
-    void **k_to, **v_to;   /* [B] */
+typedef struct vp_cached {           /* of a batch's B sequences and all layers, on the device */
+    const vp_span *const *spans;     /* [L, B] */
+    const int32_t *nspans;           /* [B] */
+    void *const *k_to, *const *v_to; /* [L, B] where what is appended goes */
+    int32_t most_keys;               /* of a sequence */
 } vp_cached;
 
 /* Append the keys and values of `op` to the layer's caches, then attention of its queries over all that they hold. */

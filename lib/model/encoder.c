@@ -1,39 +1,20 @@
 /* The public side of encoding: options, the device, the header's `encoder` map, and a frame as a run of micro-batches.
  */
 #include "lib/model/pass.h"
+#include "lib/model/pooler.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 int vp_encoder_check(const vp_encoder *e, int status, vp_error *err) {
-    return status ? vp_fail(err, status, "%s", e->ops->why(e->queue)) : VP_OK;
+    return vp_compute_check(&e->on, status, err);
 }
 
 int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err) {
-    void *device = e->ops->arena_alloc(e->queue, bytes);
+    void *device = vp_compute_take(&e->on, "the device's arena", bytes, err);
     *out = device;
-    if (!device) return vp_fail_memory(err, "the device's arena", bytes);
-    VP_TRY(vp_encoder_check(e, e->ops->copy(e->queue, device, host, bytes), err));
-    return e->ops->queue_wait(e->queue, err); /* the host's copy may go */
-}
-
-int vp_compute_choose(vp_compute *c, const char *name, vp_error *err) {
-    vp_caps caps;
-    c->type = VP_F32;
-    if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
-    for (int i = 0; c->rows && i < 2; i++)
-        if (!strcmp(name, vp_compute_name(c->type = i ? VP_I8 : VP_BF16))) return VP_OK;
-    c->ops->caps(c->device, &caps);
-    c->type = VP_BF16;
-    if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
-        return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
-    if (caps.bf16) return VP_OK;
-    return vp_fail(err, VP_USAGE, "compute type bf16: this processor has no instructions for it (AVX512-BF16)");
-}
-
-const char *vp_compute_name(vp_dtype type) {
-    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : "f32";
+    return device ? vp_compute_move(&e->on, device, host, bytes, err) : VP_MEMORY; /* the host's copy may go */
 }
 
 static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
@@ -49,20 +30,30 @@ static int set_attention(vp_encoder *e, const char *attention, vp_error *err) {
 }
 
 /* What this model's pass calls must be there: a backend may lack operations. */
-static int check_operations(const vp_encoder *e, vp_error *err) {
-    const vp_backend *b = e->ops;
+static int check_operations(const vp_encoder *e, const vp_encode_options *o, vp_error *err) {
+    const vp_backend *b = e->on.ops;
     const vp_config *c = &e->model->config;
-    const char *lacks = !b->embed                                          ? "embed"
-                        : !b->norm                                         ? "norm"
-                        : !b->linear                                       ? "linear"
-                        : !b->attn                                         ? "attention"
-                        : (e->model->nadapters || e->training) && !b->lora ? "lora"
-                        : c->rotary && !b->rope                            ? "rope"
-                        : c->arch->gated && !b->glu                        ? "glu"
-                        : !c->arch->gated && !b->act                       ? "act"
-                                                                           : NULL;
-    if (!lacks) return VP_OK;
-    return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation %s", b->name, lacks);
+    const bool adapts = e->model->nadapters || o->train, back = o->train && o->train->backward;
+    const struct {
+        const char *name;
+        bool there, needed;
+    } all[] = {{"weight_prepare", b->weight_prepare, true},
+               {"embed", b->embed, true},
+               {"norm", b->norm, true},
+               {"linear", b->linear, true},
+               {"attention", b->attn, true},
+               {"lora", b->lora, adapts},
+               {"rope", b->rope, c->rotary > 0},
+               {"glu", b->glu, c->arch->gated},
+               {"act", b->act, !c->arch->gated},
+               {"linear_bwd", b->linear_bwd_x && b->linear_bwd_w, back},
+               {"lora_bwd", b->lora_bwd, back},
+               {"norm_bwd", b->norm_bwd, back},
+               {"attention_bwd", b->attn_bwd, back}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].needed && !all[i].there)
+            return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation %s", b->name, all[i].name);
+    return VP_OK;
 }
 
 static int choose_attention(vp_encoder *e, const char *option, const vp_map *header, vp_error *err) {
@@ -75,18 +66,12 @@ static int choose_attention(vp_encoder *e, const char *option, const vp_map *hea
 }
 
 static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map *header, vp_error *err) {
-    if (o->device && strcmp(o->device, "auto") && strcmp(o->device, "cpu"))
-        return vp_fail(err, VP_USAGE, "--device %s: only the CPU is there", o->device);
-    e->ops = vp_backend_cpu();
     e->batch_tokens = o->batch_tokens > 0 ? o->batch_tokens : VP_BATCH_TOKENS;
+    e->on.rows = o->generate;
     VP_TRY(choose_attention(e, o->attention, header, err));
-    VP_TRY(check_operations(e, err));
-    vp_device_options device = {.threads = o->threads};
-    VP_TRY(e->ops->open(&e->device, &device, err));
-    vp_compute compute = {.ops = e->ops, .device = e->device, .rows = e->rows = o->generate};
-    VP_TRY(vp_compute_choose(&compute, o->compute, err));
-    e->compute = compute.type;
-    VP_TRY(e->ops->queue_open(&e->queue, e->device, err));
+    VP_TRY(vp_compute_open(&e->on, o->device, o->threads, o->compute, err));
+    VP_TRY(check_operations(e, o, err));
+    if (e->model->config.arch->post_norm) e->on.state = VP_F32; /* its norms are the residual stream */
     return o->train ? vp_training_open(e, o->train, err) : VP_OK;
 }
 
@@ -107,10 +92,9 @@ int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, c
 
 void vp_encoder_close(vp_encoder *e) {
     if (!e) return;
-    if (e->device) vp_encoder_release(e);
-    vp_training_close(e->training);
-    if (e->queue) e->ops->queue_close(e->queue);
-    if (e->device) e->ops->close(e->device);
+    if (e->on.device) vp_encoder_release(e);
+    vp_training_close(e);
+    vp_compute_close(&e->on);
     free(e);
 }
 
@@ -120,7 +104,7 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
     if (!encoder) return vp_fail_memory(err, "a map", 1);
     int status = vp_map_set_str(encoder, "attention", e->attention, err);
     if (!status) status = vp_map_set_str(encoder, "layer", "last", err);
-    if (!status) status = vp_map_set_str(encoder, "compute", vp_compute_name(e->compute), err);
+    if (!status) status = vp_map_set_str(encoder, "compute", vp_compute_name(e->on.type), err);
     if (!status) status = vp_map_set_map(header, "encoder", encoder, err);
     vp_map_free(encoder);
     return status ? status : vp_encoder_space(header, err);
@@ -131,32 +115,50 @@ const char *vp_encoder_attention(const vp_encoder *e) {
 }
 
 const char *vp_encoder_compute_type(const vp_encoder *e) {
-    return vp_compute_name(e->compute);
+    return vp_compute_name(e->on.type);
 }
 
-/* kv: NULL, or where the frame's keys and values go */
-static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, uint16_t *kv, float *hidden,
+typedef struct target {   /* what of a frame's states is wanted, and where; NULL: not */
+    uint16_t *kv;         /* [2, L, T, G, d] on the host */
+    float *hidden;        /* [T, C] on the host */
+    const vp_mat *states; /* [T, C] on the device */
+} target;
+
+static int run_exported(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_sequences *s, int64_t b0,
+                        uint16_t *kv, vp_pass_options *o, vp_error *err) {
+    const vp_config *c = &e->model->config;
+    const size_t n = (size_t)batch->B;
+    vp_exported to = {.k = kv, .T = s->T, .cu = s->cu + b0};
+    to.v = kv + c->layers * s->T * c->groups * c->head_dim;
+    to.k_to = vp_calloc(n, sizeof *to.k_to);
+    to.v_to = vp_calloc(n, sizeof *to.v_to);
+    o->exported = &to;
+    const int status =
+        to.k_to && to.v_to ? vp_forward(e, batch, ids, o, err) : vp_fail_memory(err, "rows", 2 * n * sizeof *to.k_to);
+    free(to.k_to);
+    free(to.v_to);
+    return status;
+}
+
+static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, const target *to,
                            vp_error *err) {
     vp_batch batch;
     const int32_t *ids;
-    if (s->cu[b0] == s->cu[b1]) return VP_OK;
-    size_t mark = e->ops->arena_mark(e->queue);
-    int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
-    if (!status && !kv) status = vp_forward(e, &batch, ids, s->step, NULL, hidden, err);
-    if (!status && kv) {
-        const vp_config *c = &e->model->config;
-        vp_exported to = {.k = kv, .T = s->T, .first = s->cu[b0]};
-        to.v = kv + c->layers * s->T * c->groups * c->head_dim;
-        to.k_to = vp_calloc((size_t)(b1 - b0), sizeof *to.k_to);
-        to.v_to = vp_calloc((size_t)(b1 - b0), sizeof *to.v_to);
-        if (to.k_to && to.v_to)
-            status = vp_forward_exported(e, &batch, ids, s->step, &to, hidden, err);
-        else
-            status = vp_fail_memory(err, "rows", (size_t)(b1 - b0) * sizeof *to.k_to);
-        free(to.k_to);
-        free(to.v_to);
+    const int64_t first = s->cu[b0], width = e->model->config.width;
+    vp_mat states;
+    if (first == s->cu[b1]) return VP_OK;
+    vp_pass_options o = {.step = s->step, .hidden = to->hidden ? to->hidden + first * width : NULL};
+    if (to->states) {
+        states = *to->states;
+        states.ptr = (char *)states.ptr + (size_t)(first * width) * vp_dtype_size(states.dtype);
+        states.rows = s->cu[b1] - first;
+        o.states = &states;
     }
-    e->ops->arena_release(e->queue, mark);
+    size_t mark = e->on.ops->arena_mark(e->on.queue);
+    int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
+    if (!status)
+        status = to->kv ? run_exported(e, &batch, ids, s, b0, to->kv, &o, err) : vp_forward(e, &batch, ids, &o, err);
+    e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }
 
@@ -175,12 +177,12 @@ int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *
     return VP_OK;
 }
 
-static int run_all(vp_encoder *e, const vp_sequences *s, uint16_t *kv, float *hidden, vp_error *err) {
+static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, s->top, err));
     for (int64_t b = 0, end; b < s->B; b = end) {
         end = vp_sequences_cut(s, b, e->batch_tokens);
-        VP_TRY(run_micro_batch(e, s, b, end, kv, hidden + (int64_t)s->cu[b] * e->model->config.width, err));
+        VP_TRY(run_micro_batch(e, s, b, end, to, err));
     }
     return VP_OK;
 }
@@ -199,7 +201,7 @@ static int run(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, 
     }
     if (!status && kv && !(*kv = vp_calloc(cached, sizeof **kv)))
         status = vp_fail_memory(err, "keys and values", cached * sizeof **kv);
-    if (!status && s.T) status = run_all(e, &s, kv ? *kv : NULL, *hidden, err);
+    if (!status && s.T) status = run_all(e, &s, &(target){.kv = kv ? *kv : NULL, .hidden = *hidden}, err);
     if (!status) status = vp_hidden_check(e, f, &s, *hidden, err);
     vp_sequences_free(&s);
     if (!status) return VP_OK;
@@ -218,9 +220,57 @@ int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *e
 
 int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err) {
     *kv = NULL;
-    if (!e->ops->kv_export)
-        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->ops->name);
+    if (!e->on.separate && !e->on.ops->kv_export)
+        return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->on.ops->name);
     return run(e, f, hidden, kv, err);
+}
+
+/* ---- with pooling ---- */
+
+static int pool_on_host(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp_error *err) {
+    float *hidden;
+    VP_TRY(vp_encoder_run(e, f, &hidden, err));
+    const int status = vp_pooler_run(p, f, hidden, e->model->config.width, empty, err);
+    free(hidden);
+    return status;
+}
+
+static int check_vectors(const vp_frame *f, vp_error *err) {
+    const vp_column *emb;
+    VP_TRY(vp_frame_need(f, "emb", VP_F32, 2, NULL, &emb, err));
+    const float *x = (const float *)(const void *)emb->data; /* the pooler's own memory */
+    for (int64_t b = 0; b < emb->shape[0]; b++)
+        for (int64_t i = b * emb->shape[1]; i < (b + 1) * emb->shape[1]; i++)
+            if (!isfinite(x[i])) return not_finite(f, b, err);
+    return VP_OK;
+}
+
+static int pool_on_device(vp_encoder *e, vp_pooler *p, vp_frame *f, const vp_sequences *s, int64_t *empty,
+                          vp_error *err) {
+    const int64_t width = e->model->config.width;
+    vp_mat states = {.dtype = e->on.state, .rows = s->T, .cols = width, .ld = width};
+    const size_t bytes = (size_t)(s->T * width) * vp_dtype_size(states.dtype);
+    if (!(states.ptr = vp_compute_take(&e->on, "hidden states (lower tok --batch-tokens)", bytes, err)))
+        return VP_MEMORY;
+    VP_TRY(run_all(e, s, &(target){.states = &states}, err));
+    VP_TRY(vp_pooler_run_on(p, &e->on, f, &states, empty, err));
+    return check_vectors(f, err);
+}
+
+int vp_encoder_pool(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp_error *err) {
+    vp_sequences s;
+    bool picks;
+    VP_TRY(vp_pooler_picks_of(p, f, &picks, err));
+    if (!e->on.separate || e->training || picks || p->kind->makes != VP_MAKES_ROWS)
+        return pool_on_host(e, p, f, empty, err);
+    int status = vp_sequences_read(&s, e, f, err);
+    if (!status) status = vp_encoder_prepare(e, err); /* what stays lies below the mark */
+    if (!status) status = vp_encoder_rope(e, s.top, err);
+    const size_t mark = e->on.ops->arena_mark(e->on.queue);
+    if (!status) status = pool_on_device(e, p, f, &s, empty, err);
+    e->on.ops->arena_release(e->on.queue, mark);
+    vp_sequences_free(&s);
+    return status;
 }
 
 vp_kv_shape vp_model_kv_shape(const vp_model *m) {

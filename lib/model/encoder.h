@@ -3,7 +3,7 @@
  */
 #ifndef VP_MODEL_ENCODER_H
 #define VP_MODEL_ENCODER_H
-#include "kernels/ops.h"
+#include "lib/model/compute.h"
 #include "lib/model/private.h"
 #include "lib/model/training.h"
 
@@ -33,9 +33,10 @@ typedef struct vp_trained_pair { /* an adapted weight: A [rank, inputs], B [outp
 typedef struct vp_training {
     vp_train_options options; /* targets and start are copies */
     vp_params params;
-    vp_param *param;       /* names are copies */
-    float *grad;           /* [params.count], NULL without backward */
-    vp_trained_pair *pair; /* an adapter's */
+    vp_param *param;           /* names are copies */
+    float *grad;               /* [params.count], NULL without backward */
+    float *value_on, *grad_on; /* the same on the device; where memory is not separate, params.value and grad */
+    vp_trained_pair *pair;     /* an adapter's */
     size_t npairs;
     struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
     vp_latent_sizes latent;       /* that is trained */
@@ -47,7 +48,9 @@ typedef struct vp_training {
 /* One more tensor at the end of the space, of `cap` places. */
 int vp_training_add(vp_training *t, size_t *cap, const char *name, int64_t rows, int64_t cols, vp_error *err);
 int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err);
-void vp_training_close(vp_training *t);
+void vp_training_close(vp_encoder *e);
+/* The numbers as they are now, to the device. */
+int vp_training_upload(vp_encoder *e, vp_error *err);
 /* Offset of a trained weight (its bias: `bias`) in the space; -1: not trained. */
 int64_t vp_training_find(const vp_training *t, const vp_weight_entry *w, bool bias);
 /* The rows of a weight, or its bias [rows], as they are now: trained, or the file's (also when e is NULL). */
@@ -72,15 +75,11 @@ typedef struct vp_layer {
 
 struct vp_encoder {
     vp_model *model;
-    const vp_backend *ops;
-    vp_device *device;
-    vp_queue *queue;
+    vp_compute on;
     char attention[12];
     vp_attention mode;
     bool segments;
     int64_t batch_tokens;
-    vp_dtype compute;      /* of the linears' products */
-    bool rows;             /* weights row by row, for generation: `compute` is the weights' type */
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;
@@ -88,6 +87,8 @@ struct vp_encoder {
     vp_layer *layer;
     vp_norm_weight embed_norm, final_norm;
     struct vp_token_rows *table; /* the embedding's rows */
+    vp_weight *resident;         /* the same on the device, where its memory is separate; else NULL */
+    bool table_trained;          /* some of its rows are */
     float *dtable;               /* [V - dfirst, C] gradient of those from dfirst on that are trained, else NULL */
     int64_t dfirst;
     const float *positions, *types; /* [P, C], [C]; NULL: none */
@@ -115,11 +116,6 @@ int vp_encoder_check(const vp_encoder *e, int status, vp_error *err);
 /* n bytes of `host` on the device: in the queue's arena, until the caller's mark is released. */
 int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err);
 
-/* The type of products that an option or a header names (VP_COMPUTES, NULL: auto) for c's backend and device, into
- * c->type. VP_USAGE: there is none by that name, or not on this machine. */
-int vp_compute_choose(vp_compute *c, const char *name, vp_error *err);
-const char *vp_compute_name(vp_dtype type);
-
 /* prepare.c: pack every weight, once. */
 int vp_encoder_prepare(vp_encoder *e, vp_error *err);
 void vp_encoder_release(vp_encoder *e);
@@ -137,16 +133,17 @@ int64_t vp_sequences_cut(const vp_sequences *s, int64_t b, int64_t tokens);
 int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, vp_batch *batch, const int32_t **ids,
                    vp_error *err);
 
-/* forward.c: hidden [T, C] f32 of one micro-batch into host memory; what backward needs into `tape` (NULL: nothing). */
-int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
-               vp_error *err);
-/* The same without a tape; the micro-batch's keys and values as well. */
+/* forward.c: what a pass takes and leaves beside its batch; NULL: nothing of it. */
 struct vp_exported;
-int vp_forward_exported(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step,
-                        const struct vp_exported *exported, float *hidden, vp_error *err);
-/* The same over what the sequences' caches hold; the tokens' own keys and values are put behind it. */
 struct vp_cached;
-int vp_forward_cached(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const struct vp_cached *cached,
-                      float *hidden, vp_error *err);
+typedef struct vp_pass_options {
+    uint32_t step;                      /* of dropout */
+    vp_tape *tape;                      /* what its backward needs */
+    const struct vp_cached *cached;     /* over what the sequences' caches hold, behind which the tokens' own keys go */
+    const struct vp_exported *exported; /* where keys and values go */
+    float *hidden;                      /* [T, C] on the host */
+    const vp_mat *states;               /* [T, C] on the device, of the state type */
+} vp_pass_options;
+int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_pass_options *o, vp_error *err);
 
 #endif

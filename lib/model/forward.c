@@ -10,24 +10,33 @@
 #include <math.h>
 
 vp_mat vp_columns(const vp_mat *m, int64_t first, int64_t n) {
-    return (vp_mat){.ptr = (float *)m->ptr + first, .dtype = m->dtype, .rows = m->rows, .cols = n, .ld = m->ld};
+    char *ptr = (char *)m->ptr + (size_t)first * vp_dtype_size(m->dtype);
+    return (vp_mat){.ptr = ptr, .dtype = m->dtype, .rows = m->rows, .cols = n, .ld = m->ld};
 }
 
 int vp_pass_check(const vp_pass *p, int status, vp_error *err) {
     return vp_encoder_check(p->e, status, err);
 }
 
+static int allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_dtype type, vp_error *err) {
+    *m = (vp_mat){.dtype = type, .rows = p->batch->T, .cols = cols, .ld = cols};
+    const size_t bytes = (size_t)m->rows * (size_t)cols * vp_dtype_size(type);
+    m->ptr = vp_compute_take(&p->e->on, "a micro-batch (lower --batch-tokens)", bytes, err);
+    return m->ptr ? VP_OK : VP_MEMORY;
+}
+
 int vp_pass_allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err) {
-    size_t bytes = (size_t)p->batch->T * (size_t)cols * sizeof(float);
-    *m = (vp_mat){.dtype = VP_F32, .rows = p->batch->T, .cols = cols, .ld = cols};
-    m->ptr = p->e->ops->arena_alloc(p->e->queue, bytes);
-    return m->ptr ? VP_OK : vp_fail_memory(err, "a micro-batch (lower --batch-tokens)", bytes);
+    return allocate(p, m, cols, p->e->on.state, err);
+}
+
+int vp_pass_allocate_f32(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err) {
+    return allocate(p, m, cols, VP_F32, err);
 }
 
 int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step, vp_error *err) {
     const vp_config *c = &e->model->config;
     *p = (vp_pass){.e = e, .c = c, .batch = batch, .step = step};
-    VP_TRY(vp_pass_allocate(p, &p->x, c->width, err));
+    VP_TRY(vp_pass_allocate_f32(p, &p->x, c->width, err));
     VP_TRY(vp_pass_allocate(p, &p->y, c->width, err));
     if (c->arch->post_norm)
         p->h = p->x;
@@ -57,8 +66,14 @@ vp_pass vp_pass_of_layer(const vp_pass *p, vp_saved *keep) {
 }
 
 int vp_pass_copy(const vp_pass *p, const vp_mat *to, const vp_mat *from, vp_error *err) {
-    size_t bytes = (size_t)from->rows * (size_t)from->cols * sizeof(float);
-    return vp_pass_check(p, p->e->ops->copy(p->e->queue, to->ptr, from->ptr, bytes), err);
+    size_t bytes = (size_t)from->rows * (size_t)from->cols * vp_dtype_size(from->dtype);
+    return vp_pass_check(p, p->e->on.ops->copy(p->e->on.queue, to->ptr, from->ptr, bytes), err);
+}
+
+int vp_pass_cast(const vp_pass *p, const vp_mat *from, const vp_mat *to, vp_error *err) {
+    const vp_elem_op op = {.x = *from, .out = *to};
+    if (from->dtype == to->dtype) return vp_pass_copy(p, to, from, err);
+    return vp_pass_check(p, p->e->on.ops->cast(p->e->on.queue, &op), err);
 }
 
 vp_drop vp_pass_drop(const vp_pass *p, double rate, int64_t layer, vp_site site) {
@@ -74,7 +89,7 @@ int vp_pass_norm(vp_pass *p, const vp_norm_weight *w, const vp_mat *y, const vp_
                      .bias = w->bias,
                      .eps = (float)p->c->eps};
     if (y) op.d = *y;
-    return vp_pass_check(p, p->e->ops->norm(p->e->queue, &op), err);
+    return vp_pass_check(p, p->e->on.ops->norm(p->e->on.queue, &op), err);
 }
 
 /* out = x W^T + adapters + bias (+ residual); the first adapters take the product with them */
@@ -85,20 +100,20 @@ static int linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat 
     if (residual) op.residual = *residual;
     vp_lora_op lora = {.x = *x, .out = *out, .part = w->lora, .nparts = w->nlora, .batch = p->batch, .linear = &op};
     if (w->nlora) {
-        VP_TRY(vp_pass_check(p, e->ops->lora(e->queue, &lora), err));
+        VP_TRY(vp_pass_check(p, e->on.ops->lora(e->on.queue, &lora), err));
         lora.linear = NULL;
     }
-    if (!w->ntrained) return lora.linear ? vp_pass_check(p, e->ops->linear(e->queue, &op), err) : VP_OK;
+    if (!w->ntrained) return lora.linear ? vp_pass_check(p, e->on.ops->linear(e->on.queue, &op), err) : VP_OK;
     lora.part = w->trained;
     lora.nparts = w->ntrained;
     lora.drop = vp_pass_drop(p, e->training->options.lora_dropout, w->layer, w->site);
-    return vp_pass_check(p, e->ops->lora(e->queue, &lora), err);
+    return vp_pass_check(p, e->on.ops->lora(e->on.queue, &lora), err);
 }
 
 int vp_pass_dropout(vp_pass *p, const vp_mat *from, const vp_mat *to, int64_t layer, vp_after after, vp_error *err) {
     vp_elem_op op = {.x = *from, .out = *to, .a = 1, .batch = p->batch};
     op.drop = vp_pass_drop(p, p->e->training->options.hidden_dropout, 2 * layer + (int64_t)after, VP_SITE_HIDDEN);
-    return vp_pass_check(p, p->e->ops->dropout(p->e->queue, &op), err);
+    return vp_pass_check(p, p->e->on.ops->dropout(p->e->on.queue, &op), err);
 }
 
 static bool drops_hidden(const vp_pass *p) {
@@ -117,7 +132,7 @@ int vp_pass_rope(vp_pass *p, const vp_mat *x, int64_t heads, int sign, vp_error 
                      .sign = sign,
                      .cos = p->e->cosines,
                      .sin = p->e->sines};
-    return vp_pass_check(p, p->e->ops->rope(p->e->queue, &op), err);
+    return vp_pass_check(p, p->e->on.ops->rope(p->e->on.queue, &op), err);
 }
 
 /* Queries or keys in place: their own norm by head if the model has one, then RoPE. */
@@ -130,7 +145,7 @@ static int position_heads(vp_pass *p, const vp_mat *x, int64_t heads, const vp_n
                          .weight = w->weight,
                          .eps = (float)c->eps,
                          .heads = (int32_t)heads};
-        VP_TRY(vp_pass_check(p, p->e->ops->norm(p->e->queue, &op), err));
+        VP_TRY(vp_pass_check(p, p->e->on.ops->norm(p->e->on.queue, &op), err));
     }
     return vp_pass_rope(p, x, heads, 1, err);
 }
@@ -157,15 +172,31 @@ vp_attn_op vp_pass_attn_op(const vp_pass *p, int64_t layer) {
 /* raw [T, (H + G) d] = the first columns of qkv */
 static int keep_raw(vp_pass *p, vp_error *err) {
     vp_elem_op op = {.x = vp_columns(&p->qkv, 0, p->raw.cols), .out = p->raw, .a = 1};
-    return vp_pass_check(p, p->e->ops->add(p->e->queue, &op), err);
+    return vp_pass_check(p, p->e->on.ops->add(p->e->on.queue, &op), err);
+}
+
+/* m [T, G d] by way of a copy without gaps to host memory, where a micro-batch's tokens lie together. */
+static int export_copy(vp_pass *p, const vp_mat *m, uint16_t *to, vp_error *err) {
+    const vp_compute *on = &p->e->on;
+    const size_t bytes = (size_t)(m->rows * m->cols) * sizeof *to, mark = on->ops->arena_mark(on->queue);
+    vp_elem_op op = {.x = *m, .out = {.dtype = VP_BF16, .rows = m->rows, .cols = m->cols, .ld = m->cols}};
+    if (!(op.out.ptr = vp_compute_take(on, "keys and values", bytes, err))) return VP_MEMORY;
+    int status = vp_compute_check(on, on->ops->cast(on->queue, &op), err);
+    if (!status) status = vp_compute_move(on, to, op.out.ptr, bytes, err);
+    on->ops->arena_release(on->queue, mark);
+    return status;
 }
 
 /* k and v [T, G d] of a layer, to the host. */
 static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *err) {
     const vp_exported *to = p->exported;
-    const int32_t *cu = p->batch->cu_q;
+    if (p->e->on.separate) {
+        const int64_t at = (layer * to->T + to->cu[0]) * attn->k.cols;
+        VP_TRY(export_copy(p, &attn->k, to->k + at, err));
+        return export_copy(p, &attn->v, to->v + at, err);
+    }
     for (int64_t b = 0; b < p->batch->B; b++) {
-        const int64_t at = (layer * to->T + to->first + cu[b]) * attn->k.cols;
+        const int64_t at = (layer * to->T + to->cu[b]) * attn->k.cols;
         to->k_to[b] = to->k + at;
         to->v_to[b] = to->v + at;
     }
@@ -176,7 +207,7 @@ static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *e
                          .v_to = to->v_to,
                          .dtype = VP_BF16,
                          .ld = attn->k.cols};
-    return vp_pass_check(p, p->e->ops->kv_export(p->e->queue, &op), err);
+    return vp_pass_check(p, p->e->on.ops->kv_export(p->e->on.queue, &op), err);
 }
 
 int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
@@ -187,7 +218,7 @@ int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *er
     VP_TRY(position_heads(p, &op.k, p->c->groups, &l->k_norm, err));
     if (p->exported) VP_TRY(export(p, &op, layer, err));
     if (p->cached) return vp_cached_attend(p, &op, layer, err);
-    return vp_pass_check(p, p->e->ops->attn(p->e->queue, &op), err);
+    return vp_pass_check(p, p->e->on.ops->attn(p->e->on.queue, &op), err);
 }
 
 int vp_pass_out(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
@@ -204,11 +235,11 @@ int vp_pass_gate(vp_pass *p, vp_error *err) {
     const vp_config *c = p->c;
     if (!c->arch->gated) {
         vp_act_op op = {.act = c->act, .x = p->up, .out = p->mid};
-        return vp_pass_check(p, p->e->ops->act(p->e->queue, &op), err);
+        return vp_pass_check(p, p->e->on.ops->act(p->e->on.queue, &op), err);
     }
     vp_glu_op op = {
         .act = c->act, .gate = vp_columns(&p->up, 0, c->ffn), .up = vp_columns(&p->up, c->ffn, c->ffn), .out = p->mid};
-    return vp_pass_check(p, p->e->ops->glu(p->e->queue, &op), err);
+    return vp_pass_check(p, p->e->on.ops->glu(p->e->on.queue, &op), err);
 }
 
 /* y = down(act(gate h) * up h), or down(act(up h)); added to what y holds when attention ran in parallel. */
@@ -228,12 +259,13 @@ vp_embed_op vp_pass_embed_op(const vp_pass *p, const int32_t *ids) {
                          .types = e->types,
                          .out = p->x,
                          .table = vp_token_rows_part(e->table),
+                         .resident = e->resident,
                          .scale = p->c->arch->scale_embedding ? (float)sqrt((double)p->c->width) : 1};
 }
 
 static int embed(vp_pass *p, const int32_t *ids, vp_error *err) {
     const vp_embed_op op = vp_pass_embed_op(p, ids);
-    VP_TRY(vp_pass_check(p, p->e->ops->embed(p->e->queue, &op), err));
+    VP_TRY(vp_pass_check(p, p->e->on.ops->embed(p->e->on.queue, &op), err));
     return p->e->embed_norm.weight ? vp_pass_norm(p, &p->e->embed_norm, NULL, &p->x, err) : VP_OK;
 }
 
@@ -260,42 +292,28 @@ static int run_layers(vp_pass *p, vp_tape *tape, vp_error *err) {
     return tape ? vp_pass_copy(p, &tape->x, &p->x, err) : VP_OK;
 }
 
-/* What a pass may have beside its batch. */
-typedef struct extras {
-    uint32_t step;
-    vp_tape *tape;
-    const vp_cached *cached;
-    const vp_exported *exported;
-} extras;
+/* h to where it is wanted: as f32 on the host, by way of x, which is free now. */
+static int leave(vp_pass *p, const vp_pass_options *o, vp_error *err) {
+    const vp_mat *from = &p->h;
+    if (o->states) VP_TRY(vp_pass_copy(p, o->states, from, err));
+    if (!o->hidden) return VP_OK;
+    if (from->dtype != VP_F32) {
+        VP_TRY(vp_pass_cast(p, from, &p->x, err));
+        from = &p->x;
+    }
+    return vp_compute_move(&p->e->on, o->hidden, from->ptr, (size_t)(from->rows * from->cols) * sizeof(float), err);
+}
 
-static int forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const extras *x, float *hidden,
-                   vp_error *err) {
+int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_pass_options *o, vp_error *err) {
     vp_pass p;
-    size_t mark = e->ops->arena_mark(e->queue);
-    int status = vp_pass_open(&p, e, batch, x->step, err);
-    p.cached = x->cached;
-    p.exported = x->exported;
+    size_t mark = e->on.ops->arena_mark(e->on.queue);
+    int status = vp_pass_open(&p, e, batch, o->step, err);
+    p.cached = o->cached;
+    p.exported = o->exported;
     if (!status) status = vp_pass_scratch(&p, err);
     if (!status) status = embed(&p, ids, err);
-    if (!status) status = run_layers(&p, x->tape, err);
-    size_t bytes = (size_t)batch->T * (size_t)e->model->config.width * sizeof *hidden;
-    if (!status) status = vp_encoder_check(e, e->ops->copy(e->queue, hidden, p.h.ptr, bytes), err);
-    if (!status) status = e->ops->queue_wait(e->queue, err);
-    e->ops->arena_release(e->queue, mark);
+    if (!status) status = run_layers(&p, o->tape, err);
+    if (!status) status = leave(&p, o, err);
+    e->on.ops->arena_release(e->on.queue, mark);
     return status;
-}
-
-int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step, vp_tape *tape, float *hidden,
-               vp_error *err) {
-    return forward(e, batch, ids, &(extras){.step = step, .tape = tape}, hidden, err);
-}
-
-int vp_forward_cached(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_cached *cached, float *hidden,
-                      vp_error *err) {
-    return forward(e, batch, ids, &(extras){.cached = cached}, hidden, err);
-}
-
-int vp_forward_exported(vp_encoder *e, const vp_batch *batch, const int32_t *ids, uint32_t step,
-                        const vp_exported *exported, float *hidden, vp_error *err) {
-    return forward(e, batch, ids, &(extras){.step = step, .exported = exported}, hidden, err);
 }

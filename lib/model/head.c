@@ -6,8 +6,7 @@
 
 struct vp_head {
     vp_compute on;
-    vp_device *own_device; /* opened here, else NULL */
-    vp_queue *own_queue;
+    bool owns; /* `on` was opened here */
     vp_weight *weight;
     float *bias; /* [vocab], or NULL */
     int64_t width, vocab;
@@ -89,8 +88,7 @@ static int pack(vp_head *h, const vp_model *m, vp_error *err) {
 
 static int pack_again(vp_head *h, const vp_weight_part *part, vp_error *err) {
     const vp_weight_desc desc = describe(h, part);
-    const int status = h->on.ops->weight_update(h->on.queue, h->weight, &desc);
-    return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : VP_OK;
+    return vp_compute_check(&h->on, h->on.ops->weight_update(h->on.queue, h->weight, &desc), err);
 }
 
 static int read_live(const void *ctx, int64_t row, float *out, vp_error *err) {
@@ -116,18 +114,6 @@ int vp_head_set_tokens(vp_head *h, const float *rows, int64_t n, vp_error *err) 
     return status;
 }
 
-static int open_device(vp_head *h, const vp_encode_options *o, vp_error *err) {
-    if (o->device && strcmp(o->device, "auto") && strcmp(o->device, "cpu"))
-        return vp_fail(err, VP_USAGE, "--device %s: only the CPU is there", o->device);
-    const vp_backend *ops = h->on.ops = vp_backend_cpu();
-    const vp_device_options device = {.threads = o->threads};
-    VP_TRY(ops->open(&h->own_device, &device, err));
-    VP_TRY(ops->queue_open(&h->own_queue, h->own_device, err));
-    h->on.device = h->own_device;
-    h->on.queue = h->own_queue;
-    return vp_compute_choose(&h->on, o->compute, err);
-}
-
 static int finish_open(vp_head **out, vp_head *h, int status) {
     if (status) vp_head_close(h);
     *out = status ? NULL : h;
@@ -137,7 +123,8 @@ static int finish_open(vp_head **out, vp_head *h, int status) {
 int vp_head_open(vp_head **out, const vp_model *m, const vp_encode_options *o, vp_error *err) {
     vp_head *h = *out = vp_calloc(1, sizeof *h);
     if (!h) return vp_fail_memory(err, "an output head", sizeof *h);
-    int status = open_device(h, o, err);
+    h->owns = true;
+    int status = vp_compute_open(&h->on, o->device, o->threads, o->compute, err);
     if (!status) status = pack(h, m, err);
     return finish_open(out, h, status);
 }
@@ -161,14 +148,17 @@ int vp_head_open_token(vp_head **out, const vp_model *m, const vp_compute *on, i
 void vp_head_close(vp_head *h) {
     if (!h) return;
     if (h->weight) h->on.ops->weight_free(h->on.device, h->weight);
-    if (h->own_queue) h->on.ops->queue_close(h->own_queue);
-    if (h->own_device) h->on.ops->close(h->own_device);
+    if (h->owns) vp_compute_close(&h->on);
     free(h->bias);
     free(h);
 }
 
 bool vp_head_is_tied(const vp_head *h) {
     return !h->rows;
+}
+
+vp_compute vp_head_compute(const vp_head *h) {
+    return h->on;
 }
 
 int64_t vp_head_width(const vp_head *h) {
@@ -179,21 +169,48 @@ int64_t vp_head_vocab(const vp_head *h) {
     return h->vocab;
 }
 
-static int finish_op(vp_head *h, int status, vp_error *err) {
-    return status ? vp_fail(err, status, "%s", h->on.ops->why(h->on.queue)) : h->on.ops->queue_wait(h->on.queue, err);
-}
+/* ---- operations ---- */
 
 int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logits, vp_error *err) {
     const vp_linear_op op = {.weight = h->weight, .x = *x, .out = *logits};
-    return finish_op(h, h->on.ops->linear(h->on.queue, &op), err);
+    VP_TRY(vp_compute_check(&h->on, h->on.ops->linear(h->on.queue, &op), err));
+    return h->on.ops->queue_wait(h->on.queue, err);
 }
 
 int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
-    op->head = h->weight;
-    return finish_op(h, h->on.ops->xent(h->on.queue, op), err);
+    const int64_t M = op->x.rows;
+    vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
+    vp_xent_op on = *op;
+    on.head = h->weight;
+    on.x = vp_transfer_put_mat(&t, &op->x);
+    on.target = vp_transfer_put(&t, op->target, M, sizeof *op->target);
+    on.weight = vp_transfer_put(&t, op->weight, M, sizeof *op->weight);
+    on.loss = vp_transfer_room(&t, op->loss, M, sizeof *op->loss);
+    on.logprob = vp_transfer_room(&t, op->logprob, M, sizeof *op->logprob);
+    on.right = vp_transfer_room(&t, op->right, M, sizeof *op->right);
+    const vp_mat dx = op->dx ? vp_transfer_room_mat(&t, op->dx) : (vp_mat){0};
+    if (op->dx) on.dx = &dx;
+    if (!t.status) vp_transfer_done(&t, h->on.ops->xent(h->on.queue, &on));
+    vp_transfer_get(&t, op->loss, on.loss, M, sizeof *op->loss);
+    vp_transfer_get(&t, op->logprob, on.logprob, M, sizeof *op->logprob);
+    vp_transfer_get(&t, op->right, on.right, M, sizeof *op->right);
+    if (op->dx) vp_transfer_get_mat(&t, op->dx, &dx);
+    return vp_transfer_end(&t);
 }
 
 int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
-    op->head = h->weight;
-    return finish_op(h, h->on.ops->bag(h->on.queue, op), err);
+    const int64_t n = op->bags;
+    vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
+    vp_bag_op on = *op;
+    on.head = h->weight;
+    on.x = vp_transfer_put_mat(&t, &op->x);
+    on.target = vp_transfer_put(&t, op->target, op->target_cu[n], sizeof *op->target);
+    on.weight = vp_transfer_put(&t, op->weight, n, sizeof *op->weight);
+    on.loss = vp_transfer_room(&t, op->loss, n, sizeof *op->loss);
+    const vp_mat dx = op->dx ? vp_transfer_room_mat(&t, op->dx) : (vp_mat){0};
+    if (op->dx) on.dx = &dx;
+    if (!t.status) vp_transfer_done(&t, h->on.ops->bag(h->on.queue, &on));
+    vp_transfer_get(&t, op->loss, on.loss, n, sizeof *op->loss);
+    if (op->dx) vp_transfer_get_mat(&t, op->dx, &dx);
+    return vp_transfer_end(&t);
 }

@@ -25,12 +25,14 @@ void vp_head_close(vp_head *h);
 int vp_head_set(vp_head *h, const float *rows, vp_error *err);
 /* From now on rows of a tied head's last n tokens are these, [n, C], copied. */
 int vp_head_set_tokens(vp_head *h, const float *rows, int64_t n, vp_error *err);
-bool vp_head_is_tied(const vp_head *h);  /* its rows are the embedding's */
+bool vp_head_is_tied(const vp_head *h); /* its rows are the embedding's */
+struct vp_compute vp_head_compute(const vp_head *h);
 int64_t vp_head_width(const vp_head *h); /* C */
 int64_t vp_head_vocab(const vp_head *h); /* V */
-/* logits [M, V] = x [M, C] W^T + bias, in the device's memory. */
+/* logits [M, V] = x [M, C] W^T + bias, both in the device's memory. */
 int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logits, vp_error *err);
-/* The backend's operations with this head as op->head. One thread at a time. */
+/* The backend's operations with this head as op->head; what op takes and gives is the host's memory, but for dw, which
+ * is the device's. One thread at a time. */
 int vp_head_xent(vp_head *h, struct vp_xent_op *op, vp_error *err);
 int vp_head_bag(vp_head *h, struct vp_bag_op *op, vp_error *err);
 

@@ -1,7 +1,6 @@
 /* The latent-attention layer backwards: one gradient unit at a time, so that its sums are those of any micro-batches.
  * Keys and values depend on the latents alone: their gradient is gathered over a step, and goes on when it is done. */
 #include "lib/model/latent_layer.h"
-#include <string.h>
 
 static float *gradient(const vp_latent_layer *l, int64_t at) {
     return l->o.grad + at;
@@ -124,10 +123,27 @@ int vp_latent_layer_backward(vp_latent_layer *l, const vp_latent_saved *s, const
 
 /* ---- the latents ---- */
 
+/* m to where rows are `ld` apart */
+static int copy(vp_latent_layer *l, const vp_mat *m, float *to, int64_t ld, vp_error *err) {
+    vp_elem_op op = {.x = *m, .out = *m, .a = 1};
+    op.out.ptr = to;
+    op.out.ld = ld;
+    return vp_latent_check(l, l->o.on.ops->add(l->o.on.queue, &op), err);
+}
+
+int vp_latent_clear(vp_latent_layer *l, vp_error *err) {
+    float *const sums[] = {l->dkeys, l->dvalues};
+    for (int i = 0; i < 2; i++) {
+        const vp_elem_op zero = {.out = vp_latent_matrix(sums[i], l->o.sizes.latents, l->inputs)};
+        VP_TRY(vp_latent_check(l, l->o.on.ops->fill(l->o.on.queue, &zero), err));
+    }
+    return VP_OK;
+}
+
 static int finish(vp_latent_layer *l, vp_error *err) {
     const vp_latent_sizes *z = &l->o.sizes;
     const int64_t r = z->latents, I = l->inputs;
-    const vp_mat latents = vp_latent_matrix(l->o.value + l->at.weight[VP_LATENTS], r, l->o.width);
+    const vp_mat latents = vp_latent_matrix(l->value + l->at.weight[VP_LATENTS], r, l->o.width);
     const vp_mat total = vp_latent_matrix(gradient(l, l->at.weight[VP_LATENTS]), r, l->o.width);
     const vp_mat dkeys = vp_latent_matrix(l->dkeys, r, I), dvalues = vp_latent_matrix(l->dvalues, r, I);
     if (z->plain) {
@@ -139,10 +155,8 @@ static int finish(vp_latent_layer *l, vp_error *err) {
     VP_TRY(vp_latent_scratch(l, r, 2 * I, &both, err));
     VP_TRY(vp_latent_scratch(l, r, l->o.width, &dcontext, err));
     VP_TRY(vp_latent_scratch(l, r, l->o.width, &dlatents, err));
-    for (int64_t i = 0; i < r; i++) {
-        memcpy((float *)both.ptr + 2 * i * I, l->dkeys + i * I, (size_t)I * sizeof(float));
-        memcpy((float *)both.ptr + (2 * i + 1) * I, l->dvalues + i * I, (size_t)I * sizeof(float));
-    }
+    VP_TRY(copy(l, &dkeys, (float *)both.ptr, 2 * I, err));
+    VP_TRY(copy(l, &dvalues, (float *)both.ptr + I, 2 * I, err));
     VP_TRY(linear_bwd(l, l->kv, VP_LATENT_KV, &context, &both, &dcontext, err));
     VP_TRY(norm_bwd(l, VP_LATENT_CONTEXT, &latents, &dcontext, &dlatents, err));
     return add(l, &total, &dlatents, &total, err);
@@ -150,11 +164,8 @@ static int finish(vp_latent_layer *l, vp_error *err) {
 
 int vp_latent_layer_finish(vp_latent_layer *l, vp_error *err) {
     const vp_compute *on = &l->o.on;
-    const size_t mark = on->ops->arena_mark(on->queue),
-                 bytes = (size_t)(l->o.sizes.latents * l->inputs) * sizeof(float);
-    const int status = finish(l, err);
+    const size_t mark = on->ops->arena_mark(on->queue);
+    int status = finish(l, err);
     on->ops->arena_release(on->queue, mark);
-    memset(l->dkeys, 0, bytes);
-    memset(l->dvalues, 0, bytes);
-    return status;
+    return status ? status : vp_latent_clear(l, err);
 }

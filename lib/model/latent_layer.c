@@ -7,7 +7,7 @@
 enum { BLOCK = 256 }; /* rows of h at a time: bounds the memory of a pass */
 
 int vp_latent_check(const vp_latent_layer *l, int status, vp_error *err) {
-    return status ? vp_fail(err, status, "%s", l->o.on.ops->why(l->o.on.queue)) : VP_OK;
+    return vp_compute_check(&l->o.on, status, err);
 }
 
 vp_mat vp_latent_matrix(const float *data, int64_t rows, int64_t cols) {
@@ -16,8 +16,8 @@ vp_mat vp_latent_matrix(const float *data, int64_t rows, int64_t cols) {
 
 int vp_latent_scratch(vp_latent_layer *l, int64_t rows, int64_t cols, vp_mat *m, vp_error *err) {
     const size_t bytes = (size_t)(rows * cols) * sizeof(float);
-    *m = vp_latent_matrix(l->o.on.ops->arena_alloc(l->o.on.queue, bytes), rows, cols);
-    return m->ptr ? VP_OK : vp_fail_memory(err, "latent attention", bytes);
+    *m = vp_latent_matrix(vp_compute_take(&l->o.on, "latent attention", bytes, err), rows, cols);
+    return m->ptr ? VP_OK : VP_MEMORY;
 }
 
 /* ---- operations with this layer's numbers ---- */
@@ -26,8 +26,8 @@ vp_norm_op vp_latent_norm_op(const vp_latent_layer *l, vp_latent_role role, cons
     return (vp_norm_op){.kind = VP_NORM_LAYER,
                         .x = *x,
                         .out = *out,
-                        .weight = l->o.value + l->at.weight[role],
-                        .bias = l->o.value + l->at.bias[role],
+                        .weight = l->value + l->at.weight[role],
+                        .bias = l->value + l->at.bias[role],
                         .eps = 1e-5f};
 }
 
@@ -112,16 +112,27 @@ static int pack(vp_latent_layer *l, vp_weight **w, const float *data, const floa
     return on->ops->weight_prepare(on->device, &desc, w, err);
 }
 
+/* The same of a matrix that was computed. */
+static int pack_made(vp_latent_layer *l, vp_weight **w, const vp_mat *m, const char *name, vp_error *err) {
+    const vp_compute *on = &l->o.on;
+    const size_t bytes = (size_t)(m->rows * m->cols) * sizeof(float);
+    float *host = on->separate ? vp_calloc(bytes, 1) : m->ptr;
+    int status = host ? vp_compute_move(on, host, m->ptr, bytes, err) : vp_fail_memory(err, name, bytes);
+    if (!status) status = pack(l, w, host, NULL, m->rows, m->cols, name, err);
+    if (on->separate) free(host);
+    return status;
+}
+
 /* K and V of the latents. */
 static int attend_latents(vp_latent_layer *l, vp_error *err) {
     const vp_latent_sizes *s = &l->o.sizes;
-    const float *value = l->o.value;
-    const vp_mat latents = vp_latent_matrix(value + l->at.weight[VP_LATENTS], s->latents, l->o.width);
+    const vp_mat latents = vp_latent_matrix(l->value + l->at.weight[VP_LATENTS], s->latents, l->o.width);
     const vp_mat context = vp_latent_matrix(l->context, s->latents, l->o.width);
     const vp_mat kept = vp_latent_matrix(l->kept, s->latents, 2 * l->inputs);
     const vp_norm_op norm = vp_latent_norm_op(l, VP_LATENT_CONTEXT, &latents, &context);
     VP_TRY(vp_latent_check(l, l->o.on.ops->norm(l->o.on.queue, &norm), err));
-    VP_TRY(pack(l, &l->kv, value + l->at.weight[VP_LATENT_KV], NULL, 2 * l->inputs, l->o.width, "latents.kv", err));
+    const float *kv = l->o.value + l->at.weight[VP_LATENT_KV];
+    VP_TRY(pack(l, &l->kv, kv, NULL, 2 * l->inputs, l->o.width, "latents.kv", err));
     return linear(l, l->kv, &context, NULL, &kept, err);
 }
 
@@ -133,14 +144,14 @@ static int fold(vp_latent_layer *l, vp_error *err) {
     VP_TRY(vp_latent_scratch(l, scores, C, &q, err));
     VP_TRY(vp_latent_scratch(l, C, scores, &out, err));
     const vp_bmm_op keys = {.a = keys_of(l, l->keys),
-                            .b = vp_latent_matrix(l->o.value + l->at.weight[VP_LATENT_Q], d, C),
+                            .b = vp_latent_matrix(l->value + l->at.weight[VP_LATENT_Q], d, C),
                             .out = vp_latent_matrix(q.ptr, s->latents, C),
                             .count = s->heads,
                             .stride_a = d,
                             .stride_b = d * C,
                             .stride_out = s->latents * C,
                             .alpha = (float)(1 / sqrt((double)d))};
-    const vp_mat projection = vp_latent_matrix(l->o.value + l->at.weight[VP_LATENT_OUT], C, l->inputs);
+    const vp_mat projection = vp_latent_matrix(l->value + l->at.weight[VP_LATENT_OUT], C, l->inputs);
     const vp_bmm_op values = {.a = first_head(&projection, d),
                               .b = keys_of(l, l->values),
                               .out = first_head(&out, s->latents),
@@ -154,14 +165,16 @@ static int fold(vp_latent_layer *l, vp_error *err) {
     VP_TRY(vp_latent_check(l, l->o.on.ops->bmm(l->o.on.queue, &values), err));
     l->o.on.ops->weight_free(l->o.on.device, l->kv);
     l->kv = NULL;
-    VP_TRY(pack(l, &l->q, q.ptr, NULL, scores, C, "latents.q", err));
-    return pack(l, &l->out, out.ptr, NULL, C, scores, "latents.out", err);
+    VP_TRY(pack_made(l, &l->q, &q, "latents.q", err));
+    return pack_made(l, &l->out, &out, "latents.out", err);
 }
 
 static int prepare(vp_latent_layer *l, vp_error *err) {
     const vp_latent_sizes *s = &l->o.sizes;
     const float *value = l->o.value;
     const int64_t *at = l->at.weight, *bias = l->at.bias, C = l->o.width;
+    if (!l->o.value_on)
+        VP_TRY(vp_compute_move(&l->o.on, (float *)l->value, value, (size_t)l->at.count * sizeof *value, err));
     if (!s->plain) VP_TRY(attend_latents(l, err));
     if (!s->plain && l->o.fold) {
         VP_TRY(fold(l, err));
@@ -183,24 +196,32 @@ int vp_latent_layer_changed(vp_latent_layer *l, vp_error *err) {
     return status;
 }
 
+/* n floats of the device's that stay. */
+static int keep(vp_latent_layer *l, float **out, int64_t n, vp_error *err) {
+    *out = l->o.on.ops->arena_alloc(l->memory, (size_t)n * sizeof **out);
+    return *out ? VP_OK : vp_fail_memory(err, "latent attention", (size_t)n * sizeof **out);
+}
+
 static int allocate(vp_latent_layer *l, vp_error *err) {
     const vp_latent_sizes *s = &l->o.sizes;
-    const size_t n = (size_t)s->latents * (size_t)l->inputs;
-    float *const latents = (float *)l->o.value + l->at.weight[VP_LATENTS];
-    l->keys = l->values = latents;
+    const int64_t n = s->latents * l->inputs;
+    float *copy = NULL;
+    VP_TRY(l->o.on.ops->queue_open(&l->memory, l->o.on.device, err));
+    if (l->o.on.separate && !l->o.value_on) VP_TRY(keep(l, &copy, l->at.count, err));
+    l->value = copy ? copy : l->o.value_on ? l->o.value_on : l->o.value;
+    l->keys = l->values = (float *)l->value + l->at.weight[VP_LATENTS];
     l->ld = l->o.width;
     if (!s->plain) {
-        l->context = vp_calloc((size_t)s->latents * (size_t)l->o.width, sizeof(float));
-        l->kept = vp_calloc(2 * n, sizeof(float));
+        VP_TRY(keep(l, &l->context, s->latents * l->o.width, err));
+        VP_TRY(keep(l, &l->kept, 2 * n, err));
         l->keys = l->kept;
         l->values = l->kept + l->inputs;
         l->ld = 2 * l->inputs;
-        if (!l->context || !l->kept) return vp_fail_memory(err, "keys and values", 2 * n * sizeof(float));
     }
     if (!l->o.grad) return VP_OK;
-    l->dkeys = vp_calloc(n, sizeof(float));
-    l->dvalues = vp_calloc(n, sizeof(float));
-    return l->dkeys && l->dvalues ? VP_OK : vp_fail_memory(err, "gradients", 2 * n * sizeof(float));
+    VP_TRY(keep(l, &l->dkeys, n, err));
+    VP_TRY(keep(l, &l->dvalues, n, err));
+    return vp_latent_clear(l, err);
 }
 
 int vp_latent_layer_open(vp_latent_layer **out, const vp_latent_layer_options *o, vp_error *err) {
@@ -224,10 +245,7 @@ void vp_latent_layer_close(vp_latent_layer *l) {
     vp_weight *const weights[] = {l->q, l->kv, l->out, l->up, l->down};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         if (weights[i]) l->o.on.ops->weight_free(l->o.on.device, weights[i]);
-    free(l->context);
-    free(l->kept);
-    free(l->dkeys);
-    free(l->dvalues);
+    if (l->memory) l->o.on.ops->queue_close(l->memory);
     free(l);
 }
 

@@ -14,8 +14,9 @@ typedef struct vp_latent_layer_options {
     vp_latent_sizes sizes; /* complete */
     int64_t width;         /* C */
     vp_compute on;         /* its products are f32, whatever the type */
-    const float *value;    /* [count], borrowed */
-    float *grad;           /* [count] that the backward adds to, borrowed; NULL: forward passes only */
+    const float *value;    /* [count], borrowed, on the host */
+    const float *value_on; /* the same on the device, kept equal by the caller; NULL: the layer keeps a copy there */
+    float *grad;           /* [count] on the device that the backward adds to, borrowed; NULL: forward passes only */
     /* For inference: W_q^T K and V W_out once, so that a head costs r products of width C instead of d and twice r of
      * width d. The same numbers but for rounding. */
     bool fold;
@@ -24,12 +25,13 @@ int vp_latent_layer_open(vp_latent_layer **l, const vp_latent_layer_options *o, 
 void vp_latent_layer_close(vp_latent_layer *l); /* NULL is fine */
 /* To be called after the numbers changed. */
 int vp_latent_layer_changed(vp_latent_layer *l, vp_error *err);
-/* y [n, C] of h [n, C], a block of rows at a time; a row's result depends on nothing but the row. */
+/* y [n, C] of h [n, C], both on the device, a block of rows at a time; a row's result depends on nothing but the row.
+ */
 int vp_latent_layer_run(vp_latent_layer *l, const float *h, int64_t n, float *y, vp_error *err);
 
 /* Forward and back through the n rows of one gradient unit: y as above, then, when the caller has made dy [n, C] from
- * it, dh [n, C] written over and the gradient of the numbers added to. What lies between them is on the queue's arena.
- */
+ * it, dh [n, C] written over and the gradient of the numbers added to, all on the device. What lies between them is on
+ * the queue's arena. */
 typedef struct vp_latent_saved {
     vp_mat h, u, q, p, o, x, v, up, mid, y;
 } vp_latent_saved;
@@ -43,11 +45,15 @@ struct vp_latent_layer {
     vp_latent_layer_options o;
     vp_latent_layout at;
     int64_t inputs;                        /* H d */
+    vp_queue *memory;                      /* its arena holds what follows, as long as the layer is open */
+    const float *value;                    /* [count] on the device */
     vp_weight *q, *kv, *out, *up, *down;   /* folded: q is W_q^T K / sqrt(d) [H r, C], out (V W_out)^T [C, H r] */
     float *context, *keys, *values, *kept; /* LN(A) [r, C]; [r, H d] each, in `kept`, or the latents */
     int64_t ld;                            /* from one key to the next */
     float *dkeys, *dvalues;                /* [r, H d]: of the step so far */
 };
+/* dkeys and dvalues to zero. */
+int vp_latent_clear(vp_latent_layer *l, vp_error *err);
 int vp_latent_check(const vp_latent_layer *l, int status, vp_error *err);
 /* [rows, cols] f32 on the queue's arena. */
 int vp_latent_scratch(vp_latent_layer *l, int64_t rows, int64_t cols, vp_mat *m, vp_error *err);

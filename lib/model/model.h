@@ -105,7 +105,7 @@ int vp_model_from_header(vp_model **m, const vp_map *header, vp_error *err);
 int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_error *err);
 
 typedef struct vp_encode_options {
-    const char *device;    /* "auto", "cpu" */
+    const char *device;    /* one of VP_DEVICES; NULL: $VP_DEVICE, else auto */
     int threads;           /* 0: all */
     const char *compute;   /* one of VP_COMPUTES; a type that the machine lacks is VP_USAGE */
     const char *attention; /* one of VP_ATTENTIONS; NULL: the header's, else the model's. "segments": causal, and column
@@ -138,16 +138,17 @@ vp_kv_shape vp_model_kv_shape(const vp_model *m);
 int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err);
 void vp_encoder_close(vp_encoder *e);
 
-/* Pooling, on one thread of the CPU. */
-enum { VP_PROJECTION_MOST = 1 << 20 }; /* dimensions of a projection behind it */
+enum { VP_PROJECTION_MOST = 1 << 20 }; /* dimensions of a projection behind the pooling */
+/* Pooling, on one thread of the CPU; with a latent layer where that is computed. */
 typedef struct vp_pool_options {
-    const char *kind; /* one of VP_POOLINGS, "words" or "pick"; NULL: the header's model.pooling */
-    int normalize;    /* 1, 0; -1: the header's model.normalize, else 1; words: 0 */
-    int64_t dims;     /* leading dimensions kept, before the normalisation; 0: the header's model.dims, else all */
-    bool shift;       /* words: by the states of the positions before */
-    int64_t project;  /* dimensions of a projection that is being trained: it comes by vp_pooler_use or
-                         vp_pooler_give_projection; 0: the model's, if it has one */
-    bool trained;     /* latent: the layer comes by vp_pooler_use or vp_pooler_give (lib/model/training.h) */
+    const char *kind;   /* one of VP_POOLINGS, "words" or "pick"; NULL: the header's model.pooling */
+    int normalize;      /* 1, 0; -1: the header's model.normalize, else 1; words: 0 */
+    int64_t dims;       /* leading dimensions kept, before the normalisation; 0: the header's model.dims, else all */
+    bool shift;         /* words: by the states of the positions before */
+    const char *device; /* latent: as vp_encode_options.device, "": what the environment says; NULL: the CPU */
+    int64_t project;    /* dimensions of a projection that is being trained: it comes by vp_pooler_use or
+                           vp_pooler_give_projection; 0: the model's, if it has one */
+    bool trained;       /* latent: the layer comes by vp_pooler_use or vp_pooler_give (lib/model/training.h) */
 } vp_pool_options;
 /* Options as the programs spell them: kind NULL or "auto" is the header's; VP_USAGE: an unknown kind, or both switches.
  */
@@ -176,6 +177,10 @@ int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width,
  * hidden states. VP_DATA: rows is not the number of vectors. */
 int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int64_t width, const float *grad,
                        int64_t rows, float *dhidden, vp_error *err);
+/* The encoder's pass and the pooler's run of its states in one. On a device with memory of its own they do not leave
+ * it, where the pooler makes a vector a row, and the encoder is not one that follows or makes a run: vectors that train
+ * are those of `pool`. */
+int vp_encoder_pool(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp_error *err);
 /* How many vectors it makes of a frame. */
 int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err);
 const char *vp_pooler_kind(const vp_pooler *p); /* one of VP_POOLINGS, or "pick" */

@@ -1,6 +1,7 @@
 /* Private to lib/model: what forward.c and backward.c share, one micro-batch's matrices.
  *
- * Legend: T tokens, C width, H query heads, G key/value heads, d head width, F feed-forward width. */
+ * Legend: T tokens, C width, H query heads, G key/value heads, d head width, F feed-forward width. Matrices and their
+ * gradients are of the encoder's state type (vp_compute.state), but for the residual stream, which is f32. */
 #ifndef VP_MODEL_PASS_H
 #define VP_MODEL_PASS_H
 #include "lib/model/encoder.h"
@@ -19,7 +20,8 @@ typedef struct vp_saved {
 /* Where the keys (after RoPE) and values of a micro-batch go, in bf16: [L, T, G d] each, T the frame's tokens. */
 typedef struct vp_exported {
     uint16_t *k, *v;
-    int64_t T, first;    /* first: tokens of the frame before this micro-batch */
+    int64_t T;
+    const int32_t *cu;   /* [B] where its sequences begin in the frame */
     void **k_to, **v_to; /* [B] set anew for every layer */
 } vp_exported;
 
@@ -39,14 +41,17 @@ typedef struct vp_pass {
     vp_saved *keep;                 /* the layer's, or NULL */
     const struct vp_cached *cached; /* NULL: the sequences are whole */
     const vp_exported *exported;    /* NULL: keys and values are not wanted */
-    vp_mat x, h, y;                 /* [T, C]: residual stream, its norm, what a block adds to it */
+    vp_mat x, h, y; /* [T, C]: residual stream, its norm (x itself in post-norm models), what a block adds to it */
     vp_mat raw, qkv, mixed, lse, up;
     vp_mat mid; /* [T, F] */
 } vp_pass;
 
 vp_mat vp_columns(const vp_mat *m, int64_t first, int64_t n);
-/* [T, cols] f32 of the arena. */
+/* [T, cols] of the arena: of the state type, or f32. */
 int vp_pass_allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err);
+int vp_pass_allocate_f32(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err);
+/* to = from, in to's type */
+int vp_pass_cast(const vp_pass *p, const vp_mat *from, const vp_mat *to, vp_error *err);
 int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step, vp_error *err);
 /* Matrices that a layer would keep, for those that `keep` lacks. */
 int vp_pass_scratch(vp_pass *p, vp_error *err);

@@ -1,5 +1,6 @@
 /* Pooling as a step on frames: hidden states to one vector a row or a word, or to the marked rows. The arithmetic is
  * the backend's. */
+#include "lib/model/encoder.h"
 #include "lib/model/pool_words.h"
 #include "lib/model/pooler.h"
 #include <jansson.h>
@@ -44,9 +45,7 @@ static int set_up(vp_pooler *p, const vp_pool_options *o, const vp_map *model, v
     if (p->dims < 0) return vp_fail(err, VP_DATA, "the header's model.dims is %lld", (long long)p->dims);
     if (p->kind->latent && !o->trained) VP_TRY(vp_pool_latent_load(&p->latent, model, err));
     VP_TRY(vp_pool_projection_set(p, o, model, err));
-    p->ops = vp_backend_cpu();
-    VP_TRY(p->ops->open(&p->device, &(vp_device_options){.threads = 1}, err));
-    return p->ops->queue_open(&p->queue, p->device, err);
+    return vp_compute_open(&p->own, p->kind->latent && o->device ? o->device : "cpu", 1, NULL, err);
 }
 
 int vp_pooler_open(vp_pooler **out, const vp_pool_options *o, const vp_map *header, vp_error *err) {
@@ -67,8 +66,7 @@ void vp_pooler_close(vp_pooler *p) {
     if (!p) return;
     vp_pool_latent_close(&p->latent);
     vp_pool_projection_close(&p->projection);
-    if (p->queue) p->ops->queue_close(p->queue);
-    if (p->device) p->ops->close(p->device);
+    vp_compute_close(&p->own);
     free(p->out);
     free(p->rows);
     free(p);
@@ -128,10 +126,6 @@ int vp_pooler_describe(const vp_pooler *p, vp_map *header, int64_t width, vp_err
 
 /* ---- frames ---- */
 
-int vp_pooler_check(const vp_pooler *p, int status, vp_error *err) {
-    return status ? vp_fail(err, status, "%s", p->ops->why(p->queue)) : VP_OK;
-}
-
 int vp_pooler_marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **index, int64_t *m, vp_error *err) {
     int64_t n = 0;
     int32_t *target = NULL;
@@ -146,74 +140,108 @@ int vp_pooler_marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t 
     return status;
 }
 
-static int pick(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, vp_error *err) {
+static int pick(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, const uint8_t *keep, vp_error *err) {
     int32_t *index = NULL;
     int64_t m = 0;
     int status = vp_pooler_marked(f, x->rows, keep, &index, &m, err);
     if (!status && !(p->out = vp_calloc((size_t)(m * x->cols), sizeof *p->out)))
         status = vp_fail_memory(err, "picked rows", (size_t)(m * x->cols) * sizeof *p->out);
-    vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = m, .cols = x->cols, .ld = x->cols};
-    vp_pick_op op = {.x = *x, .out = out, .index = index, .M = m};
-    if (!status) status = vp_pooler_check(p, p->ops->pick(p->queue, &op), err);
+    if (!status) {
+        const vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = m, .cols = x->cols, .ld = x->cols};
+        vp_transfer t = vp_transfer_begin(on, "pooling", err);
+        const vp_pick_op op = {.x = *x,
+                               .out = vp_transfer_room_mat(&t, &out),
+                               .index = vp_transfer_put(&t, index, m, sizeof *index),
+                               .M = m};
+        if (!t.status) vp_transfer_done(&t, on->ops->pick(on->queue, &op));
+        vp_transfer_get_mat(&t, &out, &op.out);
+        status = vp_transfer_end(&t);
+    }
     free(index);
     const int64_t shape[] = {m, x->cols};
     return status ? status : vp_frame_put(f, "picked", VP_F32, 2, shape, p->out, err);
 }
 
-/* Column emb [B, dims]: a vector for each of the B runs of x that cu bounds. */
-static int pool_runs(vp_pooler *p, vp_frame *f, const vp_mat *x, const int32_t *cu, int64_t B, const uint8_t *keep,
-                     int64_t *empty, vp_error *err) {
-    const int64_t dims = vp_pooler_dims(p, x->cols);
+/* p->out [B, C]: a vector for each of the B runs of x that cu bounds, its first `dims` normalised (0: as they are). */
+static int compute_runs(vp_pooler *p, const vp_compute *on, const vp_mat *x, const int32_t *cu, int64_t B,
+                        const uint8_t *keep, int64_t dims, int64_t *empty, vp_error *err) {
+    const vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
+    vp_transfer t = vp_transfer_begin(on, "pooling", err);
+    const vp_pool_op op = {.kind = p->kind->op,
+                           .B = B,
+                           .cu = vp_transfer_put(&t, cu, B + 1, sizeof *cu),
+                           .keep = vp_transfer_put(&t, keep, x->rows, sizeof *keep),
+                           .x = *x,
+                           .out = vp_transfer_room_mat(&t, &out),
+                           .empty = (int64_t *)(uintptr_t)vp_transfer_put(&t, empty, 1, sizeof *empty)};
+    vp_mat kept = op.out;
+    kept.cols = dims;
+    const vp_l2norm_op norm = {.x = kept, .out = kept};
+    if (!t.status) vp_transfer_done(&t, on->ops->pool(on->queue, &op));
+    if (!t.status && p->normalize && dims) vp_transfer_done(&t, on->ops->l2norm(on->queue, &norm));
+    vp_transfer_get_mat(&t, &out, &op.out);
+    vp_transfer_get(&t, empty, op.empty, 1, sizeof *empty);
+    return vp_transfer_end(&t);
+}
+
+/* Column emb [B, dims]. A projection follows on the pooler's own device, the CPU. */
+static int pool_runs(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, const int32_t *cu, int64_t B,
+                     const uint8_t *keep, int64_t *empty, vp_error *err) {
+    const int64_t dims = vp_pooler_dims(p, x->cols), all = p->projection.dims ? p->projection.dims : x->cols;
     float *projected = NULL;
+    if (dims > all) return vp_frame_fail(f, VP_USAGE, err, "--dims: there are only %lld", (long long)all);
     p->out = vp_calloc((size_t)(B * x->cols), sizeof *p->out);
+    if (!p->out) return vp_fail_memory(err, "embeddings", (size_t)(B * x->cols) * sizeof *p->out);
+    VP_TRY(compute_runs(p, on, x, cu, B, keep, p->projection.dims ? 0 : dims, empty, err));
     vp_mat out = {.ptr = p->out, .dtype = VP_F32, .rows = B, .cols = x->cols, .ld = x->cols};
-    vp_pool_op op = {.kind = p->kind->op, .B = B, .cu = cu, .keep = keep, .x = *x, .out = out, .empty = empty};
-    int status = p->out ? vp_pooler_check(p, p->ops->pool(p->queue, &op), err)
-                        : vp_fail_memory(err, "embeddings", (size_t)(B * x->cols) * sizeof *p->out);
-    if (!status) status = vp_pool_project(p, &out, &projected, err);
-    const int64_t all = projected ? p->projection.dims : x->cols;
+    VP_TRY(vp_pool_project(p, &out, &projected, err));
     if (projected) {
         free(p->out);
         p->out = projected;
     }
-    if (status) return status;
-    if (dims > all) return vp_frame_fail(f, VP_USAGE, err, "--dims: there are only %lld", (long long)all);
     for (int64_t b = 1; dims < all && b < B; b++)
         memmove(p->out + b * dims, p->out + b * all, (size_t)dims * sizeof *p->out);
     out.ptr = p->out;
     out.cols = out.ld = dims;
-    vp_l2norm_op norm = {.x = out, .out = out};
-    if (p->normalize) VP_TRY(vp_pooler_check(p, p->ops->l2norm(p->queue, &norm), err));
+    const vp_l2norm_op norm = {.x = out, .out = out};
+    if (projected && p->normalize) VP_TRY(vp_compute_check(&p->own, p->own.ops->l2norm(p->own.queue, &norm), err));
     const int64_t shape[] = {B, dims};
     return vp_frame_put(f, "emb", VP_F32, 2, shape, p->out, err);
 }
 
-/* What the latent layer makes of the states x, into y [T, C]. */
-static int attend_latents(vp_pooler *p, const vp_mat *x, float *y, vp_error *err) {
+/* What the latent layer makes of the states x, y [T, C] on the arena. */
+static int attend_latents(vp_pooler *p, const vp_compute *on, const vp_mat *x, vp_mat *y, vp_error *err) {
+    const size_t bytes = (size_t)(x->rows * x->cols) * sizeof(float);
     vp_latent_layer *layer;
-    if (!y) return vp_fail_memory(err, "latent attention", (size_t)(x->rows * x->cols) * sizeof *y);
+    vp_mat f32 = *x;
     VP_TRY(vp_pool_latent_layer(p, x->cols, &layer, err));
-    return vp_latent_layer_run(layer, x->ptr, x->rows, y, err);
+    *y = (vp_mat){.dtype = VP_F32, .rows = x->rows, .cols = x->cols, .ld = x->cols};
+    if (!(y->ptr = vp_compute_take(on, "latent attention", bytes, err))) return VP_MEMORY;
+    if (x->dtype != VP_F32) {
+        f32 = *y;
+        if (!(f32.ptr = vp_compute_take(on, "latent attention", bytes, err))) return VP_MEMORY;
+        const vp_elem_op cast = {.x = *x, .out = f32};
+        VP_TRY(vp_compute_check(on, on->ops->cast(on->queue, &cast), err));
+    }
+    return vp_latent_layer_run(layer, f32.ptr, x->rows, y->ptr, err);
 }
 
-static int pool(vp_pooler *p, vp_frame *f, const vp_mat *x, const uint8_t *keep, int64_t *empty, vp_error *err) {
+static int pool(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, const uint8_t *keep, int64_t *empty,
+                vp_error *err) {
     int64_t offsets = 0;
     int32_t *cu = NULL;
     VP_TRY(vp_frame_ints(f, "cu", &cu, &offsets, err));
     int status = cu && offsets > 0 ? VP_OK : vp_frame_fail(f, VP_DATA, err, "no column cu");
+    const size_t mark = on->ops->arena_mark(on->queue);
     vp_mat of = *x;
-    float *y = NULL;
-    if (!status && p->kind->latent) {
-        of.ptr = y = vp_calloc((size_t)(x->rows * x->cols), sizeof *y);
-        status = attend_latents(p, x, y, err);
-    }
-    if (!status) status = pool_runs(p, f, &of, cu, offsets - 1, keep, empty, err);
+    if (!status && p->kind->latent) status = attend_latents(p, on, x, &of, err);
+    if (!status) status = pool_runs(p, on, f, &of, cu, offsets - 1, keep, empty, err);
+    on->ops->arena_release(on->queue, mark);
     free(cu);
-    free(y);
     return status;
 }
 
-static int pool_words(vp_pooler *p, vp_frame *f, const vp_mat *x, int64_t *empty, vp_error *err) {
+static int pool_words(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, int64_t *empty, vp_error *err) {
     vp_word_spans w;
     const int64_t sentences = f->B;
     int status = vp_word_spans_find(&w, f, p->shift, err);
@@ -221,30 +249,33 @@ static int pool_words(vp_pooler *p, vp_frame *f, const vp_mat *x, int64_t *empty
     p->rows = vp_calloc((size_t)w.n + 1, sizeof *p->rows);
     if (!status && !p->rows) status = vp_fail_memory(err, "words", (size_t)w.n * sizeof *p->rows);
     if (!status) status = vp_words_frame(&w, f, p->before, p->rows, err);
-    if (!status) status = pool_runs(p, f, x, w.cu, w.n, w.keep, empty, err);
+    if (!status) status = pool_runs(p, on, f, x, w.cu, w.n, w.keep, empty, err);
     p->before += sentences;
     vp_word_spans_free(&w);
     return status;
 }
 
-static int run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err) {
+int vp_pooler_run_on(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, int64_t *empty, vp_error *err) {
     int64_t T = f->T;
     const vp_column *keep = vp_frame_find(f, "keep");
     if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &T, &keep, err));
-    vp_mat x = {.ptr = (float *)hidden, .dtype = VP_F32, .rows = T, .cols = width, .ld = width};
     const uint8_t *mask = keep ? keep->data : NULL;
     bool picks;
+    free(p->out);
+    p->out = NULL;
     VP_TRY(vp_pooler_picks_of(p, f, &picks, err));
-    if (picks) return pick(p, f, &x, mask, err);
-    if (p->kind->makes == VP_MAKES_WORDS) return pool_words(p, f, &x, empty, err);
-    return pool(p, f, &x, mask, empty, err);
+    if (picks) return pick(p, on, f, x, mask, err);
+    if (p->kind->makes == VP_MAKES_WORDS) return pool_words(p, on, f, x, empty, err);
+    return pool(p, on, f, x, mask, empty, err);
+}
+
+vp_compute vp_pooler_place(const vp_pooler *p) {
+    return p->latent.encoder ? p->latent.encoder->on : p->own;
 }
 
 int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width, int64_t *empty, vp_error *err) {
     float *own = NULL;
     int64_t n = 0;
-    free(p->out);
-    p->out = NULL;
     if (!hidden) {
         VP_TRY(vp_frame_floats(f, "hidden", &own, &n, err));
         if (!own || n != f->T * width) {
@@ -253,7 +284,12 @@ int vp_pooler_run(vp_pooler *p, vp_frame *f, const float *hidden, int64_t width,
         }
         hidden = own;
     }
-    int status = run(p, f, hidden, width, empty, err);
+    const vp_compute on = vp_pooler_place(p);
+    const vp_mat host = {.ptr = (float *)hidden, .dtype = VP_F32, .rows = f->T, .cols = width, .ld = width};
+    vp_transfer t = vp_transfer_begin(&on, "hidden states", err);
+    const vp_mat x = vp_transfer_put_mat(&t, &host);
+    if (!t.status) t.status = vp_pooler_run_on(p, &on, f, &x, empty, err);
+    const int status = vp_transfer_end(&t);
     free(own);
     if (!status) vp_frame_drop(f, "hidden");
     return status;

@@ -1,15 +1,15 @@
 /* Pooling backwards: from the gradient of a frame's vectors, or of its marked rows, to that of its hidden states. */
 #include "lib/model/pooler.h"
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct job {
     vp_pooler *p;
-    const uint8_t *keep;
+    const vp_compute *on;
+    const uint8_t *keep; /* on the host, as cu; of a unit, its own */
     int64_t T, width, B, dims;
     int32_t *cu;
-    const int32_t *unit; /* [B], NULL: each row is one */
-    vp_mat hidden, dhidden;
+    const int32_t *unit;    /* [B] on the host, NULL: each row is one */
+    vp_mat hidden, dhidden; /* on the device */
 } job;
 
 static vp_mat matrix(const float *data, int64_t rows, int64_t cols) {
@@ -23,37 +23,46 @@ static int unpick(job *j, const vp_frame *f, const float *grad, int64_t rows, vp
     if (!status && m != rows)
         status = vp_frame_fail(f, VP_DATA, err, "a gradient of %lld rows, but %lld are marked", (long long)rows,
                                (long long)m);
-    vp_mat dout = matrix(grad, m, j->width);
-    vp_pick_op op = {.x = j->hidden, .out = dout, .index = index, .M = m, .dout = &dout, .dx = &j->dhidden};
-    if (!status) status = vp_pooler_check(j->p, j->p->ops->pick_bwd(j->p->queue, &op), err);
+    vp_transfer t = vp_transfer_begin(j->on, "gradients of marked rows", err);
+    t.status = status;
+    const vp_mat host = matrix(grad, m, j->width), dout = vp_transfer_put_mat(&t, &host);
+    const vp_pick_op op = {.x = j->hidden,
+                           .out = dout,
+                           .index = vp_transfer_put(&t, index, m, sizeof *index),
+                           .M = m,
+                           .dout = &dout,
+                           .dx = &j->dhidden};
+    if (!t.status) vp_transfer_done(&t, j->on->ops->pick_bwd(j->on->queue, &op));
     free(index);
-    return status;
+    return vp_transfer_end(&t);
 }
 
 /* dv [B, all] of the vectors v, from the gradient [B, dims] of v's first dims, normalised. */
-static int unnormalize(const job *j, const vp_mat *v, const float *grad, float *dv, vp_error *err) {
-    const vp_backend *ops = j->p->ops;
-    vp_mat x = *v, d = matrix(dv, j->B, v->cols), dout = matrix(grad, j->B, j->dims);
+static int unnormalize(const job *j, const vp_mat *v, const vp_mat *dout, const vp_mat *dv, vp_error *err) {
+    const vp_compute *on = j->on;
+    const vp_elem_op zero = {.out = *dv};
+    vp_mat x = *v, d = *dv;
     x.cols = d.cols = j->dims;
-    vp_l2norm_op op = {.x = x, .out = x, .dout = &dout, .dx = &d};
-    if (j->p->normalize) return vp_pooler_check(j->p, ops->l2norm_bwd(j->p->queue, &op), err);
-    for (int64_t b = 0; b < j->B; b++) memcpy(dv + b * v->cols, grad + b * j->dims, (size_t)j->dims * sizeof *dv);
-    return VP_OK;
+    const vp_elem_op copy = {.x = *dout, .out = d, .a = 1};
+    const vp_l2norm_op norm = {.x = x, .out = x, .dout = dout, .dx = &d};
+    VP_TRY(vp_compute_check(on, on->ops->fill(on->queue, &zero), err));
+    if (!j->p->normalize) return vp_compute_check(on, on->ops->add(on->queue, &copy), err);
+    return vp_compute_check(on, on->ops->l2norm_bwd(on->queue, &norm), err);
 }
 
-/* du [B, C] of the pooled vectors u, which are pooled and projected again. */
-static int unproject(const job *j, const vp_pool_op *pool, const float *grad, float *du, vp_error *err) {
+/* du [B, C] of the pooled vectors u, which are pooled and projected again; where there is a projection, on the CPU. */
+static int unproject(const job *j, const vp_pool_op *pool, const vp_mat *dout, const vp_mat *du, vp_error *err) {
     vp_pooler *p = j->p;
     const size_t n = (size_t)(j->B * p->projection.dims);
     float *y = NULL, *dy = NULL;
-    if (p->normalize || n) VP_TRY(vp_pooler_check(p, p->ops->pool(p->queue, pool), err));
-    if (!n) return unnormalize(j, &pool->out, grad, du, err);
+    if (p->normalize || n) VP_TRY(vp_compute_check(j->on, j->on->ops->pool(j->on->queue, pool), err));
+    if (!n) return unnormalize(j, &pool->out, dout, du, err);
     int status = vp_pool_project(p, &pool->out, &y, err);
     if (!status && !(dy = vp_calloc(n, sizeof *dy)))
         status = vp_fail_memory(err, "gradients of embeddings", n * sizeof *dy);
-    const vp_mat v = matrix(y, j->B, p->projection.dims);
-    if (!status) status = unnormalize(j, &v, grad, dy, err);
-    if (!status) status = vp_pool_project_bwd(p, &pool->out, j->unit, dy, du, err);
+    const vp_mat v = matrix(y, j->B, p->projection.dims), dv = matrix(dy, j->B, p->projection.dims);
+    if (!status) status = unnormalize(j, &v, dout, &dv, err);
+    if (!status) status = vp_pool_project_bwd(p, &pool->out, j->unit, dy, du->ptr, err);
     free(y);
     free(dy);
     return status;
@@ -61,25 +70,25 @@ static int unproject(const job *j, const vp_pool_op *pool, const float *grad, fl
 
 /* dhidden of the job's rows, whose offsets cu has. */
 static int unpool(const job *j, const float *grad, vp_error *err) {
+    const vp_compute *on = j->on;
+    const size_t bytes = (size_t)(j->B * j->width) * sizeof(float);
     int64_t empty = 0;
-    const size_t n = (size_t)(j->B * j->width);
-    float *pooled = vp_calloc(n, sizeof *pooled), *du = vp_calloc(n, sizeof *du);
-    vp_mat dout = matrix(du, j->B, j->width);
-    vp_pool_op op = {.kind = j->p->kind->op,
-                     .B = j->B,
-                     .cu = j->cu,
-                     .keep = j->keep,
-                     .x = j->hidden,
-                     .out = matrix(pooled, j->B, j->width),
-                     .empty = &empty,
-                     .dout = &dout,
-                     .dx = &j->dhidden};
-    int status = pooled && du ? unproject(j, &op, grad, du, err)
-                              : vp_fail_memory(err, "gradients of embeddings", 2 * n * sizeof *du);
-    if (!status) status = vp_pooler_check(j->p, j->p->ops->pool_bwd(j->p->queue, &op), err);
-    free(pooled);
-    free(du);
-    return status;
+    vp_transfer t = vp_transfer_begin(on, "gradients of embeddings", err);
+    const vp_mat host = matrix(grad, j->B, j->dims), dout = vp_transfer_put_mat(&t, &host);
+    const vp_mat du = matrix(vp_compute_take(on, t.what, bytes, err), j->B, j->width);
+    const vp_pool_op op = {.kind = j->p->kind->op,
+                           .B = j->B,
+                           .cu = vp_transfer_put(&t, j->cu, j->B + 1, sizeof *j->cu),
+                           .keep = vp_transfer_put(&t, j->keep, j->hidden.rows, sizeof *j->keep),
+                           .x = j->hidden,
+                           .out = matrix(vp_compute_take(on, t.what, bytes, err), j->B, j->width),
+                           .empty = vp_transfer_room(&t, &empty, 1, sizeof empty),
+                           .dout = &du,
+                           .dx = &j->dhidden};
+    if (!du.ptr || !op.out.ptr) t.status = VP_MEMORY;
+    if (!t.status) t.status = unproject(j, &op, &dout, &du, err);
+    if (!t.status) vp_transfer_done(&t, on->ops->pool_bwd(on->queue, &op));
+    return vp_transfer_end(&t);
 }
 
 /* Rows [b0, b1), a gradient unit: forward through the latent layer, and back. */
@@ -88,7 +97,8 @@ static int unpool_unit(const job *j, vp_latent_layer *layer, int64_t b0, int64_t
     vp_latent_saved saved;
     vp_mat dy;
     if (!tokens) return VP_OK;
-    job unit = {.p = j->p, .keep = j->keep ? j->keep + from : NULL, .T = tokens, .width = j->width, .B = b1 - b0};
+    job unit = {.p = j->p, .on = j->on, .keep = j->keep ? j->keep + from : NULL, .T = tokens, .width = j->width};
+    unit.B = b1 - b0;
     unit.dims = j->dims;
     unit.cu = vp_calloc((size_t)unit.B + 1, sizeof *unit.cu);
     if (!unit.cu) return vp_fail_memory(err, "a unit", (size_t)unit.B * sizeof *unit.cu);
@@ -132,28 +142,32 @@ static int unpool_rows(job *j, const vp_frame *f, const float *grad, vp_error *e
     return status;
 }
 
+static int unpool_frame(job *j, const vp_frame *f, const float *grad, int64_t rows, vp_error *err) {
+    bool picks;
+    VP_TRY(vp_pooler_picks_of(j->p, f, &picks, err));
+    if (j->p->kind->makes == VP_MAKES_WORDS) return vp_fail(err, VP_USAGE, "vectors of words are not trained");
+    if (picks) return unpick(j, f, grad, rows, err);
+    if (rows != f->B)
+        return vp_frame_fail(f, VP_DATA, err, "a gradient of %lld rows, there are %lld", (long long)rows,
+                             (long long)f->B);
+    return unpool_rows(j, f, grad, err);
+}
+
 int vp_pooler_backward(vp_pooler *p, const vp_frame *f, const float *hidden, int64_t width, const float *grad,
                        int64_t rows, float *dhidden, vp_error *err) {
-    job j = {.p = p, .T = f->T, .width = width, .B = f->B, .dims = vp_pooler_dims(p, width)};
+    const vp_compute on = vp_pooler_place(p);
+    job j = {.p = p, .on = &on, .T = f->T, .width = width, .B = f->B, .dims = vp_pooler_dims(p, width)};
     const vp_column *keep = vp_frame_find(f, "keep");
     if (keep) VP_TRY(vp_frame_need(f, "keep", VP_U8, 1, &j.T, &keep, err));
     j.keep = keep ? keep->data : NULL;
-    j.hidden = matrix(hidden, j.T, width);
-    j.dhidden = matrix(dhidden, j.T, width);
-    bool picks;
-    int status = vp_pooler_picks_of(p, f, &picks, err);
-    if (status) return status;
-    if (p->kind->makes == VP_MAKES_WORDS)
-        status = vp_fail(err, VP_USAGE, "vectors of words are not trained");
-    else if (picks)
-        status = unpick(&j, f, grad, rows, err);
-    else if (rows != f->B)
-        status =
-            vp_frame_fail(f, VP_DATA, err, "a gradient of %lld rows, there are %lld", (long long)rows, (long long)f->B);
-    else
-        status = unpool_rows(&j, f, grad, err);
+    const vp_mat x = matrix(hidden, j.T, width), dx = matrix(dhidden, j.T, width);
+    vp_transfer t = vp_transfer_begin(&on, "gradients of hidden states", err);
+    j.hidden = vp_transfer_put_mat(&t, &x);
+    j.dhidden = vp_transfer_room_mat(&t, &dx);
+    if (!t.status) t.status = unpool_frame(&j, f, grad, rows, err);
+    vp_transfer_get_mat(&t, &dx, &j.dhidden);
     free(j.cu);
-    return status;
+    return vp_transfer_end(&t);
 }
 
 int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err) {

@@ -34,11 +34,11 @@ int vp_pool_latent_load(vp_pool_latent *l, const vp_map *model, vp_error *err) {
 
 static int open_layer(vp_pooler *p, vp_error *err) {
     vp_pool_latent *l = &p->latent;
-    const vp_compute own = {.ops = p->ops, .device = p->device, .queue = p->queue, .type = VP_F32};
     const vp_latent_layer_options o = {.sizes = l->sizes,
                                        .width = l->width,
-                                       .on = l->encoder ? vp_encoder_compute(l->encoder) : own,
+                                       .on = vp_pooler_place(p),
                                        .value = l->value,
+                                       .value_on = l->value_on,
                                        .grad = l->grad,
                                        .fold = l->own != NULL};
     return vp_latent_layer_open(&l->layer, &o, err);
@@ -79,7 +79,8 @@ void vp_pooler_use(vp_pooler *p, const vp_encoder *e) {
     l->sizes = t->latent;
     l->width = e->model->config.width;
     l->value = t->params.value + t->latent_at;
-    l->grad = t->grad ? t->grad + t->latent_at : NULL;
+    l->value_on = t->value_on + t->latent_at;
+    l->grad = t->grad_on ? t->grad_on + t->latent_at : NULL;
 }
 
 void vp_pooler_give(vp_pooler *p, const vp_latent_sizes *s, int64_t width, const float *value) {

@@ -81,7 +81,7 @@ int vp_pool_project(vp_pooler *p, const vp_mat *u, float **y, vp_error *err) {
         return vp_fail_memory(err, "projected vectors", (size_t)(B * D) * sizeof **y);
     const vp_bmm_op op = {
         .a = *u, .b = matrix(l->value, D, C), .out = matrix(*y, B, D), .count = 1, .transpose_b = true, .alpha = 1};
-    VP_TRY(vp_pooler_check(p, p->ops->bmm(p->queue, &op), err));
+    VP_TRY(vp_compute_check(&p->own, p->own.ops->bmm(p->own.queue, &op), err));
     const float *b = l->value + D * C;
     for (int64_t r = 0; r < B; r++)
         for (int64_t d = 0; d < D && !is_zero((const float *)u->ptr + r * C, C); d++) (*y)[r * D + d] += b[d];
@@ -104,7 +104,7 @@ static int add_gradient(vp_pooler *p, const vp_mat *u, const vp_mat *dy, float *
     memset(work + D * C, 0, (size_t)D * sizeof *work);
     for (int64_t r = 0; r < dy->rows; r++)
         for (int64_t d = 0; d < D; d++) work[D * C + d] += ((const float *)dy->ptr)[r * D + d];
-    VP_TRY(vp_pooler_check(p, p->ops->bmm_bwd(p->queue, &op), err));
+    VP_TRY(vp_compute_check(&p->own, p->own.ops->bmm_bwd(p->own.queue, &op), err));
     for (int64_t k = 0; k < n; k++) l->grad[k] += work[k];
     return VP_OK;
 }
@@ -138,6 +138,6 @@ int vp_pool_project_bwd(vp_pooler *p, const vp_mat *u, const int32_t *unit, floa
                           .da = &to};
     for (int64_t r = 0; r < B; r++)
         if (is_zero((const float *)u->ptr + r * C, C)) memset(dy + r * D, 0, (size_t)D * sizeof *dy);
-    VP_TRY(vp_pooler_check(p, p->ops->bmm_bwd(p->queue, &op), err));
+    VP_TRY(vp_compute_check(&p->own, p->own.ops->bmm_bwd(p->own.queue, &op), err));
     return l->grad ? add_units(p, u, &grad, unit, err) : VP_OK;
 }

@@ -16,8 +16,9 @@ typedef struct vp_pooling {
 typedef struct vp_pool_latent {
     vp_latent_sizes sizes;
     int64_t width;
-    float *own;         /* [count] from a file; NULL: they are another's */
-    const float *value; /* NULL: none has come */
+    float *own;            /* [count] from a file; NULL: they are another's */
+    const float *value;    /* NULL: none has come */
+    const float *value_on; /* those of an encoder's training on its device, and their gradient */
     float *grad;
     const vp_encoder *encoder; /* whose numbers, or device, it uses */
     int64_t seen;              /* of the encoder's changes */
@@ -39,10 +40,8 @@ typedef struct vp_pool_projection {
 struct vp_pooler {
     const vp_pooling *kind;
     bool normalize, shift;
-    int64_t dims; /* 0: all */
-    const vp_backend *ops;
-    vp_device *device;
-    vp_queue *queue;
+    int64_t dims;   /* 0: all */
+    vp_compute own; /* the device that is its own: the CPU's, or the latent layer's where no encoder has it */
     vp_pool_latent latent;
     vp_pool_projection projection;
     float *out;     /* of the last frame */
@@ -50,7 +49,10 @@ struct vp_pooler {
     int64_t before; /* rows of the frames before it */
 };
 
-int vp_pooler_check(const vp_pooler *p, int status, vp_error *err);
+/* Where it computes: with a latent layer on that one's device. */
+vp_compute vp_pooler_place(const vp_pooler *p);
+/* vp_pooler_run of states x [T, width] that lie in the memory of `on` (BF16 or F32). */
+int vp_pooler_run_on(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, int64_t *empty, vp_error *err);
 /* Positions to pick: target other than -1, or keep = 1 (its default) where there is no target. Caller frees. */
 int vp_pooler_marked(const vp_frame *f, int64_t T, const uint8_t *keep, int32_t **index, int64_t *m, vp_error *err);
 

@@ -28,14 +28,14 @@ static int prepare_norm(vp_encoder *e, vp_role role, int64_t layer, vp_norm_weig
     if (!w) return VP_OK;
     const int64_t at = vp_training_find(e->training, w, false), bias = vp_training_find(e->training, w, true);
     if (at >= 0) {
-        norm->weight = e->training->params.value + at;
-        norm->dweight = e->training->grad ? e->training->grad + at : NULL;
+        norm->weight = e->training->value_on + at;
+        norm->dweight = e->training->grad_on ? e->training->grad_on + at : NULL;
     } else {
         VP_TRY(upload_rows(e, w->tensor, 1, &norm->weight, err));
     }
     if (bias >= 0) {
-        norm->bias = e->training->params.value + bias;
-        norm->dbias = e->training->grad ? e->training->grad + bias : NULL;
+        norm->bias = e->training->value_on + bias;
+        norm->dbias = e->training->grad_on ? e->training->grad_on + bias : NULL;
         return VP_OK;
     }
     return w->bias ? upload_rows(e, w->bias, 1, &norm->bias, err) : VP_OK;
@@ -91,11 +91,11 @@ static int prepare_trained(vp_encoder *e, const site *s, vp_linear *linear, vp_e
                                .scale = (float)(t->options.alpha / (double)t->options.rank),
                                .first = first,
                                .n = s->part[k]->rows,
-                               .a = t->params.value + pair->a,
-                               .b = t->params.value + pair->b};
-        if (!t->grad) continue;
-        part->da = t->grad + pair->a;
-        part->db = t->grad + pair->b;
+                               .a = t->value_on + pair->a,
+                               .b = t->value_on + pair->b};
+        if (!t->grad_on) continue;
+        part->da = t->grad_on + pair->a;
+        part->db = t->grad_on + pair->b;
     }
     return VP_OK;
 }
@@ -128,9 +128,9 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
                              .in = s->part[0]->cols,
                              .out = outputs,
                              .bias = *bias,
-                             .compute = e->compute,
+                             .compute = e->on.type,
                              .backward = e->training && e->training->options.backward,
-                             .rows = e->rows,
+                             .rows = e->on.rows,
                              .name = s->part[0]->module};
     return VP_OK;
 }
@@ -145,16 +145,16 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
     int status = describe_linear(e, layer, roles, n, &s, part, &desc, &bias, err);
     const bool again = linear->weight != NULL;
     if (!status && again)
-        status = vp_encoder_check(e, e->ops->weight_update(e->queue, linear->weight, &desc), err);
+        status = vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, linear->weight, &desc), err);
     else if (!status)
-        status = e->ops->weight_prepare(e->device, &desc, &linear->weight, err);
+        status = e->on.ops->weight_prepare(e->on.device, &desc, &linear->weight, err);
     free(bias);
     if (status || again) return status;
     linear->in = desc.in;
     linear->out = desc.out;
     linear->layer = layer;
     linear->site = input;
-    float *grad = e->training ? e->training->grad : NULL;
+    float *grad = e->training ? e->training->grad_on : NULL;
     const int64_t at = vp_training_find(e->training, s.part[0], false);
     const int64_t bias_at = vp_training_find(e->training, s.part[0], true);
     if (grad && at >= 0) linear->dw = grad + at;
@@ -199,6 +199,19 @@ static int prepare_frequencies(vp_encoder *e, vp_error *err) {
     return status;
 }
 
+/* The rows on the device: in bf16 where its products are, as the other weights. */
+static int pack_table(vp_encoder *e, vp_error *err) {
+    const vp_weight_part part = vp_token_rows_part(e->table);
+    const vp_weight_desc desc = {.part = &part,
+                                 .nparts = 1,
+                                 .in = e->model->config.width,
+                                 .out = part.rows,
+                                 .compute = e->on.type == VP_BF16 ? VP_BF16 : VP_F32,
+                                 .name = "embed_tokens"};
+    if (e->resident) return vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, e->resident, &desc), err);
+    return e->on.ops->weight_prepare(e->on.device, &desc, &e->resident, err);
+}
+
 static int prepare_table(vp_encoder *e, vp_error *err) {
     const vp_weight_entry *embed = entry(e, VP_W_EMBED, -1);
     const vp_training *t = e->training;
@@ -206,15 +219,17 @@ static int prepare_table(vp_encoder *e, vp_error *err) {
     vp_token_rows_set(e->table, e->model, e);
     const bool some = t && t->tokens >= 0;
     const int64_t at = some ? t->tokens : vp_training_find(t, embed, false);
-    e->dtable = at >= 0 && t->grad ? t->grad + at : NULL;
+    e->dtable = at >= 0 && t->grad_on ? t->grad_on + at : NULL;
     e->dfirst = some ? embed->rows - t->options.tokens : 0;
-    return VP_OK;
+    e->table_trained = at >= 0;
+    return e->on.separate ? pack_table(e, err) : VP_OK;
 }
 
 static int prepare_all(vp_encoder *e, vp_error *err) {
     const vp_config *c = &e->model->config;
     e->layer = vp_calloc((size_t)c->layers, sizeof *e->layer);
     if (!e->layer) return vp_fail_memory(err, "the layers", (size_t)c->layers * sizeof *e->layer);
+    VP_TRY(vp_training_upload(e, err));
     for (int64_t i = 0; i < c->layers; i++) VP_TRY(prepare_layer(e, i, err));
     VP_TRY(prepare_norm(e, VP_W_EMBED_NORM, -1, &e->embed_norm, err));
     VP_TRY(prepare_norm(e, VP_W_FINAL_NORM, -1, &e->final_norm, err));
@@ -236,7 +251,10 @@ int vp_encoder_prepare(vp_encoder *e, vp_error *err) {
 
 int vp_encoder_changed(vp_encoder *e, vp_error *err) {
     e->changes++;
-    if (!e->prepared || !e->training || !e->training->options.full) return VP_OK;
+    if (!e->prepared || !e->training) return VP_OK;
+    VP_TRY(vp_training_upload(e, err));
+    if (e->resident && e->table_trained) VP_TRY(pack_table(e, err));
+    if (!e->training->options.full) return VP_OK;
     for (int64_t i = 0; i < e->model->config.layers; i++) VP_TRY(prepare_linears(e, i, err));
     return VP_OK;
 }
@@ -266,14 +284,16 @@ void vp_encoder_release(vp_encoder *e) {
     for (int64_t i = 0; e->layer && i < e->model->config.layers; i++) {
         vp_linear *const linears[] = {&e->layer[i].qkv, &e->layer[i].out, &e->layer[i].up, &e->layer[i].down};
         for (size_t k = 0; k < sizeof linears / sizeof *linears; k++) {
-            if (linears[k]->weight) e->ops->weight_free(e->device, linears[k]->weight);
+            if (linears[k]->weight) e->on.ops->weight_free(e->on.device, linears[k]->weight);
             free(linears[k]->lora);
             free(linears[k]->trained);
         }
     }
+    if (e->resident) e->on.ops->weight_free(e->on.device, e->resident);
     free(e->layer);
     free(e->inverse);
     free(e->table);
+    e->resident = NULL;
     e->layer = NULL;
     e->inverse = NULL;
     e->table = NULL;

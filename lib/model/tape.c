@@ -2,8 +2,9 @@
 #include "lib/model/pass.h"
 #include <stdlib.h>
 
-typedef struct tape_sizes { /* columns of every matrix that a layer keeps; 0: none */
-    int64_t x, raw, qkv, mixed, lse, middle, up;
+typedef struct tape_sizes {      /* columns of every matrix that a layer keeps; 0: none */
+    int64_t x, lse, middle;      /* f32 */
+    int64_t raw, qkv, mixed, up; /* of the state type */
 } tape_sizes;
 
 static tape_sizes sizes_of(const vp_encoder *e) {
@@ -22,18 +23,21 @@ static tape_sizes sizes_of(const vp_encoder *e) {
 
 size_t vp_tape_bytes(const vp_encoder *e, int64_t tokens) {
     const tape_sizes s = sizes_of(e);
-    const int64_t layer = s.x + s.raw + s.qkv + s.mixed + s.lse + s.middle + s.up;
-    return sizeof(float) * (size_t)tokens * (size_t)(layer * e->model->config.layers + e->model->config.width);
+    const size_t f32 = sizeof(float), state = vp_dtype_size(e->on.state);
+    const size_t layer = f32 * (size_t)(s.x + s.lse + s.middle) + state * (size_t)(s.raw + s.qkv + s.mixed + s.up);
+    return (size_t)tokens * (layer * (size_t)e->model->config.layers + f32 * (size_t)e->model->config.width);
 }
 
 static int allocate_layer(vp_pass *p, const tape_sizes *n, vp_saved *s, vp_error *err) {
     const struct {
         vp_mat *m;
         int64_t cols;
-    } all[] = {{&s->x, n->x},     {&s->raw, n->raw},       {&s->qkv, n->qkv}, {&s->mixed, n->mixed},
-               {&s->lse, n->lse}, {&s->middle, n->middle}, {&s->up, n->up}};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i].cols) VP_TRY(vp_pass_allocate(p, all[i].m, all[i].cols, err));
+    } f32[] = {{&s->x, n->x}, {&s->lse, n->lse}, {&s->middle, n->middle}},
+      states[] = {{&s->raw, n->raw}, {&s->qkv, n->qkv}, {&s->mixed, n->mixed}, {&s->up, n->up}};
+    for (size_t i = 0; i < sizeof f32 / sizeof *f32; i++)
+        if (f32[i].cols) VP_TRY(vp_pass_allocate_f32(p, f32[i].m, f32[i].cols, err));
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++)
+        if (states[i].cols) VP_TRY(vp_pass_allocate(p, states[i].m, states[i].cols, err));
     return VP_OK;
 }
 
@@ -44,7 +48,7 @@ static int allocate_tape(vp_encoder *e, vp_tape *t, vp_error *err) {
     t->layer = vp_calloc((size_t)c->layers, sizeof *t->layer);
     if (!t->layer) return vp_fail_memory(err, "a tape", (size_t)c->layers * sizeof *t->layer);
     for (int64_t i = 0; i < c->layers; i++) VP_TRY(allocate_layer(&p, &n, &t->layer[i], err));
-    return vp_pass_allocate(&p, &t->x, c->width, err);
+    return vp_pass_allocate_f32(&p, &t->x, c->width, err);
 }
 
 void vp_tape_free(vp_tape *t) {
@@ -56,17 +60,18 @@ void vp_tape_free(vp_tape *t) {
 static int run(vp_encoder *e, const vp_sequences *s, float *hidden, vp_tape **tape, vp_error *err) {
     vp_tape *t = vp_calloc(1, sizeof *t);
     if (!t) return vp_fail_memory(err, "a tape", sizeof *t);
-    size_t mark = e->ops->arena_mark(e->queue);
+    size_t mark = e->on.ops->arena_mark(e->on.queue);
     t->step = s->step;
     int status = vp_batch_build(e, s, 0, s->B, &t->batch, &t->ids, err);
     if (!status && tape) status = allocate_tape(e, t, err);
-    if (!status) status = vp_forward(e, &t->batch, t->ids, t->step, tape ? t : NULL, hidden, err);
+    const vp_pass_options o = {.step = t->step, .tape = tape ? t : NULL, .hidden = hidden};
+    if (!status) status = vp_forward(e, &t->batch, t->ids, &o, err);
     if (tape && !status) {
         *tape = t;
         return VP_OK;
     }
     vp_tape_free(t);
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }
 
@@ -88,15 +93,15 @@ int vp_encoder_warm(vp_encoder *e, vp_error *err) {
 }
 
 size_t vp_encoder_mark(const vp_encoder *e) {
-    return e->ops->arena_mark(e->queue);
+    return e->on.ops->arena_mark(e->on.queue);
 }
 
 void vp_encoder_release_to(vp_encoder *e, size_t mark) {
-    e->ops->arena_release(e->queue, mark);
+    e->on.ops->arena_release(e->on.queue, mark);
 }
 
 vp_compute vp_encoder_compute(const vp_encoder *e) {
-    return (vp_compute){.ops = e->ops, .device = e->device, .queue = e->queue, .type = e->compute, .rows = e->rows};
+    return e->on;
 }
 
 int64_t vp_encoder_width(const vp_encoder *e) {

@@ -1,6 +1,7 @@
 /* Which numbers are trained: an adapter's matrices, or the weights themselves, laid out in one flat space in the order
  * of the weight table, so that what shares an input lies together. */
 #include "lib/base/philox.h"
+#include "lib/model/projection.h"
 #include "lib/model/token_rows.h"
 #include <math.h>
 #include <stdio.h>
@@ -271,15 +272,26 @@ static int set_targets(vp_encoder *e, vp_training *t, const vp_adapter *continue
     return status;
 }
 
+/* The numbers and their gradient are the host's; where the device's memory is separate, both are there, too. */
 static int allocate(vp_encoder *e, vp_training *t, vp_error *err) {
-    size_t bytes = (size_t)t->params.count * sizeof(float);
+    const vp_compute *on = &e->on;
+    const size_t bytes = (size_t)t->params.count * sizeof(float);
+    float **const arrays[] = {&t->value_on, &t->grad_on}, **const host[] = {&t->params.value, &t->grad};
     t->params.param = t->param;
-    t->params.value = e->ops->arena_alloc(e->queue, bytes);
-    if (t->options.backward) t->grad = e->ops->arena_alloc(e->queue, bytes);
-    if (!t->params.value || (t->options.backward && !t->grad)) return vp_fail_memory(err, "what is trained", bytes);
-    memset(t->params.value, 0, bytes);
-    if (t->grad) memset(t->grad, 0, bytes);
+    for (int i = 0; i < (t->options.backward ? 2 : 1); i++) {
+        if (!(*arrays[i] = vp_compute_take(on, "what is trained", bytes, err))) return VP_MEMORY;
+        *host[i] = on->separate ? on->ops->host_alloc(on->device, bytes) : *arrays[i];
+        if (!*host[i]) return vp_fail_memory(err, "what is trained", bytes);
+        memset(*host[i], 0, bytes);
+        VP_TRY(vp_compute_move(on, *arrays[i], *host[i], bytes, err));
+    }
     return VP_OK;
+}
+
+int vp_training_upload(vp_encoder *e, vp_error *err) {
+    const vp_training *t = e->training;
+    if (!t || !e->on.separate) return VP_OK;
+    return vp_compute_move(&e->on, t->value_on, t->params.value, (size_t)t->params.count * sizeof(float), err);
 }
 
 /* One after the other: an adapter's matrices and its rows of tokens, or the weights; the latent layer or the
@@ -321,8 +333,13 @@ int vp_training_open(vp_encoder *e, const vp_train_options *o, vp_error *err) {
     return status;
 }
 
-void vp_training_close(vp_training *t) {
+void vp_training_close(vp_encoder *e) {
+    vp_training *t = e->training;
     if (!t) return;
+    if (e->on.separate) {
+        e->on.ops->host_free(e->on.device, t->params.value);
+        e->on.ops->host_free(e->on.device, t->grad);
+    }
     for (size_t i = 0; i < t->params.n; i++) free((char *)t->param[i].name);
     free((char *)t->options.targets);
     free(t->param);
@@ -386,6 +403,37 @@ const vp_params *vp_encoder_params(const vp_encoder *e) {
 
 float *vp_encoder_gradient(const vp_encoder *e) {
     return e->training ? e->training->grad : NULL;
+}
+
+float *vp_encoder_gradient_on(const vp_encoder *e) {
+    return e->training ? e->training->grad_on : NULL;
+}
+
+/* A projection's gradient is made on the host: places [*from, *past) of the space. */
+static void on_host(const vp_encoder *e, int64_t *from, int64_t *past) {
+    const vp_training *t = e->training;
+    const bool some = e->on.separate && t->projection_at >= 0;
+    *from = some ? t->projection_at : t->params.count;
+    *past = *from + (some ? vp_projection_count(t->options.projection, e->model->config.width) : 0);
+}
+
+int vp_encoder_gradient_clear(vp_encoder *e, vp_error *err) {
+    const vp_training *t = e->training;
+    const vp_mat all = {.ptr = t->grad_on, .dtype = VP_F32, .rows = 1, .cols = t->params.count, .ld = t->params.count};
+    const vp_elem_op zero = {.out = all};
+    int64_t from, past;
+    on_host(e, &from, &past);
+    if (past > from) memset(t->grad + from, 0, (size_t)(past - from) * sizeof *t->grad);
+    return vp_compute_check(&e->on, e->on.ops->fill(e->on.queue, &zero), err);
+}
+
+int vp_encoder_gradient_fetch(vp_encoder *e, vp_error *err) {
+    const vp_training *t = e->training;
+    int64_t from, past;
+    on_host(e, &from, &past);
+    VP_TRY(vp_compute_move(&e->on, t->grad, t->grad_on, (size_t)from * sizeof(float), err));
+    return vp_compute_move(&e->on, t->grad + past, t->grad_on + past, (size_t)(t->params.count - past) * sizeof(float),
+                           err);
 }
 
 const vp_train_options *vp_encoder_training(const vp_encoder *e) {

@@ -2,7 +2,7 @@
  * backward pass. What the loss is, and what the optimiser does with the gradient, is lib/train's business. */
 #ifndef VP_MODEL_TRAINING_H
 #define VP_MODEL_TRAINING_H
-#include "kernels/ops.h"
+#include "lib/model/compute.h"
 #include "lib/model/latent.h"
 #include "lib/model/model.h"
 
@@ -36,7 +36,12 @@ typedef struct vp_train_options {
 /* The trained numbers and their gradient, valid until the encoder is closed: at first the adapter's start (A uniform in
  * +-1/sqrt(inputs), B zero, as PEFT; or as `start` has them), or the model's weights. NULL where nothing is trained. */
 const vp_params *vp_encoder_params(const vp_encoder *e);
-float *vp_encoder_gradient(const vp_encoder *e); /* [count]: vp_encoder_backward adds to it */
+/* [count]: vp_encoder_backward adds to the one on the device (its address is for operations that add to parts of it);
+ * _clear sets that to zero, _fetch brings it to the host's, which is the same where the memory is. */
+float *vp_encoder_gradient(const vp_encoder *e);
+float *vp_encoder_gradient_on(const vp_encoder *e);
+int vp_encoder_gradient_clear(vp_encoder *e, vp_error *err);
+int vp_encoder_gradient_fetch(vp_encoder *e, vp_error *err);
 /* vp_model_merge of the model as it is trained now, in one file, with these settings. */
 int vp_encoder_save(const vp_encoder *e, const vp_settings *settings, const char *folder, vp_dtype dtype,
                     vp_merged *merged, vp_error *err);
@@ -83,14 +88,7 @@ void vp_pooler_give_projection(vp_pooler *p, int64_t dims, int64_t width, const 
 /* When the gradient of a step's last micro-batch was made: what all of them share goes on to the latents. */
 int vp_pooler_finish(vp_pooler *p, vp_error *err);
 
-/* The device that an encoder computes on, for objectives that need products of their own. */
-typedef struct vp_compute {
-    const vp_backend *ops;
-    vp_device *device;
-    vp_queue *queue;
-    vp_dtype type; /* of its linears' products, VP_F32 or VP_BF16; with `rows` of their weights, VP_I8 too */
-    bool rows;     /* weights are kept row by row, for generation */
-} vp_compute;
+/* The device that an encoder computes on, for what computes beside it. */
 vp_compute vp_encoder_compute(const vp_encoder *e);
 
 #endif

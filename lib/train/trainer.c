@@ -19,26 +19,21 @@ static int add_losses(const vp_step *s, const vp_micros *all, vp_trained *done, 
     return VP_OK;
 }
 
-static int check(const vp_trainer *t, int status, vp_error *err) {
-    const vp_compute c = vp_encoder_compute(t->p.encoder);
-    return status ? vp_fail(err, status, "%s", c.ops->why(c.queue)) : VP_OK;
-}
-
 /* Scales the gradient so that its length is at most `clip`, as PyTorch's clip_grad_norm_. */
 static int clip(vp_trainer *t, vp_optim_op *op, int64_t step, double *norm, vp_error *err) {
-    const vp_compute c = vp_encoder_compute(t->p.encoder);
+    const vp_compute *c = &t->host;
     double sum = 0, factor = 1 / (double)t->waiting;
     int finite = 1;
     op->sum = &sum;
     op->finite = &finite;
-    VP_TRY(check(t, c.ops->sumsq(c.queue, op), err));
+    VP_TRY(vp_compute_check(c, c->ops->sumsq(c->queue, op), err));
     *norm = sqrt(sum) * factor;
     if (!finite || !isfinite(sum))
         return vp_fail(err, VP_DATA, "step %lld: the gradient is not finite", (long long)step);
     if (t->o.clip > 0 && *norm > t->o.clip) factor *= t->o.clip / (*norm + 1e-6);
     op->clip = factor;
     if (!(factor < 1)) return VP_OK;
-    return check(t, c.ops->clip(c.queue, op), err);
+    return vp_compute_check(c, c->ops->clip(c->queue, op), err);
 }
 
 /* What is packed follows the numbers. */
@@ -50,7 +45,7 @@ static int changed(vp_trainer *t, vp_error *err) {
 }
 
 static int update(vp_trainer *t, int64_t step, vp_trained *done, vp_error *err) {
-    const vp_compute c = vp_encoder_compute(t->p.encoder);
+    const vp_compute *c = &t->host;
     vp_optim_op op = {.master = t->params->value,
                       .m = t->m,
                       .v = t->v,
@@ -62,28 +57,35 @@ static int update(vp_trainer *t, int64_t step, vp_trained *done, vp_error *err) 
                       .eps = t->o.eps,
                       .decay = t->o.decay,
                       .t = t->updates + 1};
+    VP_TRY(vp_encoder_gradient_fetch(t->p.encoder, err));
     VP_TRY(clip(t, &op, step, &done->norm, err));
-    int (*const run[])(vp_queue *, const vp_optim_op *) = {c.ops->adamw, c.ops->sgd, c.ops->rmsprop};
-    VP_TRY(check(t, run[t->o.optimizer](c.queue, &op), err));
+    int (*const run[])(vp_queue *, const vp_optim_op *) = {c->ops->adamw, c->ops->sgd, c->ops->rmsprop};
+    VP_TRY(vp_compute_check(c, run[t->o.optimizer](c->queue, &op), err));
     t->updates++;
     t->waiting = 0;
     done->updated = true;
     return changed(t, err);
 }
 
-static size_t head_numbers(const vp_trainer *t) {
-    return (size_t)(t->head_rows * vp_head_width(t->p.head));
+/* The gradient of the head's rows, at p on the encoder's device. */
+static vp_mat head_matrix(const vp_trainer *t, float *p) {
+    const int64_t C = vp_head_width(t->p.head);
+    return (vp_mat){.ptr = p, .dtype = VP_F32, .rows = t->head_rows, .cols = C, .ld = C};
 }
 
-/* A tied head's gradient joins that of the embedding when the step is done: so its sums, too, do not depend on how the
- * step was cut. */
+/* A tied head's gradient is a step's own, */
+static int clear_tied(vp_trainer *t, vp_error *err) {
+    const vp_compute c = vp_encoder_compute(t->p.encoder);
+    const vp_elem_op zero = {.out = head_matrix(t, t->dhead)};
+    return vp_compute_check(&c, c.ops->fill(c.queue, &zero), err);
+}
+
+/* and joins that of the embedding when the step is done: so its sums, too, do not depend on how the step was cut. */
 static int join_tied(vp_trainer *t, vp_error *err) {
     const vp_compute c = vp_encoder_compute(t->p.encoder);
-    const int64_t C = vp_head_width(t->p.head);
-    const vp_mat head = {.ptr = t->dhead, .dtype = VP_F32, .rows = t->head_rows, .cols = C, .ld = C};
-    vp_elem_op op = {.x = head, .y = head, .out = head, .a = 1, .b = 1};
-    op.y.ptr = op.out.ptr = t->grad + t->head;
-    return check(t, c.ops->add(c.queue, &op), err);
+    const vp_mat all = head_matrix(t, vp_encoder_gradient_on(t->p.encoder) + t->head);
+    const vp_elem_op op = {.x = head_matrix(t, t->dhead), .y = all, .out = all, .a = 1, .b = 1};
+    return vp_compute_check(&c, c.ops->add(c.queue, &op), err);
 }
 
 /* Tokens of a micro-batch, whose tape must fit where it is longer than a unit. */
@@ -95,8 +97,8 @@ static int64_t micro_tokens(const vp_trainer *t) {
 int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error *err) {
     vp_micros all;
     *done = (vp_trained){.rows = s->B, .tokens = s->T, .lr = vp_schedule_lr(&t->schedule, s->step)};
-    if (!t->waiting) memset(t->grad, 0, (size_t)t->params->count * sizeof *t->grad);
-    if (t->tied) memset(t->dhead, 0, head_numbers(t) * sizeof *t->dhead);
+    if (!t->waiting) VP_TRY(vp_encoder_gradient_clear(t->p.encoder, err));
+    if (t->tied) VP_TRY(clear_tied(t, err));
     int status = vp_micros_open(&all, s, t->p.pooler, t->width, micro_tokens(t), err);
     if (!status) status = vp_trainer_gradient(t, s, &all, err);
     if (!status) status = vp_pooler_finish(t->p.pooler, err);
@@ -127,8 +129,18 @@ static int open_head(vp_trainer *t, vp_error *err) {
     }
     if (t->head < 0) return VP_OK;
     t->tied = tied;
-    t->dhead = tied ? vp_calloc(head_numbers(t), sizeof *t->dhead) : t->grad + t->head;
-    return t->dhead ? VP_OK : vp_fail_memory(err, "the head's gradient", head_numbers(t) * sizeof *t->dhead);
+    const vp_compute c = vp_encoder_compute(t->p.encoder);
+    const size_t bytes = (size_t)(t->head_rows * vp_head_width(t->p.head)) * sizeof *t->dhead;
+    t->dhead =
+        tied ? vp_compute_take(&c, "the head's gradient", bytes, err) : vp_encoder_gradient_on(t->p.encoder) + t->head;
+    return t->dhead ? VP_OK : VP_MEMORY;
+}
+
+static int open_host(vp_trainer *t, vp_error *err) {
+    t->host = vp_encoder_compute(t->p.encoder);
+    if (!t->host.separate) return VP_OK;
+    t->host = (vp_compute){0};
+    return vp_compute_open(&t->host, "cpu", 0, NULL, err);
 }
 
 int vp_trainer_open(vp_trainer **out, const vp_trainer_options *o, const vp_trainer_parts *parts, vp_error *err) {
@@ -141,7 +153,8 @@ int vp_trainer_open(vp_trainer **out, const vp_trainer_options *o, const vp_trai
     t->grad = vp_encoder_gradient(parts->encoder);
     t->width = vp_encoder_width(parts->encoder);
     const bool m = o->optimizer == VP_ADAMW || (o->optimizer == VP_SGD && o->beta1 > 0), v = o->optimizer != VP_SGD;
-    int status = t->params && t->grad ? VP_OK : vp_fail(err, VP_BUG, "the encoder was not opened for training");
+    int status =
+        t->params && t->grad ? open_host(t, err) : vp_fail(err, VP_BUG, "the encoder was not opened for training");
     if (!status) status = open_head(t, err);
     if (!status && m) status = allocate(&t->m, t->params->count, err);
     if (!status && v) status = allocate(&t->v, t->params->count, err);
@@ -155,9 +168,10 @@ int vp_trainer_open(vp_trainer **out, const vp_trainer_options *o, const vp_trai
 
 void vp_trainer_close(vp_trainer *t) {
     if (!t) return;
+    const bool own = t->host.device && t->host.device != vp_encoder_compute(t->p.encoder).device;
+    if (own) vp_compute_close(&t->host);
     free(t->m);
     free(t->v);
-    if (t->tied) free(t->dhead);
     free(t);
 }
 

@@ -9,15 +9,17 @@ struct vp_trainer {
     vp_trainer_parts p;
     vp_schedule schedule;
     const vp_params *params;
-    float *grad, *m, *v;
+    float *grad, *m, *v;           /* on the host, where the optimiser runs */
+    vp_compute host;               /* what it runs on: the encoder's device where that has no memory of its own */
     int64_t head;                  /* offset of the head's rows that are trained here; -1: none */
     int64_t head_first, head_rows; /* which these are */
-    float *dhead;                  /* their gradient; of a tied head, which is the embedding, that of the step alone */
+    float *dhead; /* their gradient, on the encoder's device; of a tied head, which is the embedding, that of the step
+                     alone */
     bool tied;
     int64_t width, updates, waiting; /* waiting: steps whose gradient no update has used */
 };
 
-/* Adds the step's gradient to t->grad (and t->dhead); all->loss gets every row's share. */
+/* Adds the step's gradient to the encoder's (and t->dhead); all->loss gets every row's share. */
 int vp_trainer_gradient(vp_trainer *t, const vp_step *s, vp_micros *all, vp_error *err);
 
 #endif

@@ -4,7 +4,8 @@ REPO="$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)"
 : "${VP_BIN:=$REPO/build/bin}"
 PATH="$VP_BIN:$PATH"
 export REPO VP_BIN PATH LC_ALL=C.UTF-8
-unset VP_MODEL
+unset VP_MODEL VP_CUDA_LIBRARY
+export VP_DEVICE=cpu
 if [ -n "${BATS_TEST_TMPDIR:-}" ]; then cd "$BATS_TEST_TMPDIR" || exit 1; fi
 
 # expect STATUS COMMAND...: standard output goes to the file `out`, standard error to `err`; the status must match.

@@ -55,12 +55,12 @@ only() {
     only 'lib/(base|stream|text|file)/.*' lib/text/*.[ch]
 }
 
-@test "lib/model reaches arithmetic through kernels/ops.h" {
-    only 'lib/(base|file|stream|model)/.*|lib/index/(index|kv)\.h|kernels/ops\.h' lib/model/*.[ch]
+@test "lib/model reaches arithmetic through kernels/ops.h, and opens a device by kernels/load.h" {
+    only 'lib/(base|file|stream|model)/.*|lib/index/(index|kv)\.h|kernels/(ops|load)\.h' lib/model/*.[ch]
 }
 
-@test "lib/index does not know models" {
-    only 'lib/(base|stream|text|index)/.*|kernels/ops\.h' lib/index/*.[ch]
+@test "lib/index does not know models, and opens a device by kernels/load.h" {
+    only 'lib/(base|stream|text|index)/.*|kernels/(ops|load)\.h' lib/index/*.[ch]
 }
 
 @test "lib/train includes base, stream, text and model, and reaches arithmetic through kernels/ops.h" {

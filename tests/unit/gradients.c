@@ -52,7 +52,7 @@ static void compare(op_case *c, const gradient_pair *p, const gradient_of *g, co
 }
 
 static void run(op_case *c, const gradient_pair *p, vp_queue *q) {
-    if (p->backward(c, q, p->op)) case_fail(c, "%s", c->be->why(q));
+    CASE_OK(c, p->backward(c, q, p->op), q);
 }
 
 void check_gradients(op_case *c, const gradient_pair *p) {

@@ -86,7 +86,7 @@ void packed_free(packed *p) {
 }
 
 float *encode(vp_model *m, const vp_frame *f, const char *attention, int threads, int64_t batch_tokens, vp_error *err) {
-    vp_encode_options o = {.device = "cpu", .threads = threads, .attention = attention, .batch_tokens = batch_tokens};
+    vp_encode_options o = {.threads = threads, .attention = attention, .batch_tokens = batch_tokens};
     return encode_with(m, f, &o, err);
 }
 

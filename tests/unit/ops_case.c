@@ -1,5 +1,7 @@
 /* Random cases for the tests of operations: ops_case.h tells what and why. */
 #include "tests/unit/ops_case.h"
+#include "kernels/load.h"
+#include "lib/base/half.h"
 #include "tests/unit/tap.h"
 #include <math.h>
 #include <stdarg.h>
@@ -13,6 +15,12 @@ void case_fail(op_case *c, const char *format, ...) {
     va_start(args, format);
     vsnprintf(c->failure, sizeof c->failure, format, args);
     va_end(args);
+}
+
+bool case_separate(const op_case *c) {
+    vp_caps caps;
+    c->be->caps(c->device_one, &caps);
+    return caps.separate;
 }
 
 /* SplitMix64 */
@@ -39,7 +47,7 @@ int64_t case_size(op_case *c, int64_t most) {
 }
 
 void *case_alloc(op_case *c, size_t bytes) {
-    void *p = vp_calloc(1, bytes ? bytes : 1);
+    void *p = c->be->host_alloc(c->device_one, bytes ? bytes : 1);
     void **owned = realloc(c->owned, (c->nowned + 1) * sizeof *owned);
     if (!p || !owned) {
         fprintf(stderr, "out of memory\n");
@@ -48,6 +56,13 @@ void *case_alloc(op_case *c, size_t bytes) {
     c->owned = owned;
     c->owned[c->nowned++] = p;
     return p;
+}
+
+void case_free(op_case *c) {
+    for (size_t i = 0; i < c->nowned; i++) c->be->host_free(c->device_one, c->owned[i]);
+    free(c->owned);
+    c->owned = NULL;
+    c->nowned = 0;
 }
 
 float *case_floats(op_case *c, int64_t n) {
@@ -70,6 +85,29 @@ vp_mat case_copy(op_case *c, const vp_mat *m) {
     copy.ptr = case_alloc(c, bytes);
     if (bytes) memcpy(copy.ptr, m->ptr, bytes);
     return copy;
+}
+
+vp_mat case_bf16(op_case *c, vp_mat *m) {
+    vp_mat half = *m;
+    half.dtype = VP_BF16;
+    half.ld = m->cols + case_int(c, 0, 1) * 3;
+    half.ptr = case_alloc(c, (size_t)(m->rows * half.ld) * sizeof(uint16_t));
+    for (int64_t i = 0; i < m->rows; i++)
+        for (int64_t j = 0; j < half.ld; j++) {
+            uint16_t bits = j < m->cols ? vp_float_bf16(mat_row(m, i)[j]) : 0x7fff;
+            ((uint16_t *)half.ptr)[i * half.ld + j] = bits;
+            if (j < m->cols) mat_row(m, i)[j] = vp_bf16_float(bits);
+        }
+    return half;
+}
+
+vp_mat case_f32(op_case *c, const vp_mat *m) {
+    vp_mat wide = {.dtype = VP_F32, .rows = m->rows, .cols = m->cols, .ld = m->cols};
+    wide.ptr = case_alloc(c, (size_t)(m->rows * m->cols) * sizeof(float));
+    for (int64_t i = 0; i < m->rows; i++)
+        for (int64_t j = 0; j < m->cols; j++)
+            mat_row(&wide, i)[j] = vp_bf16_float(((const uint16_t *)m->ptr)[i * m->ld + j]);
+    return wide;
 }
 
 vp_mat case_cut(const vp_mat *m, int64_t first, int64_t rows) {
@@ -146,7 +184,7 @@ vp_drop case_drop(op_case *c) {
 
 /* ---- running ---- */
 static bool open_device(op_case *c, int threads, vp_device **d, vp_queue **q, vp_error *err) {
-    vp_device_options options = {.threads = threads, .isa = c->isa};
+    vp_device_options options = {.threads = threads, .index = c->number, .isa = c->isa};
     return !c->be->open(d, &options, err) && !c->be->queue_open(q, *d, err);
 }
 
@@ -164,23 +202,24 @@ static void run_seed(op_case *c, const op_test *t, uint64_t seed) {
     for (const char *p = t->name; *p; p++) c->state = c->state * 131 + (unsigned char)*p;
     c->failure[0] = '\0';
     t->run(c);
-    for (size_t i = 0; i < c->nowned; i++) free(c->owned[i]);
-    free(c->owned);
-    c->owned = NULL;
-    c->nowned = 0;
+    case_free(c);
 }
 
 static void run_test(op_case *c, const op_test *t, uint64_t first, uint64_t last) {
     int failures = 0;
     char rerun[500] = "";
+    c->skip = NULL;
     for (uint64_t seed = first; seed <= last; seed++) {
         run_seed(c, t, seed);
         if (c->failure[0] && failures++ == 0)
             snprintf(rerun, sizeof rerun, "%s:seed=%llu:isa=%s: %s", t->name, (unsigned long long)seed, c->isa,
                      c->failure);
     }
-    OK(failures == 0, "%s on %s, %llu cases%s%s", t->name, c->isa, (unsigned long long)(last - first + 1),
-       failures ? "; rerun " : "", rerun);
+    if (c->skip)
+        OK(true, "%s on %s # SKIP %s", t->name, c->isa, c->skip);
+    else
+        OK(failures == 0, "%s on %s, %llu cases%s%s", t->name, c->isa, (unsigned long long)(last - first + 1),
+           failures ? "; rerun " : "", rerun);
 }
 
 /* name[:seed=N][:isa=NAME] */
@@ -206,25 +245,43 @@ static bool parse_selection(selection *s, const char *text) {
     return true;
 }
 
+static uint64_t last_seed(const selection *s, const op_test *t) {
+    const char *most = getenv("VP_TEST_SEEDS");
+    const uint64_t n = most ? strtoull(most, NULL, 10) : 0, all = (uint64_t)t->seeds;
+    return s->seed ? s->seed : n && n < all ? n : all;
+}
+
+/* The tests selected, on a device of one instruction set. */
+static void run_isa(op_case *c, const selection *s, const op_test *tests, size_t n) {
+    vp_error err = {0};
+    if (open_device(c, 1, &c->device_one, &c->one, &err) && open_device(c, 3, &c->device_three, &c->three, &err)) {
+        for (size_t t = 0; t < n; t++)
+            if (!s->name[0] || strcmp(s->name, tests[t].name) == 0)
+                run_test(c, &tests[t], s->seed ? s->seed : 1, last_seed(s, &tests[t]));
+    } else {
+        OK(err.code == VP_USAGE && strcmp(c->isa, "scalar") != 0, "%s # SKIP %s", c->isa, err.text);
+    }
+    close_devices(c);
+}
+
 int op_main(int argc, char **argv, const op_test *tests, size_t n) {
     static const char *const isas[] = {"avx512", "avx2", "scalar"};
     selection s = {0};
+    vp_error err = {0};
+    const char *device = getenv("VP_TEST_DEVICE");
+    op_case c = {.isa = device, .be = vp_backend_cpu()};
     if (argc > 2 || (argc == 2 && !parse_selection(&s, argv[1]))) {
-        fprintf(stderr, "usage: %s [NAME[:seed=N][:isa=NAME]]\n", argv[0]);
+        fprintf(stderr, "usage: [VP_TEST_DEVICE=" VP_DEVICES "] %s [NAME[:seed=N][:isa=NAME]]\n", argv[0]);
         return VP_USAGE;
     }
-    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        op_case c = {.isa = isas[i], .be = vp_backend_cpu()};
-        vp_error err = {0};
-        if (s.isa[0] && strcmp(s.isa, isas[i]) != 0) continue;
-        if (open_device(&c, 1, &c.device_one, &c.one, &err) && open_device(&c, 3, &c.device_three, &c.three, &err)) {
-            for (size_t t = 0; t < n; t++)
-                if (!s.name[0] || strcmp(s.name, tests[t].name) == 0)
-                    run_test(&c, &tests[t], s.seed ? s.seed : 1, s.seed ? s.seed : (uint64_t)tests[t].seeds);
-        } else {
-            OK(err.code == VP_USAGE && strcmp(isas[i], "scalar") != 0, "%s # SKIP %s", isas[i], err.text);
-        }
-        close_devices(&c);
+    if (device && vp_backend_choose(device, &c.be, &c.number, &err)) {
+        fprintf(stderr, "%s\n", err.text);
+        return err.code;
     }
+    for (size_t i = 0; !device && i < sizeof isas / sizeof *isas; i++) {
+        c.isa = isas[i];
+        if (!s.isa[0] || strcmp(s.isa, isas[i]) == 0) run_isa(&c, &s, tests, n);
+    }
+    if (device) run_isa(&c, &s, tests, n);
     return done();
 }

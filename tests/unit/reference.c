@@ -107,7 +107,7 @@ static bool allowed(const vp_attn_op *op, int64_t b, int64_t i, int64_t j) {
     return order && segment && (op->window == 0 || distance < op->window);
 }
 
-static void attend(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double *p, double *out) {
+void ref_attn_row(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double *p) {
     int64_t base = op->batch->cu_q[b], n = op->batch->cu_q[b + 1] - base, d = op->d;
     int64_t g = h / (op->heads / op->groups);
     double top = -INFINITY, sum = 0.0;
@@ -120,11 +120,18 @@ static void attend(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double
         top = fmax(top, p[j]);
     }
     for (int64_t j = 0; j < n; j++) sum += p[j] = exp(p[j] - top);
+    for (int64_t j = 0; j < n; j++) p[j] /= sum;
+}
+
+static void attend(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double *p, double *out) {
+    int64_t base = op->batch->cu_q[b], n = op->batch->cu_q[b + 1] - base, d = op->d;
+    int64_t g = h / (op->heads / op->groups);
+    ref_attn_row(op, b, i, h, p);
     for (int64_t j = 0; j < n && op->drop.p > 0.0f; j++)
         p[j] *= ref_drop(&op->drop, op->batch->row[b], i * (1 << 19) + j, (int32_t)h);
     for (int64_t c = 0; c < d; c++) {
         out[c] = 0.0;
-        for (int64_t j = 0; j < n; j++) out[c] += p[j] / sum * at(&op->v, base + j, g * d + c);
+        for (int64_t j = 0; j < n; j++) out[c] += p[j] * at(&op->v, base + j, g * d + c);
     }
 }
 

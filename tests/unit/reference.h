@@ -15,6 +15,8 @@ void ref_norm(const vp_norm_op *op, double *out); /* of x as it stands, after d 
 void ref_softmax(const vp_mat *x, double *out);
 void ref_rope(const vp_rope_op *op, double *out);
 void ref_attn(const vp_attn_op *op, double *out);
+/* Probabilities of query i of sequence b in head h for the sequence's keys, before dropout. */
+void ref_attn_row(const vp_attn_op *op, int64_t b, int64_t i, int64_t h, double *p);
 int64_t ref_pool(const vp_pool_op *op, double *out); /* returns how many rows had nothing */
 
 #endif

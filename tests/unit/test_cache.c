@@ -20,7 +20,8 @@ typedef struct setup {
 } setup;
 
 static bool open_setup(setup *s, const char *name, vp_error *err) {
-    const vp_encode_options o = {.threads = 2, .compute = "f32", .attention = "causal", .generate = true};
+    const vp_encode_options o = {
+        .device = "cpu", .threads = 2, .compute = "f32", .attention = "causal", .generate = true};
     *s = (setup){.name = name};
     for (int32_t i = 0; i < ALL; i++) s->ids[i] = 3 + (i * 37 + 11) % 300;
     if (vp_model_open(&s->model, golden_path("%s", name), err)) return false;
@@ -64,7 +65,8 @@ static void free_kv(vp_kv *kv) {
 /* Of n tokens at positions `at`, at + 1, ... in a pass with this attention. */
 static vp_kv keys_of(setup *s, const int32_t *ids, int32_t n, int32_t at, const char *attention, vp_error *err) {
     const vp_train_options train = {.rank = 1, .alpha = 1, .targets = "q_proj", .backward = true};
-    const vp_encode_options o = {.threads = 1, .compute = "f32", .attention = attention, .train = &train};
+    const vp_encode_options o = {
+        .device = "cpu", .threads = 1, .compute = "f32", .attention = attention, .train = &train};
     const int32_t cu[2] = {0, n};
     int32_t pos[ALL];
     const int64_t T = n;

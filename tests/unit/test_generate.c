@@ -52,8 +52,13 @@ static float *append(setup *s, vp_cache *const *cache, int B, const sequence *q,
     float *last = vp_calloc((size_t)B * (size_t)s->width, 4), *z = vp_calloc((size_t)B * (size_t)s->vocab, 4);
     const vp_mat x = {.ptr = last, .dtype = VP_F32, .rows = B, .cols = s->width, .ld = s->width};
     const vp_mat logits = {.ptr = z, .dtype = VP_F32, .rows = B, .cols = s->vocab, .ld = s->vocab};
-    const bool good =
-        !vp_encoder_append(s->encoder, cache, B, ids, cu, last, err) && !vp_head_logits(s->head, &x, &logits, err);
+    const vp_compute on = vp_encoder_compute(s->encoder);
+    bool good = !vp_encoder_append(s->encoder, cache, B, ids, cu, last, err);
+    vp_transfer t = vp_transfer_begin(&on, "logits", err);
+    const vp_mat in = vp_transfer_put_mat(&t, &x), out = vp_transfer_room_mat(&t, &logits);
+    if (good && !t.status) t.status = vp_head_logits(s->head, &in, &out, err);
+    vp_transfer_get_mat(&t, &logits, &out);
+    good = !vp_transfer_end(&t) && good;
     free(last);
     if (good) return z;
     free(z);

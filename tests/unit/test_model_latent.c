@@ -135,8 +135,9 @@ static void test_gradient(const reference *r) {
     vp_encoder *e = NULL;
     vp_latent_sizes sizes = {0};
     const vp_train_options train = {.rank = 2, .alpha = 4, .backward = true, .latent = &sizes};
-    const vp_encode_options o = {.device = "cpu", .threads = 1, .train = &train};
+    const vp_encode_options o = {.threads = 1, .train = &train};
     must(vp_encoder_open(&e, m, &o, NULL, &err), &err);
+    must(vp_encoder_warm(e, &err), &err);
     vp_pooler *p = open_pooler(m, true, &err);
     float *dhidden = vp_calloc((size_t)r->hidden.n, sizeof *dhidden);
     if (!p || !dhidden) must(VP_BUG, &err);
@@ -144,6 +145,7 @@ static void test_gradient(const reference *r) {
     must(vp_pooler_backward(p, r->rows.frame, r->hidden.f, r->hidden.cols, r->demb.f, r->emb.rows, dhidden, &err),
          &err);
     must(vp_pooler_finish(p, &err), &err);
+    must(vp_encoder_gradient_fetch(e, &err), &err);
     const double off = relative_error(dhidden, r->dhidden.f, r->dhidden.n);
     OK(off <= 1e-5, "gradient of hidden states, off by %.2g", off);
     const vp_train_options *took = vp_encoder_training(e);

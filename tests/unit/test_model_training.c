@@ -54,6 +54,7 @@ static int backpropagate(const setup *s, const packed *p, int64_t parts, gradien
     int32_t *unit = NULL;
     int64_t n = 0;
     int status = vp_frame_ints(p->frame, "unit", &unit, &n, err);
+    if (!status) status = vp_encoder_changed(s->encoder, err);
     for (int64_t b = 0, end; !status && b < p->frame->B; b = end) {
         end = b + (p->frame->B + parts - 1) / parts;
         while (end < p->frame->B && unit[end] == unit[end - 1]) end++;
@@ -76,7 +77,7 @@ static int backpropagate(const setup *s, const packed *p, int64_t parts, gradien
         vp_frame_free(f);
     }
     free(unit);
-    return status;
+    return status ? status : vp_encoder_gradient_fetch(s->encoder, err);
 }
 
 /* ---- against PyTorch ---- */

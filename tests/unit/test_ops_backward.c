@@ -59,7 +59,7 @@ static void check_norm_split(op_case *c, const vp_norm_op *whole, const vp_mat *
 }
 
 static void test_norm(op_case *c) {
-    vp_batch batch = case_unit_batch(c, case_int(c, 1, 5), 40);
+    vp_batch batch = case_unit_batch(c, case_int(c, 1, 5), case_int(c, 0, 3) ? 40 : 400);
     int64_t heads = case_int(c, 0, 3), d = case_size(c, 130) + 1, C = d * (heads ? heads : 1);
     vp_mat weight = case_dense(c, 1, d), bias = case_dense(c, 1, d), dw = case_dense(c, 1, d), db = case_dense(c, 1, d);
     vp_mat dx = case_mat(c, batch.T, C), dout = case_mat(c, batch.T, C);
@@ -236,7 +236,7 @@ static void test_embed(op_case *c) {
         CASE_OK(c, c->be->embed_bwd(c->three, &part), c->three);
     }
     case_same_bytes(c, "dtable of two calls", &sum, &dtable);
-    if (batch.T == 0) return;
+    if (batch.T == 0 || case_separate(c)) return;
     ids[batch.T - 1] = (int32_t)V;
     if (c->be->embed_bwd(c->one, &op) != VP_BUG) case_fail(c, "an id past the end was taken");
 }

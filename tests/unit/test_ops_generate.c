@@ -61,6 +61,10 @@ static void cut_spans(op_case *c, cached *a) {
     a->batch.cu_k = cu_k;
     a->op.spans = spans;
     a->op.nspans = nspans;
+    a->op.most_keys = 0;
+    for (int64_t b = 0; b < B; b++)
+        if (a->all.cu_q[b + 1] - a->all.cu_q[b] > a->op.most_keys)
+            a->op.most_keys = a->all.cu_q[b + 1] - a->all.cu_q[b];
     a->op.k = case_mat(c, cu_k[B], a->whole.k.cols);
     a->op.v = a->op.k;
     a->op.v.ptr = case_floats(c, cu_k[B] * a->op.k.ld + 1);
@@ -73,9 +77,9 @@ static void cut_spans(op_case *c, cached *a) {
 }
 
 static void random_whole(op_case *c, cached *a) {
-    static const int32_t widths[] = {8, 16, 18, 32, 64, 80, 128, 5};
+    static const int32_t widths[] = {8, 16, 18, 32, 64, 80, 128, 5, 256};
     const int32_t groups = (int32_t)case_int(c, 1, 3), heads = groups * (int32_t)case_int(c, 1, 4);
-    const int32_t d = widths[case_int(c, 0, 7)];
+    const int32_t d = widths[case_int(c, 0, 8)];
     const int64_t B = case_int(c, 1, 4);
     a->all = case_batch(c, case_offsets(c, B, 700), B);
     a->whole = (vp_attn_op){.batch = &a->all, .heads = heads, .groups = groups, .d = d};
@@ -115,24 +119,49 @@ static void take_fresh(op_case *c, cached *a) {
                    (size_t)a->op.q.cols * sizeof(float));
 }
 
-static void check_want(op_case *c, const cached *a, const double *all) {
-    const int64_t width = a->op.out.cols;
+static void check_want(op_case *c, const cached *a, const vp_mat *out, const double *all, double bound) {
+    const int64_t width = out->cols;
     double *want = case_alloc(c, (size_t)(a->batch.T * width + 1) * sizeof *want);
     for (int64_t b = 0; b < a->batch.B; b++)
         memcpy(want + a->batch.cu_q[b] * width, all + (a->all.cu_q[b] + a->batch.q_off[b]) * width,
                (size_t)(a->fresh[b] * width) * sizeof *want);
-    case_near(c, "attn", &a->op.out, want, NULL, 4e-6);
+    case_near(c, "attn", out, want, NULL, bound);
+}
+
+/* In bf16 the weights of values up to 1 are rounded, and the result: half a unit in the last of 8 digits each; the same
+ * bytes from other spans. */
+static void check_attn_bf16(op_case *c, const cached *a, const double *want) {
+    cached half = *a;
+    half.op.batch = &half.batch;
+    half.op.q = case_bf16(c, &half.op.q);
+    for (int i = 0; i < 2; i++) {
+        const vp_attn_op first = half.op;
+        cut_spans(c, &half);
+        half.op.k = case_bf16(c, &half.op.k);
+        half.op.v = case_bf16(c, &half.op.v);
+        vp_mat out = case_mat(c, a->op.out.rows, a->op.out.cols);
+        half.op.out = case_bf16(c, &out);
+        CASE_OK(c, c->be->attn(c->one, &half.op), c->one);
+        const vp_mat got = case_f32(c, &half.op.out);
+        if (i == 0) check_want(c, &half, &got, want, 3.0 / 512);
+        if (i == 0) continue;
+        const vp_mat before = case_f32(c, &first.out);
+        case_same_bytes(c, "other spans in bf16", &got, &before);
+    }
 }
 
 static void test_attn(op_case *c) {
     cached a;
+    vp_caps caps;
     random_whole(c, &a);
+    c->be->caps(c->device_one, &caps);
+    if (caps.bf16_states) round_all(&a.whole.q);
     double *want = case_alloc(c, (size_t)(a.all.T * a.whole.out.cols + 1) * sizeof *want);
     ref_attn(&a.whole, want);
     take_fresh(c, &a);
     cut_spans(c, &a);
     CASE_OK(c, c->be->attn(c->one, &a.op), c->one);
-    check_want(c, &a, want);
+    check_want(c, &a, &a.op.out, want, 4e-6);
     case_guards(c, "out", &a.op.out);
     /* cut otherwise, in other tiles, with 3 threads */
     cached again = a;
@@ -143,10 +172,14 @@ static void test_attn(op_case *c) {
     cut_spans(c, &again);
     CASE_OK(c, c->be->attn(c->three, &again.op), c->three);
     case_same_bytes(c, "other spans, other tiles, 3 threads", &again.op.out, &a.op.out);
+    if (caps.bf16_states) check_attn_bf16(c, &a, want);
 }
 
 static void test_attn_refusals(op_case *c) {
     cached a;
+    vp_caps caps;
+    c->be->caps(c->device_one, &caps);
+    if (caps.separate) return; /* offsets on a device are nothing that its host could check */
     random_whole(c, &a);
     take_fresh(c, &a);
     cut_spans(c, &a);
@@ -222,6 +255,20 @@ static void check_runs(op_case *c, const vp_linear_op *all) {
     case_same_bytes(c, "rows in runs", &got, &all->out);
 }
 
+/* BF16 in and out is the F32 result of the same numbers, rounded. */
+static void check_rounded(op_case *c, const vp_linear_op *op, vp_mat *x, const vp_mat *want) {
+    vp_linear_op half = *op;
+    half.x = case_bf16(c, x);
+    half.out = case_copy(c, want);
+    half.out = case_bf16(c, &half.out);
+    CASE_OK(c, c->be->linear(c->one, &half), c->one);
+    CASE_OK(c, c->be->linear(c->one, op), c->one);
+    vp_mat rounded = case_copy(c, want);
+    case_bf16(c, &rounded);
+    const vp_mat got = case_f32(c, &half.out);
+    case_same_bytes(c, "in bf16", &got, &rounded);
+}
+
 static void check_rows(op_case *c, vp_dtype type) {
     const int64_t m = case_size(c, 300), n = case_size(c, 200), k = case_size(c, 300);
     float *w = case_floats(c, n * k), *bias = case_int(c, 0, 1) ? case_floats(c, n) : NULL;
@@ -250,6 +297,9 @@ static void check_rows(op_case *c, vp_dtype type) {
     case_near(c, "linear", &op.out, want, size, 0);
     case_guards(c, "out", &op.out);
     check_runs(c, &op);
+    vp_caps caps;
+    c->be->caps(c->device_three, &caps);
+    if (caps.bf16_states) check_rounded(c, &op, &op.x, &op.out);
     c->be->weight_free(c->device_three, weight);
 }
 
@@ -330,7 +380,9 @@ static void check_counts(op_case *c, const draws *d) {
 }
 
 static void test_sample(op_case *c) {
-    const int64_t rows = 3000, V = case_int(c, 1, 60);
+    vp_caps caps;
+    c->be->caps(c->device_three, &caps);
+    const int64_t rows = strcmp(caps.isa, "shim") ? 3000 : 300, V = case_int(c, 1, 60); /* fibers are slow */
     draws d = make_draws(c, rows, V);
     d.op.temperature = 0.5f + (float)case_int(c, 0, 3) * 0.4f;
     if (case_int(c, 0, 1)) d.op.top_k = (int32_t)case_int(c, 1, V + 2);
@@ -349,14 +401,43 @@ static void test_sample(op_case *c) {
     /* a row alone draws what it drew */
     const int64_t r = case_int(c, 0, rows - 1);
     vp_sample_op alone = d.op;
-    int32_t got = -1;
+    int32_t *got = case_alloc(c, sizeof *got);
     alone.logits = case_cut(&d.given, r, 1);
     alone.row += r;
     alone.step += r;
-    alone.out = &got;
+    alone.out = got;
     alone.logprob = NULL;
     CASE_OK(c, c->be->sample(c->one, &alone), c->one);
-    if (got != d.op.out[r]) case_fail(c, "row %lld alone gives another token", (long long)r);
+    if (*got != d.op.out[r]) case_fail(c, "row %lld alone gives another token", (long long)r);
+}
+
+/* Large vocabularies: the tokens that the CPU draws. */
+static void test_wide(op_case *c) {
+    const vp_backend *cpu = vp_backend_cpu();
+    const vp_device_options options = {.threads = 1, .isa = "scalar"};
+    vp_device *device = NULL;
+    vp_queue *queue = NULL;
+    vp_error err = {0};
+    if (cpu->open(&device, &options, &err) || cpu->queue_open(&queue, device, &err)) {
+        case_fail(c, "%s", err.text);
+        return;
+    }
+    const int64_t rows = 3, V = case_int(c, 500, 40000);
+    draws d = make_draws(c, rows, V);
+    d.op.temperature = 0.3f + fabsf(case_float(c));
+    if (case_int(c, 0, 1)) d.op.top_k = (int32_t)case_int(c, 1, V);
+    if (case_int(c, 0, 1)) d.op.top_p = 0.05f + 0.9f * fabsf(case_float(c));
+    d.op.logits = case_copy(c, &d.given);
+    CASE_OK(c, c->be->sample(c->three, &d.op), c->three);
+    vp_sample_op want = d.op;
+    want.logits = case_copy(c, &d.given);
+    want.out = case_alloc(c, (size_t)rows * sizeof *want.out);
+    if (cpu->sample(queue, &want)) case_fail(c, "%s", cpu->why(queue));
+    for (int64_t r = 0; r < rows; r++)
+        if (d.op.out[r] != want.out[r])
+            case_fail(c, "of %lld tokens %d is drawn, on the CPU %d", (long long)V, d.op.out[r], want.out[r]);
+    cpu->queue_close(queue);
+    cpu->close(device);
 }
 
 static void test_greedy(op_case *c) {
@@ -395,6 +476,7 @@ static void test_greedy(op_case *c) {
 int main(int argc, char **argv) {
     static const op_test tests[] = {{"cached", test_attn, 30},   {"refusals", test_attn_refusals, 5},
                                     {"append", test_append, 10}, {"rows", test_rows, 12},
-                                    {"sample", test_sample, 30}, {"greedy", test_greedy, 10}};
+                                    {"sample", test_sample, 30}, {"wide", test_wide, 20},
+                                    {"greedy", test_greedy, 10}};
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

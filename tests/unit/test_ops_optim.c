@@ -36,10 +36,13 @@ typedef struct space {
     float *p, *m, *v;
 } space;
 
+enum { PAST = 8 }; /* numbers behind a space, which stay as they are */
 static space new_space(op_case *c, int64_t n, const float *start) {
-    space s = {case_floats(c, n), case_alloc(c, (size_t)n * 4 + 4), case_alloc(c, (size_t)n * 4 + 4)};
-    memset(s.m, 0, (size_t)n * 4);
-    memset(s.v, 0, (size_t)n * 4);
+    const size_t bytes = (size_t)(n + PAST) * 4;
+    space s = {case_floats(c, n + PAST), case_alloc(c, bytes), case_alloc(c, bytes)};
+    memset(s.m, 0, bytes);
+    memset(s.v, 0, bytes);
+    for (int64_t i = n; i < n + PAST; i++) s.p[i] = s.m[i] = s.v[i] = 0.5f;
     if (start) memcpy(s.p, start, (size_t)n * 4);
     return s;
 }
@@ -56,7 +59,7 @@ static vp_optim_op aim(const vp_optim_op *op, const space *s) {
 static void check(op_case *c, vp_optim_op op, slot_fn *slot, update_fn *want) {
     op.n = case_int(c, 0, 1) ? case_size(c, 2000) : case_int(c, 16000, 70000);
     const int64_t n = op.n;
-    op.grad = case_floats(c, n);
+    op.grad = case_floats(c, n + PAST);
     space one = new_space(c, n, NULL), three = new_space(c, n, one.p);
     double *p = case_alloc(c, (size_t)n * 8), *m = case_alloc(c, (size_t)n * 8), *v = case_alloc(c, (size_t)n * 8);
     for (int64_t i = 0; i < n; i++) p[i] = (double)one.p[i];
@@ -69,6 +72,8 @@ static void check(op_case *c, vp_optim_op op, slot_fn *slot, update_fn *want) {
         CASE_OK(c, slot(c->three, &b), c->three);
         for (int64_t i = 0; i < n; i++) want(&op, (double)op.grad[i], &p[i], &m[i], &v[i]);
     }
+    for (int64_t i = n; i < n + PAST; i++)
+        if (one.p[i] != 0.5f || one.m[i] != 0.5f || one.v[i] != 0.5f) case_fail(c, "written past the end");
     if (memcmp(one.p, three.p, (size_t)n * 4) || memcmp(one.m, three.m, (size_t)n * 4) ||
         memcmp(one.v, three.v, (size_t)n * 4))
         case_fail(c, "1 and 3 threads: other bytes");
@@ -103,21 +108,21 @@ static void test_rmsprop(op_case *c) {
 
 static void test_sumsq(op_case *c) {
     const int64_t n = case_int(c, 0, 1) ? case_size(c, 3000) : case_int(c, 16000, 200000);
-    double one = -1.0, three = -1.0, want = 0.0;
-    int finite = -1;
-    vp_optim_op op = {.grad = case_floats(c, n), .n = n, .sum = &one, .finite = &finite};
+    double *one = case_alloc(c, 2 * sizeof *one), *three = one + 1, want = 0.0;
+    int *finite = case_alloc(c, sizeof *finite);
+    vp_optim_op op = {.grad = case_floats(c, n), .n = n, .sum = one, .finite = finite};
     CASE_OK(c, c->be->sumsq(c->one, &op), c->one);
-    if (finite != 1) case_fail(c, "finite numbers are not");
-    op.sum = &three;
+    if (*finite != 1) case_fail(c, "finite numbers are not");
+    op.sum = three;
     CASE_OK(c, c->be->sumsq(c->three, &op), c->three);
     for (int64_t i = 0; i < n; i++) want += (double)op.grad[i] * (double)op.grad[i];
-    if (memcmp(&one, &three, sizeof one)) case_fail(c, "1 and 3 threads: %.17g and %.17g", one, three);
-    if (!(fabs(one - want) <= 1e-12 * want)) case_fail(c, "%.17g, not %.17g", one, want);
+    if (memcmp(one, three, sizeof *one)) case_fail(c, "1 and 3 threads: %.17g and %.17g", *one, *three);
+    if (!(fabs(*one - want) <= 1e-12 * want)) case_fail(c, "%.17g, not %.17g", *one, want);
     const float bad[] = {NAN, INFINITY, -INFINITY, 3.4e38f};
     for (int k = 0; k < 4; k++) {
         op.grad[case_int(c, 0, n - 1)] = bad[3 - k]; /* the large one first: it is finite */
         CASE_OK(c, c->be->sumsq(c->three, &op), c->three);
-        if (finite != (k == 0)) case_fail(c, "%g: finite is %d", (double)bad[3 - k], finite);
+        if (*finite != (k == 0)) case_fail(c, "%g: finite is %d", (double)bad[3 - k], *finite);
     }
 }
 

@@ -164,6 +164,7 @@ static void test_linear_bf16(op_case *c) {
 
 /* Our own kernel, which stands back where the library's is certified: values, and a row moved elsewhere. */
 static void test_own_bf16(op_case *c) {
+    CASE_CPU_ONLY(c, "it is the CPU's");
     const vp_simd *simd = c->device_one->simd;
     int64_t M = case_size(c, 70), K = case_size(c, 300), N = case_size(c, 100), words = vp_bf16_pairs(K);
     if (!c->device_one->bf16) return;
@@ -185,6 +186,7 @@ static void test_own_bf16(op_case *c) {
 
 /* Every pattern of bits that is a number, but subnormal ones, which become zeros; what is past the end stays. */
 static void test_round_bf16(op_case *c) {
+    CASE_CPU_ONLY(c, "it is the CPU's");
     enum { N = 64 };
     float x[N];
     uint16_t out[N + 2];

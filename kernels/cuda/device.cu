@@ -1,0 +1,247 @@
+/* Device and queue of the CUDA backend: opening, memory, copies, and argument checks. */
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/product.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int vp_queue_fail(vp_queue *q, int code, const char *format, ...) {
+    char text[sizeof q->error.text];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    q->error = vp_error{}; /* the last failure is the one that `why` tells */
+    return vp_fail(&q->error, code, "%s", text);
+}
+
+int vp_check_mat(vp_queue *q, const char *what, const vp_mat *m, bool bf16, int64_t rows, int64_t cols) {
+    if (m->dtype != VP_F32 && !(bf16 && m->dtype == VP_BF16))
+        return vp_queue_fail(q, VP_BUG, "%s: is %s, must be F32%s", what, vp_dtype_name(m->dtype),
+                             bf16 ? " or BF16" : "");
+    if (m->rows != rows || m->cols != cols || m->ld < cols || rows < 0 || cols < 0)
+        return vp_queue_fail(q, VP_BUG, "%s: is [%lld, %lld] with rows %lld apart, must be [%lld, %lld]", what,
+                             (long long)m->rows, (long long)m->cols, (long long)m->ld, (long long)rows,
+                             (long long)cols);
+    if (!m->ptr && rows > 0 && cols > 0) return vp_queue_fail(q, VP_BUG, "%s: no memory given", what);
+    return VP_OK;
+}
+
+void *vp_queue_take(vp_queue *q, const char *what, size_t bytes) {
+    void *p = vp_arena_take(&q->arena, bytes);
+    if (!p) vp_queue_fail(q, VP_MEMORY, "out of device memory: %s needs %zu bytes; lower --batch-tokens", what, bytes);
+    return p;
+}
+
+#ifdef VP_SHIM
+static int count_devices(vp_error *err) {
+    (void)err;
+    return 1;
+}
+static int device_open(vp_device *d, vp_error *err) {
+    (void)err;
+    snprintf(d->isa, sizeof d->isa, "shim");
+    d->major = 8;
+    d->multiprocessors = 2;
+    d->memory = (size_t)1 << 40;
+    return VP_OK;
+}
+int vp_device_take(void **p, size_t bytes, const char *what, vp_error *err) {
+    *p = vp_shim_malloc(bytes ? bytes : 1);
+    return *p ? VP_OK : vp_fail_memory(err, what, bytes);
+}
+void vp_device_give(void *p) {
+    vp_shim_free(p);
+}
+int vp_device_put(void *to, const void *from, size_t bytes, vp_error *err) {
+    (void)err;
+    vp_shim_copy(to, from, bytes);
+    return VP_OK;
+}
+int vp_launched(vp_queue *q, const char *name) {
+    (void)q, (void)name;
+    return VP_OK;
+}
+static int stream_open(vp_queue *q, vp_error *err) {
+    (void)q, (void)err;
+    return VP_OK;
+}
+static void stream_close(vp_queue *q) {
+    (void)q;
+}
+int vp_cuda_queue_wait(vp_queue *q, vp_error *err) {
+    (void)q, (void)err;
+    return VP_OK;
+}
+int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
+    if (bytes && (!to || !from)) return vp_queue_fail(q, VP_BUG, "copy: no memory given");
+    if (bytes) vp_shim_copy(to, from, bytes);
+    return VP_OK;
+}
+void *vp_cuda_host_alloc(vp_device *d, size_t bytes) {
+    (void)d;
+    return vp_shim_pin(bytes);
+}
+void vp_cuda_host_free(vp_device *d, void *p) {
+    (void)d;
+    vp_shim_unpin(p);
+}
+#else
+static int cuda_fail(vp_error *err, const char *what, cudaError_t e) {
+    return vp_fail(err, VP_MEMORY, "%s: %s", what, cudaGetErrorString(e));
+}
+static int count_devices(vp_error *err) {
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaSuccess) return n;
+    cuda_fail(err, "CUDA", e);
+    return 0;
+}
+static int device_open(vp_device *d, vp_error *err) {
+    cudaDeviceProp p;
+    cudaError_t e = cudaSetDevice(d->number);
+    if (e == cudaSuccess) e = cudaGetDeviceProperties(&p, d->number);
+    if (e != cudaSuccess) return cuda_fail(err, "CUDA", e);
+    if (p.major < 8)
+        return vp_fail(err, VP_MEMORY, "%s: is of capability %d.%d, 8.0 is needed", p.name, p.major, p.minor);
+    d->major = p.major;
+    d->minor = p.minor;
+    d->multiprocessors = p.multiProcessorCount;
+    d->memory = p.totalGlobalMem;
+    snprintf(d->isa, sizeof d->isa, "sm_%d%d", p.major, p.minor);
+    return VP_OK;
+}
+int vp_device_take(void **p, size_t bytes, const char *what, vp_error *err) {
+    cudaError_t e = cudaMalloc(p, bytes ? bytes : 1);
+    if (e == cudaSuccess) return VP_OK;
+    *p = NULL;
+    cudaGetLastError();
+    return vp_fail(err, VP_MEMORY, "out of device memory: %s needs %zu bytes", what, bytes);
+}
+void vp_device_give(void *p) {
+    cudaFree(p);
+}
+int vp_device_put(void *to, const void *from, size_t bytes, vp_error *err) {
+    cudaError_t e = bytes ? cudaMemcpy(to, from, bytes, cudaMemcpyDefault) : cudaSuccess;
+    return e == cudaSuccess ? VP_OK : cuda_fail(err, "copy", e);
+}
+int vp_launched(vp_queue *q, const char *name) {
+    cudaError_t e = cudaGetLastError();
+    return e == cudaSuccess ? VP_OK : vp_queue_fail(q, VP_MEMORY, "%s: %s", name, cudaGetErrorString(e));
+}
+static int stream_open(vp_queue *q, vp_error *err) {
+    cudaError_t e = cudaSetDevice(q->device->number);
+    if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking);
+    return e == cudaSuccess ? VP_OK : cuda_fail(err, "stream", e);
+}
+static void stream_close(vp_queue *q) {
+    if (!q->stream) return;
+    cudaStreamSynchronize(q->stream);
+    cudaStreamDestroy(q->stream);
+}
+int vp_cuda_queue_wait(vp_queue *q, vp_error *err) {
+    cudaError_t e = cudaStreamSynchronize(q->stream);
+    if (e == cudaSuccess) return VP_OK;
+    vp_queue_fail(q, VP_MEMORY, "%s", cudaGetErrorString(e));
+    return cuda_fail(err, "CUDA", e);
+}
+int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
+    if (bytes && (!to || !from)) return vp_queue_fail(q, VP_BUG, "copy: no memory given");
+    cudaError_t e = bytes ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, q->stream) : cudaSuccess;
+    return e == cudaSuccess ? VP_OK : vp_queue_fail(q, VP_MEMORY, "copy: %s", cudaGetErrorString(e));
+}
+void *vp_cuda_host_alloc(vp_device *d, size_t bytes) {
+    void *p = NULL;
+    (void)d;
+    if (cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocDefault) != cudaSuccess) return NULL;
+    memset(p, 0, bytes);
+    return p;
+}
+void vp_cuda_host_free(vp_device *d, void *p) {
+    (void)d;
+    cudaFreeHost(p);
+}
+#endif
+
+int vp_cuda_count(vp_error *err) {
+    return count_devices(err);
+}
+
+int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *err) {
+    vp_device *d = (vp_device *)vp_calloc(1, sizeof *d);
+    if (!d) return vp_fail_memory(err, "device", sizeof *d);
+    d->number = options->index;
+    int status = device_open(d, err);
+    if (!status) status = vp_product_open(&d->product, d, err);
+    if (status) {
+        vp_cuda_close(d);
+        return status;
+    }
+    *out = d;
+    return VP_OK;
+}
+
+void vp_cuda_close(vp_device *d) {
+    if (!d) return;
+    vp_product_close(d->product);
+    if (d->staging) vp_cuda_host_free(d, d->staging);
+    free(d);
+}
+
+void vp_cuda_caps(const vp_device *d, vp_caps *caps) {
+    *caps = vp_caps{};
+    caps->isa = d->isa;
+    caps->threads = d->multiprocessors;
+    caps->bf16 = caps->bf16_states = caps->separate = true;
+    caps->memory = d->memory;
+}
+
+static void *take_chunk(void *ctx, size_t bytes) {
+    vp_error none = {};
+    void *p;
+    (void)ctx;
+    return vp_device_take(&p, bytes, "scratch", &none) ? NULL : p;
+}
+
+static void give_chunk(void *ctx, void *p) {
+    (void)ctx;
+    vp_device_give(p);
+}
+
+int vp_cuda_queue_open(vp_queue **out, vp_device *d, vp_error *err) {
+    vp_queue *q = (vp_queue *)vp_calloc(1, sizeof *q);
+    if (!q) return vp_fail_memory(err, "queue", sizeof *q);
+    q->device = d;
+    q->arena.take = take_chunk;
+    q->arena.give = give_chunk;
+    int status = stream_open(q, err);
+    if (status) {
+        free(q);
+        return status;
+    }
+    *out = q;
+    return VP_OK;
+}
+
+void vp_cuda_queue_close(vp_queue *q) {
+    if (!q) return;
+    stream_close(q);
+    vp_arena_drop(&q->arena);
+    free(q);
+}
+
+const char *vp_cuda_why(const vp_queue *q) {
+    return q->error.text;
+}
+
+void *vp_cuda_arena_alloc(vp_queue *q, size_t bytes) {
+    return vp_arena_take(&q->arena, bytes);
+}
+
+size_t vp_cuda_arena_mark(const vp_queue *q) {
+    return vp_arena_top(&q->arena);
+}
+
+void vp_cuda_arena_release(vp_queue *q, size_t mark) {
+    vp_arena_back(&q->arena, mark);
+}

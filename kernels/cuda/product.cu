@@ -1,0 +1,107 @@
+/* The library of products on the device: cuBLASLt, with algorithms that certify.cu has found to give a row the same
+ * bytes wherever it stands and however many there are. The only other file that names cuBLASLt. */
+#ifndef VP_SHIM
+#include "kernels/cuda/plan.h"
+#include <algorithm>
+
+/* Matrices of cuBLASLt are column-major, so that D^T [N, M] = op(B) A^T: B comes first, and is turned where ours is
+ * not.
+ */
+static cudaDataType_t type_of(vp_dtype type) {
+    return type == VP_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+vp_plan_call::vp_plan_call(const vp_plan_shape &s, int64_t M, int64_t lda, int64_t ldb, int64_t ldd) {
+    const cublasOperation_t turned = CUBLAS_OP_T;
+    const uint64_t k = (uint64_t)s.K, n = (uint64_t)s.N, m = (uint64_t)M;
+    const bool nt = s.kind == VP_PRODUCT_NT;
+    status = cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (!status && nt)
+        status = cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned);
+    if (!status) status = cublasLtMatrixLayoutCreate(&b, type_of(s.type), nt ? k : n, nt ? n : k, ldb);
+    if (!status) status = cublasLtMatrixLayoutCreate(&a, type_of(s.type), k, m, lda);
+    if (!status) status = cublasLtMatrixLayoutCreate(&d, type_of(s.d_type), n, m, ldd);
+}
+
+vp_plan_call::~vp_plan_call() {
+    if (product) cublasLtMatmulDescDestroy(product);
+    for (cublasLtMatrixLayout_t m : {a, b, d})
+        if (m) cublasLtMatrixLayoutDestroy(m);
+}
+
+cublasStatus_t vp_plan_run(cublasLtHandle_t library, const vp_plan_call &call, const cublasLtMatmulAlgo_t *algo,
+                           const void *a, const void *b, void *d, void *workspace, cudaStream_t stream) {
+    const float one = 1.0f, zero = 0.0f;
+    if (call.status) return call.status;
+    return cublasLtMatmul(library, call.product, &one, b, call.b, a, call.a, &zero, d, call.d, d, call.d, algo,
+                          workspace, VP_PLAN_WORKSPACE, stream);
+}
+
+int vp_plan_class(int64_t M) {
+    return M <= 32 ? 0 : M <= 256 ? 1 : M <= 2048 ? 2 : 3;
+}
+
+static vp_plan_shape shape_of(const vp_product_op *op) {
+    return {op->kind, op->N, op->K, op->type, op->d_type};
+}
+
+static const vp_plan *find(const vp_product *p, const vp_plan_shape &shape) {
+    const auto at = std::find_if(p->plans.begin(), p->plans.end(), [&](const vp_plan &x) { return x.shape == shape; });
+    return at == p->plans.end() ? NULL : &*at;
+}
+
+int vp_product_open(vp_product **out, const vp_device *d, vp_error *err) {
+    vp_product *p = new vp_product;
+    const cublasStatus_t status = cublasLtCreate(&p->library);
+    if (status) {
+        delete p;
+        return vp_fail(err, VP_MEMORY, "cuBLASLt: cannot start (status %d)", (int)status);
+    }
+    vp_plan_load(p, d);
+    *out = p;
+    return VP_OK;
+}
+
+void vp_product_close(vp_product *p) {
+    if (!p) return;
+    cublasLtDestroy(p->library);
+    delete p;
+}
+
+int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, vp_dtype type, vp_dtype d_type,
+                     vp_error *err) {
+    vp_product *p = d->product;
+    const int64_t step = 8; /* rows of both types then lie at multiples of 16 bytes */
+    const std::lock_guard<std::mutex> hold(p->lock);
+    vp_plan plan = {};
+    plan.shape = {kind, N, K, type, d_type};
+    if (N % step || K % step || find(p, plan.shape)) return VP_OK;
+    const cudaError_t e = cudaSetDevice(d->number);
+    if (e != cudaSuccess) return vp_fail(err, VP_MEMORY, "CUDA: %s", cudaGetErrorString(e));
+    if (vp_plan_certify(p->library, &plan)) vp_plan_save(p, &plan);
+    p->plans.push_back(plan);
+    return VP_OK;
+}
+
+int64_t vp_product_rows(const vp_device *d, const vp_product_op *op) {
+    if (op->planes > 1 || op->count > 1 || op->alpha || op->add) return 0;
+    const std::lock_guard<std::mutex> hold(d->product->lock);
+    const vp_plan *plan = find(d->product, shape_of(op));
+    return plan ? plan->rows : 0;
+}
+
+int vp_product_library(vp_queue *q, const char *what, const vp_product_op *op) {
+    const vp_plan_shape shape = shape_of(op);
+    cublasLtMatmulAlgo_t algo;
+    {
+        const std::lock_guard<std::mutex> hold(q->device->product->lock);
+        algo = find(q->device->product, shape)->algo[vp_plan_class(op->M)];
+    }
+    void *workspace = vp_queue_take(q, what, VP_PLAN_WORKSPACE);
+    if (!workspace) return VP_MEMORY;
+    const vp_plan_call call(shape, op->M, op->lda, op->ldb, op->ldd);
+    const cublasStatus_t status =
+        vp_plan_run(q->device->product->library, call, &algo, op->a, op->b, op->d, workspace, q->stream);
+    return status ? vp_queue_fail(q, VP_MEMORY, "%s: cuBLASLt failed (status %d)", what, (int)status) : VP_OK;
+}
+#endif

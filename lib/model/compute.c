@@ -1,0 +1,108 @@
+/* Opening the device that a model computes on, and getting numbers there and back: compute.h. */
+#include "lib/model/compute.h"
+#include <stdio.h>
+#include <string.h>
+
+const char *vp_compute_name(vp_dtype type) {
+    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : "f32";
+}
+
+static int choose_type(vp_compute *c, const vp_caps *caps, const char *name, vp_error *err) {
+    c->type = VP_F32;
+    if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
+    for (int i = 0; c->rows && i < 2; i++)
+        if (!strcmp(name, vp_compute_name(c->type = i ? VP_I8 : VP_BF16))) return VP_OK;
+    c->type = VP_BF16;
+    if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
+        return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
+    if (caps->bf16) return VP_OK;
+    return vp_fail(err, VP_USAGE, "compute type bf16: this processor has no instructions for it (AVX512-BF16)");
+}
+
+int vp_compute_open(vp_compute *c, const char *device, int threads, const char *compute, vp_error *err) {
+    vp_device_options options = {.threads = threads};
+    vp_caps caps;
+    VP_TRY(vp_backend_open(device, &options, &c->ops, &c->device, &c->queue, err));
+    c->ops->caps(c->device, &caps);
+    c->separate = caps.separate;
+    VP_TRY(choose_type(c, &caps, compute, err));
+    c->state = c->type == VP_BF16 && caps.bf16_states && !c->rows ? VP_BF16 : VP_F32;
+    return VP_OK;
+}
+
+void vp_compute_close(vp_compute *c) {
+    if (c->queue) c->ops->queue_close(c->queue);
+    if (c->device) c->ops->close(c->device);
+    *c = (vp_compute){0};
+}
+
+void vp_compute_describe(const vp_compute *c, char out[40]) {
+    vp_caps caps;
+    c->ops->caps(c->device, &caps);
+    snprintf(out, 40, "%s %s", c->ops->name, caps.isa);
+}
+
+int vp_compute_check(const vp_compute *c, int status, vp_error *err) {
+    return status ? vp_fail(err, status, "%s", c->ops->why(c->queue)) : VP_OK;
+}
+
+/* ---- memory ---- */
+
+void *vp_compute_take(const vp_compute *c, const char *what, size_t bytes, vp_error *err) {
+    void *p = c->ops->arena_alloc(c->queue, bytes);
+    if (!p) vp_fail_memory(err, what, bytes);
+    return p;
+}
+
+int vp_compute_move(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err) {
+    if (to && to != from) VP_TRY(vp_compute_check(c, c->ops->copy(c->queue, to, from, bytes), err));
+    return c->ops->queue_wait(c->queue, err);
+}
+
+/* ---- an operation's arguments ---- */
+
+vp_transfer vp_transfer_begin(const vp_compute *c, const char *what, vp_error *err) {
+    return (vp_transfer){.c = c, .what = what, .err = err, .mark = c->ops->arena_mark(c->queue)};
+}
+
+void *vp_transfer_room(vp_transfer *t, void *host, int64_t n, size_t size) {
+    if (!host || t->status || !t->c->separate) return host;
+    void *device = vp_compute_take(t->c, t->what, (size_t)n * size, t->err);
+    if (!device) t->status = VP_MEMORY;
+    return device;
+}
+
+const void *vp_transfer_put(vp_transfer *t, const void *host, int64_t n, size_t size) {
+    void *device = vp_transfer_room(t, (void *)(uintptr_t)host, n, size);
+    if (host && !t->status) t->status = vp_compute_move(t->c, device, host, (size_t)n * size, t->err);
+    return device;
+}
+
+vp_mat vp_transfer_put_mat(vp_transfer *t, const vp_mat *host) {
+    vp_mat m = *host;
+    m.ptr = (void *)(uintptr_t)vp_transfer_put(t, host->ptr, host->rows * host->ld, vp_dtype_size(host->dtype));
+    return m;
+}
+
+vp_mat vp_transfer_room_mat(vp_transfer *t, const vp_mat *host) {
+    vp_mat m = *host;
+    m.ptr = vp_transfer_room(t, host->ptr, host->rows * host->ld, vp_dtype_size(host->dtype));
+    return m;
+}
+
+void vp_transfer_done(vp_transfer *t, int status) {
+    if (!t->status) t->status = vp_compute_check(t->c, status, t->err);
+}
+
+void vp_transfer_get(vp_transfer *t, void *host, const void *device, int64_t n, size_t size) {
+    if (!t->status) t->status = vp_compute_move(t->c, host, device, (size_t)n * size, t->err);
+}
+
+void vp_transfer_get_mat(vp_transfer *t, const vp_mat *host, const vp_mat *device) {
+    vp_transfer_get(t, host->ptr, device->ptr, host->rows * host->ld, vp_dtype_size(host->dtype));
+}
+
+int vp_transfer_end(vp_transfer *t) {
+    t->c->ops->arena_release(t->c->queue, t->mark);
+    return t->status;
+}

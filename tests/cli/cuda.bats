@@ -1,0 +1,111 @@
+# Programs on a device whose memory is not the host's: the CUDA backend on the host's GPU of kernels/cuda/shim, which stops
+# at memory of the device that the host touches, and the other way round. Its operations have tests of their own.
+load common
+
+SHIM=$VP_BIN/../shim/libvecpipe-cuda.so
+GOLDEN=$REPO/tests/golden
+
+setup() {
+    export VP_CUDA_LIBRARY=$SHIM VP_DEVICE=
+    mkdir tiny
+    cp "$GOLDEN/llama/model.safetensors" "$REPO/tests/pipelines/tokenizer.json" tiny/
+    cp "$GOLDEN/llama/config.json" tiny/
+    export VP_MODEL=$PWD/tiny
+    cut -c1-160 >texts <<<"$(sed -n 's/.*"text": *"\([^"]*\)".*/\1/p' "$REPO/examples/corpus.jsonl")"
+    head -n 4 texts | tok --lines >ids.vp
+}
+
+need_shim() { [ -e "$SHIM" ] || skip "no $SHIM: make shim needs a C++ compiler"; }
+
+# largest COLUMN A B: the largest difference of a column of two streams.
+largest() { peek --diff "$2" "$3" --tol 1000 | sed -n "s/^  $1 .*largest difference \([^ ]*\).*/\1/p"; }
+
+# within BOUND X
+within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound) }' || { echo "$2 > $1"; return 1; }; }
+
+@test "--device takes auto, cpu and cuda:N, \$VP_DEVICE names one, and what is not there is told in one line" {
+    for bad in gpu cuda: cuda:x cuda:-1 cuda0; do
+        refused 2 fwd --device "$bad" <ids.vp
+        grep -q "device '$bad' is not one of auto|cpu|cuda\[:N\]" err
+    done
+    VP_DEVICE=gpu refused 2 fwd <ids.vp
+    VP_CUDA_LIBRARY=$PWD/none.so refused 5 fwd --device cuda <ids.vp
+    grep -q 'device cuda: .*none\.so' err
+    VP_CUDA_LIBRARY=$PWD/none.so expect 0 fwd -v --device auto <ids.vp
+    grep -q 'computes on cpu' err
+    echo 'no library' >broken.so
+    VP_CUDA_LIBRARY=$PWD/broken.so VP_DEVICE=cuda refused 5 fwd <ids.vp
+    # shellcheck disable=SC2086
+    echo 'void *vp_backend_cuda(unsigned long s, int *n, void *e) { *n = 1; return s && e ? 0 : 0; }' |
+        ${CC:-cc} -shared -fPIC -o other.so -x c -
+    VP_CUDA_LIBRARY=$PWD/other.so refused 5 fwd --device cuda <ids.vp
+    grep -q 'other\.so: is of another version of vecpipe' err
+    need_shim
+    refused 5 fwd --device cuda:1 <ids.vp
+    grep -q 'device cuda:1: there is 1, counted from 0' err
+    expect 0 fwd -v <ids.vp
+    grep -q 'computes on cuda shim' err
+    VP_DEVICE=cpu expect 0 fwd -v <ids.vp
+    grep -q 'computes on cpu' err
+}
+
+@test "vectors on the device are the CPU's within 1e-5 in f32 and 0.06 in bf16, of one space" {
+    need_shim
+    for compute in f32 bf16; do
+        fwd --device cpu <ids.vp >cpu.vp
+        fwd --device cuda --compute $compute <ids.vp >cuda.vp
+        within "$([ $compute = f32 ] && echo 1e-5 || echo 0.06)" "$(largest hidden cpu.vp cuda.vp)"
+        fwd --device cuda --compute $compute --pool mean <ids.vp >fused.vp
+        pool mean <cuda.vp >piped.vp
+        within 1e-6 "$(largest emb piped.vp fused.vp)"
+        peek fused.vp | grep "\"compute\":\"$compute\""
+        [ "$(peek fused.vp | grep -o '"space":"[0-9a-f]*"')" = "$(pool mean <cpu.vp | peek - | grep -o '"space":"[0-9a-f]*"')" ]
+    done
+}
+
+@test "a text alone, in a batch and in any micro-batch is the same bytes on the device" {
+    need_shim
+    for compute in f32 bf16; do
+        fwd --device cuda --compute $compute --pool mean <ids.vp >whole.vp
+        fwd --device cuda --compute $compute --pool mean --batch-tokens 1 <ids.vp >parts.vp
+        peek --diff whole.vp parts.vp
+        sed -n 3p texts | tok --lines | fwd --device cuda --compute $compute --pool mean | peek --jsonl --columns emb - >alone
+        peek --jsonl --columns emb whole.vp | sed -n 3p >in_batch
+        cmp <(grep -o '"emb":.*' alone) <(grep -o '"emb":.*' in_batch)
+    done
+}
+
+@test "training on the device: fused and piped are the same bytes, and the loss is the CPU's" {
+    need_shim
+    head -n 4 texts | tok --lines --pack 24 --batch 2 --steps 2 | mask mntp --rate 0.3 >masked.vp
+    train='--lora r=2,alpha=4 --lr 1e-3'
+    export VP_DEVICE=cuda
+    # shellcheck disable=SC2086
+    step --objective mntp --attention bi $train --log fused.log --out fused <masked.vp
+    # shellcheck disable=SC2086
+    fwd --follow piped --attention bi <masked.vp | pool pick | loss mntp | step $train --out piped
+    cmp fused/adapter_model.safetensors piped/adapter_model.safetensors
+    # shellcheck disable=SC2086
+    step --device cpu --objective mntp --attention bi $train --log cpu.log --out cpu <masked.vp
+    paste <(grep -o '"loss":[0-9.]*' fused.log) <(grep -o '"loss":[0-9.]*' cpu.log) | tr -c '0-9.\n' ' ' |
+        awk '{ n++; d = $1 - $2; if (d * d > 1e-8 * $2 * $2) bad++ } END { exit !(n == 2 && !bad) }'
+}
+
+@test "generation on the device gives the CPU's tokens" {
+    need_shim
+    head -n 2 texts | cut -c1-40 >prompts
+    for compute in f32 i8; do
+        gen --lines --greedy --max-tokens 4 --compute $compute --device cpu prompts >cpu.txt
+        gen --lines --greedy --max-tokens 4 --compute $compute --device cuda --batch 2 prompts >cuda.txt
+        cmp cpu.txt cuda.txt
+    done
+}
+
+@test "exact search on the device finds the CPU's hits" {
+    need_shim
+    tok --lines <texts | fwd --device cpu | pool | knn add x.idx
+    head -n 3 texts | tok --lines | fwd --device cpu | pool >queries.vp
+    knn search --device cpu -k 3 x.idx queries.vp | sed 's/"score":[^,}]*//' >cpu.jsonl
+    knn search --device cuda -k 3 x.idx queries.vp | sed 's/"score":[^,}]*//' >cuda.jsonl
+    cmp cpu.jsonl cuda.jsonl
+}

@@ -1,0 +1,245 @@
+/* What the GPU on the host must notice, and arithmetic of kernels that can be tried out in full:
+ *     check NAME     runs the kernel NAME, which is at fault; the shim must stop it
+ *     check          tests of tiles, masks and powers of two; prints TAP
+ * Faulty kernels differ from right ones by one line, marked by what it leaves out. */
+#include "kernels/cuda/attn_tile.h"
+#include <cstdio>
+#include <vector>
+
+/* ---- kernels at fault: 64 threads, two warps ---- */
+constexpr int THREADS = 64;
+static float seen; /* so that nothing is left out */
+
+/* right: what one thread writes others read after a barrier */
+static void write_and_read(bool barrier, bool all) {
+    vp_cutter cut;
+    const vp_shared<float> x = cut.take<float>(THREADS);
+    const int self = (int)threadIdx.x;
+    if (all || self != 3) x[self] = (float)self;
+    if (barrier) vp_barrier();
+    seen = x[(self + 40) % THREADS];
+}
+static void right_kernel() {
+    write_and_read(true, true);
+}
+static void race_kernel() { /* no barrier between the write and the read */
+    write_and_read(false, true);
+}
+static void poison_kernel() { /* thread 3 writes nothing */
+    write_and_read(true, false);
+}
+static void overwrite_kernel() { /* no barrier between the read and the next write */
+    vp_cutter cut;
+    const vp_shared<float> x = cut.take<float>(THREADS);
+    const int self = (int)threadIdx.x;
+    x[self] = 1.0f;
+    vp_barrier();
+    seen = x[(self + 40) % THREADS];
+    x[self] = 2.0f;
+}
+static void lanes_kernel() { /* no barrier of the warp: lanes are no clock */
+    vp_cutter cut;
+    const vp_shared<float> x = cut.take<float>(THREADS);
+    const int self = (int)threadIdx.x;
+    x[self] = 1.0f;
+    seen = x[self ^ 1];
+}
+static void warp_kernel() { /* a warp's barrier does not order another warp's writes */
+    vp_cutter cut;
+    const vp_shared<float> x = cut.take<float>(THREADS);
+    x[(int)threadIdx.x] = 1.0f;
+    vp_warp_barrier();
+    seen = x[((int)threadIdx.x + 32) % THREADS];
+}
+static void readers_kernel() { /* several lanes of another warp read, then it is written */
+    vp_cutter cut;
+    const vp_shared<float> x = cut.take<float>(THREADS);
+    x[(int)threadIdx.x] = 1.0f;
+    vp_barrier();
+    if (threadIdx.x >= 32) seen = x[0];
+    vp_warp_barrier();
+    if (threadIdx.x < 32) x[(int)threadIdx.x] = 2.0f;
+    vp_warp_barrier();
+    if (threadIdx.x >= 32) seen = x[0];
+}
+static void bounds_kernel() { /* one element past the end */
+    vp_cutter cut;
+    const vp_shared<float> x = cut.take<float>(8 * THREADS);
+    x[(int)threadIdx.x + 7 * THREADS + 1] = 1.0f;
+}
+static void skipped_kernel() { /* the second warp does not come to the barrier */
+    if (threadIdx.x < 32) vp_barrier();
+}
+static void diverged_kernel() { /* half of a warp does not come to the exchange */
+    if (threadIdx.x % 32 < 16) seen = vp_shuffle_xor(1.0f, 1);
+}
+static void mixed_kernel() { /* lanes meet in different exchanges */
+    if (threadIdx.x % 2)
+        seen = vp_shuffle_xor(1.0f, 1);
+    else
+        seen = (float)vp_ballot(true);
+}
+static const vp_bf16 source[8 * THREADS] = {};
+static void copy_kernel() { /* the copy is not waited for before the barrier */
+    vp_cutter cut;
+    const vp_shared<vp_bf16> x = cut.take<vp_bf16>(8 * THREADS);
+    vp_copy16(x + 8 * (int)threadIdx.x, source + 8 * threadIdx.x, true);
+    vp_copy_commit();
+    vp_barrier();
+    seen = vp_float((vp_bf16)x[(int)threadIdx.x]);
+    vp_copy_wait<0>();
+}
+static void left_kernel() { /* returns while a copy is under way */
+    vp_cutter cut;
+    const vp_shared<vp_bf16> x = cut.take<vp_bf16>(8 * THREADS);
+    vp_copy16(x + 8 * (int)threadIdx.x, source + 8 * threadIdx.x, true);
+    vp_copy_commit();
+}
+static void align_kernel() { /* a row of a matrix at no multiple of 16 bytes */
+    vp_cutter cut;
+    const vp_shared<vp_bf16> x = cut.take<vp_bf16>(16 * THREADS);
+    uint32_t r[4];
+    vp_load_matrix4(r, x + 8 * (int)(threadIdx.x % 32) + 4);
+}
+
+static const struct fault {
+    const char *name;
+    void (*kernel)();
+} faults[] = {{"right", right_kernel},         {"race", race_kernel},     {"poison", poison_kernel},
+              {"overwrite", overwrite_kernel}, {"lanes", lanes_kernel},   {"warp", warp_kernel},
+              {"readers", readers_kernel},     {"bounds", bounds_kernel}, {"skipped", skipped_kernel},
+              {"diverged", diverged_kernel},   {"mixed", mixed_kernel},   {"copy", copy_kernel},
+              {"left", left_kernel},           {"align", align_kernel}};
+
+/* ---- device memory ---- */
+static void touch_from_host() {
+    float *p = (float *)vp_shim_malloc(64);
+    *(volatile float *)p = 1.0f;
+}
+
+/* ---- arithmetic ---- */
+static int tests;
+static void check(bool ok, const char *what) {
+    printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, what);
+}
+
+/* Every chunk of a tile has a place of its own, 8 rows of a chunk are served at once, and the short way to a place is
+ * the same. */
+template <int D> static bool tile_works() {
+    constexpr unsigned ROWS = 64, CHUNKS = D / 8;
+    std::vector<int> taken(ROWS * CHUNKS);
+    bool ok = true;
+    for (unsigned row = 0; row < ROWS; row++)
+        for (unsigned c = 0; c < CHUNKS; c++) {
+            const unsigned at = vp_tile_at<D>(row, c);
+            ok = ok && at % 8 == 0 && at / 8 < taken.size() && taken[at / 8]++ == 0 && at / D == row;
+            ok = ok && at == vp_tile_beside<D>(vp_tile_at<D>(row, c % 2), c - c % 2);
+            ok = ok && vp_tile_at<D>(row + 8, c) == at + 8 * D;
+        }
+    for (unsigned row = 0; row < ROWS; row += 8)
+        for (unsigned c = 0; c < CHUNKS; c++) {
+            unsigned banks = 0;
+            for (unsigned i = 0; i < 8; i++) banks |= 1u << vp_tile_at<D>(row + i, c) / 8 % 8;
+            ok = ok && banks == 0xff;
+        }
+    return ok;
+}
+
+/* Classes and ranges of blocks against vp_attn_sees, pair by pair. */
+static bool masks_work(const vp_attn_job &job, const vp_attn_place &at, int height) {
+    bool ok = true;
+    for (int i0 = 0; i0 < at.n; i0 += height) {
+        const int i1 = i0 + height;
+        const vp_attn_range keys = vp_attn_key_blocks(job, at, i0, i1, height);
+        const vp_attn_range queries = vp_attn_query_blocks(job, at, i0, i1, height); /* of keys from i0 on */
+        for (int j0 = 0; j0 < at.n; j0 += height) {
+            int pairs = 0, turned = 0;
+            for (int i = i0; i < i1; i++)
+                for (int j = j0; j < j0 + height; j++) {
+                    pairs += vp_attn_sees(job, at, i, j);
+                    turned += vp_attn_sees(job, at, j, i);
+                }
+            const vp_attn_class sort = vp_attn_sort(job, at, i0, i1, j0, j0 + height);
+            const int block = j0 / height;
+            ok = ok && (sort == VP_ATTN_NONE ? pairs == 0 : (sort == VP_ATTN_ALL) == (pairs == height * height));
+            ok = ok && (pairs == 0 || (block >= keys.from && block < keys.past));
+            ok = ok && (turned == 0 || (block >= queries.from && block < queries.past));
+        }
+    }
+    return ok;
+}
+
+static bool all_masks_work() {
+    bool ok = true;
+    for (int n = 1; n <= 40; n += 3)
+        for (int prefix = 0; prefix <= 20; prefix += 5)
+            for (int window = 0; window <= 12; window += 3)
+                for (int causal = 0; causal < 2; causal++) {
+                    vp_attn_job job = {};
+                    vp_attn_place at = {};
+                    job.window = window < n ? window : 0;
+                    job.causal = causal;
+                    at.n = n;
+                    at.prefix = prefix;
+                    ok = ok && masks_work(job, at, 4) && masks_work(job, at, 16);
+                }
+    return ok;
+}
+
+/* All blocks of all sequences are found once, by a warp. */
+static const int32_t offsets[] = {0, 0, 5, 5, 21, 22, 22, 22, 100, 101, 164, 164};
+constexpr int SEQUENCES = sizeof offsets / sizeof *offsets - 1;
+static std::vector<int> owners;
+static void find_kernel(int height) {
+    vp_attn_job job = {};
+    vp_attn_place at;
+    job.cu = offsets;
+    job.B = SEQUENCES;
+    const bool found = vp_attn_find(job, height, (int)blockIdx.x, &at);
+    for (int i = at.first; found && threadIdx.x == 0 && i < at.first + height && i < at.n; i++) owners[at.base + i]++;
+}
+static bool blocks_are_found(int height) {
+    const int T = offsets[SEQUENCES];
+    owners.assign((size_t)T, 0);
+    vp_shim_launch("find", dim3(vp_attn_blocks(T, SEQUENCES, height)), 32, 0, [=] { find_kernel(height); });
+    for (int n : owners)
+        if (n != 1) return false;
+    return true;
+}
+
+static bool powers_are_near() {
+    double worst = 0.0;
+    for (int i = 0; i <= 1 << 22; i++) {
+        const float x = (float)i * (-126.0f / (float)(1 << 22));
+        worst = fmax(worst, fabs((double)vp_exp2(x) / exp2((double)x) - 1.0));
+    }
+    return worst < 3.2e-6 && vp_exp2(0.0f) == 1.0f && vp_exp2(-127.0f) == 0.0f && vp_exp2(-INFINITY) == 0.0f &&
+           std::isnan(vp_exp2(NAN));
+}
+
+static bool tanh_is_near() {
+    double worst = 0.0;
+    for (int i = -(1 << 20); i <= 1 << 20; i++) {
+        const float x = (float)i * (20.0f / (float)(1 << 20));
+        worst = fmax(worst, fabs((double)vp_tile_tanh(x) - tanh((double)x)));
+    }
+    return worst < 2e-6 && vp_tile_tanh(INFINITY) == 1.0f && std::isnan(vp_tile_tanh(NAN));
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2) {
+        if (strcmp(argv[1], "host") == 0) touch_from_host();
+        for (const fault &f : faults)
+            if (strcmp(argv[1], f.name) == 0)
+                vp_shim_launch(f.name, dim3(2), THREADS, THREADS * sizeof(float) * 8, f.kernel);
+        return 0;
+    }
+    check(tile_works<32>() && tile_works<64>() && tile_works<96>() && tile_works<128>() && tile_works<256>(),
+          "chunks of tiles");
+    check(all_masks_work(), "classes and ranges of blocks");
+    check(blocks_are_found(1) && blocks_are_found(16) && blocks_are_found(64), "blocks of sequences");
+    check(powers_are_near(), "powers of two");
+    check(tanh_is_near(), "tanh");
+    printf("1..%d\n", tests);
+    return 0;
+}

@@ -6,6 +6,9 @@
     gpu.py compare A B BOUND                   |A - B| / |B| of two streams' embeddings; exit 1 above BOUND
     gpu.py same A B [reversed]                 exit 1 unless the embeddings are the same bytes
     gpu.py transformers DIR TOKENS LOW HIGH    tokens a second of transformers with sdpa, sorted and padded
+    gpu.py steps DIR STEPS ROWS LENGTH         a stream of steps of ROWS rows of LENGTH tokens, for mask generate
+    gpu.py speed LOG                           tokens a second of a run's log, the median step
+    gpu.py peft DIR STEPS ROWS LENGTH [recompute]  tokens a second and GiB of the same steps with PEFT and sdpa
 """
 import json, os, sys, time
 import numpy as np
@@ -120,11 +123,53 @@ def run_transformers(folder, tokens, low, high, most=16384):
     torch.cuda.synchronize()
     print(f"{sum(map(len, rows)) / (time.perf_counter() - start):.0f}")
 
+def write_steps(folder, steps, rows, length):
+    import stream
+    ids = np.stack(rows_of(folder, steps * rows * length, length, length)).reshape(steps, rows * length)
+    out = sys.stdout.buffer
+    out.write(stream.pack({"vecpipe": 1, "kind": "header", "model": {}, "encoder": {}, "columns": {}, "history": []}))
+    for n in range(steps):
+        columns = {"ids": ids[n], "cu": np.arange(rows + 1) * length, "row": np.arange(rows), "unit": np.arange(rows)}
+        out.write(stream.pack({"kind": "batch", "seq": n, "step": n, "last": True, "rows": rows,
+                               "columns": {k: stream.encode(k, v) for k, v in columns.items()}}))
+    out.write(stream.pack({"kind": "end", "batches": steps}))
+
+def speed(log):
+    steps = [record for record in map(json.loads, open(log)) if record.get("event") == "step"]
+    print(f"{np.median([step['tokens'] / max(step['seconds'], 1e-3) for step in steps[1:]]):.0f}")
+
+def run_peft(folder, steps, rows, length, recompute):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="sdpa")
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    if recompute:
+        base.gradient_checkpointing_enable()
+        base.enable_input_require_grads()
+    model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules=names)).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    times = []
+    for batch in np.stack(rows_of(folder, steps * rows * length, length, length)).reshape(steps, rows, length):
+        start = time.perf_counter()
+        ids = torch.from_numpy(batch.astype("i8")).cuda()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    print(f"{rows * length / np.median(times[1:]):.0f} {torch.cuda.max_memory_allocated() / 2**30:.1f}")
+
 def main(what, *args):
     if what == "model": return make_model(*args)
     if what == "ids": return write_ids(args[0], *map(int, args[1:4]), "reversed" in args)
     if what == "compare": return compare(args[0], args[1], float(args[2]))
     if what == "same": return same(args[0], args[1], "reversed" in args)
+    if what == "steps": return write_steps(args[0], *map(int, args[1:]))
+    if what == "speed": return speed(args[0])
+    if what == "peft": return run_peft(args[0], *map(int, args[1:4]), "recompute" in args)
     if what == "transformers": return run_transformers(args[0], *map(int, args[1:4]))
     sys.exit(__doc__)
 

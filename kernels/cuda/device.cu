@@ -94,7 +94,14 @@ static int count_devices(vp_error *err) {
     int n = 0;
     cudaError_t e = cudaGetDeviceCount(&n);
     if (e == cudaSuccess) return n;
-    cuda_fail(err, "CUDA", e);
+    int driver = 0;
+    if (e != cudaErrorInsufficientDriver || cudaDriverGetVersion(&driver) != cudaSuccess)
+        cuda_fail(err, "CUDA", e);
+    else if (!driver)
+        vp_fail(err, VP_MEMORY, "no driver of NVIDIA's is loaded");
+    else
+        vp_fail(err, VP_MEMORY, "the driver knows CUDA %d.%d, %d.%d is needed", driver / 1000, driver % 1000 / 10,
+                CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     return 0;
 }
 static int device_open(vp_device *d, vp_error *err) {

@@ -130,6 +130,7 @@ void vp_device_give(void *p) {
 }
 int vp_device_put(void *to, const void *from, size_t bytes, vp_error *err) {
     cudaError_t e = bytes ? cudaMemcpy(to, from, bytes, cudaMemcpyDefault) : cudaSuccess;
+    if (e == cudaSuccess) e = cudaStreamSynchronize(cudaStreamLegacy); /* what was staged has arrived for all streams */
     return e == cudaSuccess ? VP_OK : cuda_fail(err, "copy", e);
 }
 int vp_launched(vp_queue *q, const char *name) {

@@ -68,7 +68,8 @@ CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c
 CUDA_ARCH = 80 90
 NVCC     ?= nvcc
 CXX      ?= c++
-NVFLAGS   = -std=c++20 -O3 -I. -MMD -MP --fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off -diag-suppress 177 \
+NVBASE    = -std=c++20 -O3 -I. -MMD -MP --fmad=false -diag-suppress 177
+NVFLAGS   = $(NVBASE) -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off \
             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 SHIMFLAGS = -std=c++20 -O2 -g -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
             -Wno-unused-function -Wno-unknown-pragmas
@@ -78,6 +79,10 @@ $(BUILD)/obj/%.pic.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
 $(BUILD)/obj/%.cuda.o: %.cu
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -c -o $@ $<
+# for one architecture, with what ptxas says of every kernel
+$(BUILD)/obj/%.cubin: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVBASE) -gencode arch=compute_90,code=sm_90 -Xptxas -v -cubin -o $@ $< 2>$(@:.cubin=.ptxas) || { cat $(@:.cubin=.ptxas); exit 1; }
 $(BUILD)/obj/%.shim.o: %.cu
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(SHIMFLAGS) -c -o $@ $<
@@ -95,6 +100,7 @@ $(BUILD)/shim/check: $(BUILD)/obj/tests/shim/check.shim.o $(BUILD)/obj/kernels/c
 	@mkdir -p $(@D)
 	$(CXX) -o $@ $^
 cuda: all $(BUILD)/libvecpipe-cuda.so ## build the CUDA backend too (needs nvcc and cuBLAS)
+cubins: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.cubin)
 shim: $(BUILD)/shim/libvecpipe-cuda.so $(BUILD)/shim/check ## build the CUDA backend for a GPU on the host, to test its kernels
 $(BUILD)/bench/gpu_rate: bench/gpu_rate.cu
 	@mkdir -p $(@D)
@@ -124,6 +130,7 @@ test: deps ## everything: both builds, every test; NAME=part reruns what matches
 	@$(MAKE) $(JOBS) -s --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
 	@command -v $(CXX) >/dev/null && $(MAKE) $(JOBS) -s --no-print-directory shim || \
 	    echo 'make: no $(CXX): tests of the CUDA backend are skipped'
+	@! command -v $(NVCC) >/dev/null || $(MAKE) $(JOBS) -s --no-print-directory cubins
 	@scripts/models || echo 'make: no models: the tests that need them are skipped'
 	@BUILD=$(BUILD) tests/run $(NAME)
 demo: deps ## embed Debian's package descriptions and ask questions
@@ -160,6 +167,6 @@ clean: ## remove the builds
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-.PHONY: all cuda shim gpu-kit gpu-check units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
+.PHONY: all cuda cubins shim gpu-kit gpu-check units fuzz deps models test demo bench peers report install uninstall fmt lint clean help FORCE
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

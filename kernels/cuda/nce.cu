@@ -5,6 +5,7 @@
 #include "kernels/cuda/vec.h"
 
 template <bool WIDE> struct nce_rows {
+    static constexpr int BLOCKS = 3;
     vp_cells s, ds; /* ds.p NULL: no gradient */
     vp_nce_op op;
     float by; /* 1 / denominator */

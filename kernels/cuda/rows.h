@@ -69,8 +69,17 @@ VP_DEVICE void vp_row_store(const vp_cells &m, int64_t row, int col, int n, cons
     if (n > 0) vp_store8<T, WIDE>(m, row, col, n, v);
 }
 
-/* F: a struct with  template <int LANES, int SLOTS> VP_INLINE void run(const vp_row<LANES, SLOTS> &r) const */
-template <int LANES, int SLOTS, class F> VP_KERNEL(VP_ROW_THREADS) vp_row_kernel(F f, int64_t rows, int n) {
+/* F: a struct with  template <int LANES, int SLOTS> VP_INLINE void run(const vp_row<LANES, SLOTS> &r) const; and BLOCKS
+ * of them a multiprocessor, where its registers would spill for more. */
+template <class F> constexpr int vp_row_blocks() {
+    if constexpr (requires { F::BLOCKS; })
+        return F::BLOCKS;
+    else
+        return 1;
+}
+template <int LANES, int SLOTS, class F>
+VP_KERNEL(VP_ROW_THREADS, vp_row_blocks<F>())
+vp_row_kernel(F f, int64_t rows, int n) {
     f.run(vp_row<LANES, SLOTS>(rows, n));
 }
 /* Enqueue f over rows of n elements. Few registers a thread: more rows under way while others wait for memory. */

@@ -54,3 +54,15 @@ installed() {
     installed uninstall
     [ -z "$(find root -type f)" ]
 }
+
+@test "the CUDA backend is installed beside the programs where it was built, and found there" {
+    shim=$REPO/build/shim/libvecpipe-cuda.so
+    [ -e "$shim" ] || skip "no shim: make shim"
+    mkdir -p made/bin
+    cp "$VP_BIN/fwd" made/bin/
+    cp "$shim" made/
+    (cd "$REPO" && DESTDIR=$OLDPWD/root PREFIX=/usr scripts/install "$OLDPWD/made/bin" fwd)
+    sed 's/#.*//' "$REPO/tests/streams/minimal.hex" | tr -d ' \n' | tr a-f A-F | basenc --base16 -d >ids.vp
+    root/usr/libexec/vecpipe/fwd -v --device cuda -m "$REPO/tests/golden/llama-gqa-tied" <ids.vp 2>err >hidden.vp
+    grep -q 'computes on cuda' err
+}

@@ -79,11 +79,11 @@ class Rounds:
         self.run = os.path.join(folder, "rough-packed" if training.packed else "rough")
         self.wrong, self.finished, self.kills = [], 0, 0
 
-    def check_finished(self):
+    def check_finished(self, killed=False):
         self.finished += 1
         different = [k for k, v in results(self.calm).items() if results(self.run)[k] != v]
         if different: self.wrong.append(f"run {self.finished}: {different} differ")
-        if sorted(os.listdir(self.run)) != sorted(os.listdir(self.calm)): self.wrong.append(f"left: {sorted(os.listdir(self.run))}")
+        if not killed and sorted(os.listdir(self.run)) != sorted(os.listdir(self.calm)): self.wrong.append(f"left: {sorted(os.listdir(self.run))}")
         shutil.rmtree(self.run)
 
     def kill(self, victim, how):
@@ -101,7 +101,9 @@ class Rounds:
         elif any(s not in (0, 6, -signal.SIGPIPE) for s in others): self.wrong.append(what)
         elif any(e.count("\n") > 1 for e in errors): self.wrong.append("more than a line: " + what)
         if statuses[-1] == 0: return self.check_finished()
-        if os.path.exists(os.path.join(self.run, "adapter_model.safetensors")): self.wrong.append("published: " + what)
+        if os.path.exists(os.path.join(self.run, "adapter_model.safetensors")):
+            if statuses[:-1] == [0] * (len(statuses) - 1): return self.check_finished(killed=True)  # after its last word
+            self.wrong.append("published: " + what)
         if checkpoint_step(self.run) < before: self.wrong.append("the checkpoint went back: " + what)
 
     def end(self):

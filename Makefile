@@ -71,7 +71,7 @@ CXX      ?= c++
 NVBASE    = -std=c++20 -O3 -I. -MMD -MP --fmad=false -diag-suppress 177
 NVFLAGS   = $(NVBASE) -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off \
             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
-SHIMFLAGS = -std=c++20 -O2 -g -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
+SHIMFLAGS = -std=c++20 -O1 -g1 -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
             -Wno-unused-function -Wno-unknown-pragmas
 $(BUILD)/obj/%.pic.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
 	@mkdir -p $(@D)

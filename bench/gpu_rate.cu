@@ -77,17 +77,21 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: gpu_rate ROWS SECONDS N,K[,TIMES] ...\n");
         return 2;
     }
+    long rows = 0;
+    double seconds = 0;
+    check(sscanf(argv[1], "%ld", &rows) == 1 && rows > 0, argv[1]);
+    check(sscanf(argv[2], "%lf", &seconds) == 1 && seconds > 0, argv[2]);
     check(!cublasLtCreate(&lt), "cublasLtCreate");
     check(cudaMalloc(&workspace, WORKSPACE) == cudaSuccess, "cudaMalloc");
     for (int i = 3; i < argc; i++) {
         long n = 0, k = 0, times = 1;
         check(sscanf(argv[i], "%ld,%ld,%ld", &n, &k, &times) >= 2 && n > 0 && k > 0, argv[i]);
-        const product p = make(lt, atol(argv[1]), n, k);
+        const product p = make(lt, rows, n, k);
         for (long t = 0; t < times; t++, flop += p.flop) all.push_back(p);
     }
     const float one = 1, zero = 0;
     for (int warm = 1; warm >= 0; warm--) {
-        double done = 0, start = now(), end = start + (warm ? 1.0 : atof(argv[2]));
+        double done = 0, start = now(), end = start + (warm ? 1.0 : seconds);
         do {
             for (size_t i = 0; i < 8 * all.size(); i++) {
                 const product &p = all[i % all.size()];

@@ -23,7 +23,7 @@ static options opt = {.batch_tokens = VP_BATCH_TOKENS};
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
     OPTION_MODEL(&opt.model, "folder, .gguf file or index; else the stream's model, else $VP_MODEL"),
-    OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
+    OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), in the place of the stream's; may be repeated"),
     {.name = "attention",
      .kind = VP_OPT_CHOICE,
      .target = &opt.attention,
@@ -179,8 +179,8 @@ static int declare_output(state *s, vp_error *err) {
 /* The model that the stream or the user names, and the header that says what will be computed with it. */
 static int open_all(state *s, vp_error *err) {
     const vp_encode_options o = encode_options();
-    VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
-    for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
+    VP_TRY(opt.follow ? vp_model_resolve_base(&s->model, opt.model, s->header, err)
+                      : vp_model_resolve(&s->model, opt.model, s->header, opt.adapters.item, opt.adapters.n, err));
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, s->header, err));
     tell_device(s->encoder);
     VP_TRY(vp_model_describe(s->model, s->header, err));

@@ -111,7 +111,9 @@ static int begin(state *s, const char *command, vp_error *err) {
     vp_reader_watch(s->reader, STDOUT_FILENO);
     VP_TRY(vp_reader_next(s->reader, &f, err));
     if (!(s->header = vp_map_copy(f->keys))) return vp_fail_memory(err, "the header", 1);
-    if (s->form != VP_FORM_ROWS) VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
+    if (s->form != VP_FORM_ROWS)
+        VP_TRY(opt.follow ? vp_model_resolve_base(&s->model, opt.model, s->header, err)
+                          : vp_model_resolve(&s->model, opt.model, s->header, NULL, 0, err));
     VP_TRY(declare_all(s, err));
     VP_TRY(vp_writer_open(&s->writer, STDOUT_FILENO, "standard output", err));
     return vp_writer_header(s->writer, s->header, command, err);

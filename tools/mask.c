@@ -123,7 +123,7 @@ static int set_reduce(vp_mask_options *o, vp_error *err) {
 }
 
 static int open_tokenizer(state *s, vp_error *err) {
-    VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, err));
+    VP_TRY(vp_model_resolve(&s->model, opt.model, s->header, NULL, 0, err));
     VP_TRY(vp_tokenizer_open(&s->tokenizer, vp_model_transformer(s->model), err));
     vp_map *model = vp_map_sub(s->header, "model");
     const char *theirs = model ? vp_map_str(model, "tokenizer") : NULL;

@@ -67,13 +67,9 @@ static int check_apart(const char *out, const char *input, vp_error *err) {
 
 static int open_inputs(vp_model **m, vp_error *err) {
     if (!opt.out || !*opt.out) return vp_fail(err, VP_USAGE, "no folder to write: give --out");
-    VP_TRY(vp_model_resolve(m, opt.model, NULL, err));
-    VP_TRY(check_apart(opt.out, vp_model_path(*m), err));
-    for (size_t i = 0; i < opt.adapters.n; i++) {
-        VP_TRY(check_apart(opt.out, opt.adapters.item[i], err));
-        VP_TRY(vp_model_add_adapter(*m, opt.adapters.item[i], err));
-    }
-    return VP_OK;
+    for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(check_apart(opt.out, opt.adapters.item[i], err));
+    VP_TRY(vp_model_resolve(m, opt.model, NULL, opt.adapters.item, opt.adapters.n, err));
+    return check_apart(opt.out, vp_model_path(*m), err);
 }
 
 /* Rows that no token has, which some models are padded with, make room for the new ones. */

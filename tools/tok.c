@@ -266,7 +266,6 @@ static int open_tokenizer(state *s, vp_error *err) {
 
 /* s->header: empty, or with the maps `model` and `encoder` of the input's head. */
 static int write_header(state *s, const char *command, vp_error *err) {
-    for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
     VP_TRY(open_tokenizer(s, err));
     vp_map *encoder = vp_map_sub(s->header, "encoder");
     int status = encoder ? prepare_input(s, encoder, err) : vp_fail(err, VP_BUG, "a header without encoder");
@@ -311,7 +310,7 @@ static int open_by_head(state *s, const char *command, vp_error *err) {
         VP_TRY(adopt(s, "model", err));
         VP_TRY(adopt(s, "encoder", err));
     }
-    VP_TRY(vp_model_resolve(&s->model, NULL, s->header, err));
+    VP_TRY(vp_model_resolve(&s->model, NULL, s->header, opt.adapters.item, opt.adapters.n, err));
     return write_header(s, command, err);
 }
 
@@ -454,7 +453,7 @@ static int run(state *s, const char *file, const char *command, vp_error *err) {
     s->header = vp_map_new();
     if (!s->header) return vp_fail_memory(err, "the header", 1);
     if (named && *named) {
-        VP_TRY(vp_model_resolve(&s->model, named, NULL, err));
+        VP_TRY(vp_model_resolve(&s->model, named, NULL, opt.adapters.item, opt.adapters.n, err));
         VP_TRY(write_header(s, command, err));
         VP_TRY(read_first(s, err));
     } else {

@@ -110,8 +110,8 @@ static int open_weights(vp_model **out, const char *path, vp_error *err) {
     return vp_model_has_weights(m) ? fingerprint(m, err) : VP_OK;
 }
 
-/* The model that the maps of a header, or of an index, name. */
-static int open_described(vp_model **m, const vp_map *model, const vp_map *encoder, const char *where, vp_error *err) {
+/* The base of the model that the maps of a header, or of an index, name. */
+static int open_base(vp_model **m, const vp_map *model, const char *where, vp_error *err) {
     const char *path = vp_map_str(model, "path"), *print = vp_map_str(model, "fingerprint");
     if (!path || path[0] != '/' || !print || !*print)
         return vp_fail(err, VP_DATA, "%s: no absolute model path with a fingerprint; give the model with -m", where);
@@ -119,7 +119,12 @@ static int open_described(vp_model **m, const vp_map *model, const vp_map *encod
     if (strcmp(print, (*m)->fingerprint))
         return vp_fail(err, VP_DATA, "%s: the model at %s has fingerprint %s, not %s: it was changed or replaced",
                        where, path, (*m)->fingerprint, print);
-    const char *adapter;
+    return VP_OK;
+}
+
+/* What stands on the base: adapters, a latent layer, a projection. */
+static int open_rest(vp_model **m, const vp_map *model, const char *where, vp_error *err) {
+    const char *adapter, *path = (*m)->path;
     for (size_t i = 0; (adapter = vp_map_str_at(model, "adapters", i)); i++) {
         if (adapter[0] != '/')
             return vp_fail(err, VP_DATA, "%s: the adapter's path %s is not absolute", where, adapter);
@@ -134,13 +139,20 @@ static int open_described(vp_model **m, const vp_map *model, const vp_map *encod
     const char *projection = vp_map_str(model, "projection_fingerprint");
     if (projection && strcmp(projection, (*m)->projection_fingerprint))
         return vp_fail(err, VP_DATA, "%s: the projection of %s was changed or replaced", where, path);
+    return VP_OK;
+}
+
+static int open_described(vp_model **m, const vp_map *model, const vp_map *encoder, bool adapted, const char *where,
+                          vp_error *err) {
+    VP_TRY(open_base(m, model, where, err));
+    if (adapted) VP_TRY(open_rest(m, model, where, err));
     return vp_settings_from_maps(&(*m)->settings, model, encoder, err);
 }
 
 static int open_index(vp_model **m, const char *path, vp_error *err) {
     vp_map *model = NULL, *encoder = NULL;
     VP_TRY(vp_index_describe(path, &model, &encoder, err));
-    int status = model ? open_described(m, model, encoder, path, err)
+    int status = model ? open_described(m, model, encoder, true, path, err)
                        : vp_fail(err, VP_DATA, "%s: the index is empty and knows no model", path);
     if (!status && encoder) (*m)->input = vp_map_sub(encoder, "input");
     vp_map_free(model);
@@ -161,9 +173,9 @@ int vp_model_open(vp_model **m, const char *path, vp_error *err) {
     return keep_or_close(m, index ? open_index(m, path, err) : open_weights(m, path, err));
 }
 
-static int from_maps(vp_model **m, const vp_map *header, vp_error *err) {
+static int from_maps(vp_model **m, const vp_map *header, bool adapted, vp_error *err) {
     vp_map *model = vp_map_sub(header, "model"), *encoder = vp_map_sub(header, "encoder");
-    int status = model ? open_described(m, model, NULL, "the stream's header", err)
+    int status = model ? open_described(m, model, NULL, adapted, "the stream's header", err)
                        : vp_fail(err, VP_DATA, "the stream's header names no model");
     if (!status && encoder) (*m)->input = vp_map_sub(encoder, "input");
     vp_map_free(model);
@@ -173,11 +185,12 @@ static int from_maps(vp_model **m, const vp_map *header, vp_error *err) {
 
 int vp_model_from_header(vp_model **m, const vp_map *header, vp_error *err) {
     *m = NULL;
-    return keep_or_close(m, from_maps(m, header, err));
+    return keep_or_close(m, from_maps(m, header, true, err));
 }
 
-static int resolve(vp_model **m, const char *option, const vp_map *header, const vp_map *named, vp_error *err) {
-    if (!option && named && vp_map_str(named, "path")) return vp_model_from_header(m, header, err);
+static int resolve(vp_model **m, const char *option, const vp_map *header, const vp_map *named, bool adapted,
+                   vp_error *err) {
+    if (!option && named && vp_map_str(named, "path")) return keep_or_close(m, from_maps(m, header, adapted, err));
     const char *path = option ? option : getenv("VP_MODEL");
     if (!path || !*path) return vp_fail(err, VP_USAGE, "no model: give one with -m, or set VP_MODEL");
     VP_TRY(vp_model_open(m, path, err));
@@ -188,12 +201,23 @@ static int resolve(vp_model **m, const char *option, const vp_map *header, const
     return keep_or_close(m, VP_DATA);
 }
 
-int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_error *err) {
+static int resolve_named(vp_model **m, const char *option, const vp_map *header, bool adapted, vp_error *err) {
     *m = NULL;
     vp_map *named = header ? vp_map_sub(header, "model") : NULL;
-    int status = resolve(m, option, header, named, err);
+    int status = resolve(m, option, header, named, adapted, err);
     vp_map_free(named);
     return status;
+}
+
+int vp_model_resolve_base(vp_model **m, const char *option, const vp_map *header, vp_error *err) {
+    return resolve_named(m, option, header, false, err);
+}
+
+int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, const char *const *adapters, size_t n,
+                     vp_error *err) {
+    VP_TRY(resolve_named(m, option, header, n == 0, err));
+    for (size_t i = 0; i < n; i++) VP_TRY(vp_model_add_adapter(*m, adapters[i], err));
+    return VP_OK;
 }
 
 int vp_model_add_adapter(vp_model *m, const char *folder, vp_error *err) {

@@ -101,8 +101,13 @@ int vp_encoder_space(vp_map *header, vp_error *err);
  * a .gguf file, and its fingerprint that of the header (VP_DATA). */
 int vp_model_from_header(vp_model **m, const vp_map *header, vp_error *err);
 /* The model that a program should use: `option` (-m, or NULL), else the header's, else $VP_MODEL; VP_USAGE when there
- * is none. `header` may be NULL. A fingerprint in the header that is not the model's is VP_DATA. */
-int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, vp_error *err);
+ * is none. `header` may be NULL. A fingerprint in the header that is not the model's is VP_DATA. With the n adapters
+ * (folders, in order), or, when there are none and the header's model is taken, with the header's. *m is the caller's
+ * to close, also after a failure. */
+int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, const char *const *adapters, size_t n,
+                     vp_error *err);
+/* The same without any adapter. */
+int vp_model_resolve_base(vp_model **m, const char *option, const vp_map *header, vp_error *err);
 
 typedef struct vp_encode_options {
     const char *device;    /* one of VP_DEVICES; NULL: $VP_DEVICE, else auto */

@@ -115,9 +115,24 @@ static bool has_format(const vp_map *encoder, const char *name) {
     return has;
 }
 
+/* Those of the stream are neither applied nor forgotten unsaid. */
+static int check_adapters(const vp_run *r, const vp_map *header, vp_error *err) {
+    vp_map *model = vp_map_sub(header, "model");
+    const char *first = model ? vp_map_str_at(model, "adapters", 0) : NULL;
+    const bool said = r->o.nadapters || r->o.train.start || r->o.resume;
+    const int status = !first || said ? VP_OK
+                                      : vp_fail(err, VP_USAGE,
+                                                "the stream is for a model with adapter %s: --adapter trains on top of "
+                                                "it, --continue goes on with it",
+                                                first);
+    vp_map_free(model);
+    return status;
+}
+
 static int open_model(vp_run *r, const vp_map *header, vp_error *err) {
-    VP_TRY(vp_model_resolve(&r->model, r->o.model, header, err));
-    for (size_t i = 0; i < r->o.nadapters; i++) VP_TRY(vp_model_add_adapter(r->model, r->o.adapters[i], err));
+    VP_TRY(check_adapters(r, header, err));
+    VP_TRY(r->o.nadapters ? vp_model_resolve(&r->model, r->o.model, header, r->o.adapters, r->o.nadapters, err)
+                          : vp_model_resolve_base(&r->model, r->o.model, header, err));
     vp_map *encoder = vp_map_sub(header, "encoder");
     int status = read_header(r, encoder, err);
     const char *kind = pooling_of(r, encoder);

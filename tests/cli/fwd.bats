@@ -48,6 +48,21 @@ refuse_before_output() {
     grep -q 'changed or replaced' err
 }
 
+@test "an adapter counts once: fwd's takes the place of the stream's" {
+    export VP_MODEL=$GOLDEN/llama
+    cp -r "$VP_MODEL/adapter" other
+    fwd -m "$GOLDEN/llama" --adapter other <ids.vp >adapted.vp
+    fwd -m "$GOLDEN/llama" <ids.vp >plain.vp
+    fwd --adapter other <adapted.vp >again.vp
+    fwd <adapted.vp >carried.vp
+    peek --jsonl --columns hidden adapted.vp >want
+    for name in again carried; do peek --jsonl --columns hidden $name.vp | cmp - want; done
+    run ! cmp -s <(peek --jsonl --columns hidden plain.vp) want
+    fwd --adapter other --adapter other <adapted.vp | peek --jsonl --columns hidden >twice
+    run ! cmp -s twice want
+    fwd --adapter other --adapter other <ids.vp | peek --jsonl --columns hidden | cmp - twice
+}
+
 @test "adapters change the values, travel in the header and must fit" {
     fwd -m "$GOLDEN/llama" <ids.vp >plain.vp
     fwd -m "$GOLDEN/llama" --adapter "$GOLDEN/llama/adapter" <ids.vp >adapted.vp

@@ -83,6 +83,9 @@ live_run() {
     grep -q "attention 'causal', but the stream was made with 'bi'" err
     refused 4 step --out run --continue nothing --objective mntp <masked.vp
     refused 4 step --out run --adapter nothing --objective mntp <masked.vp
+    fwd --adapter "$REPO/tests/golden/llama/adapter" <masked.vp >adapted.vp
+    refused 2 step --out run --objective mntp <adapted.vp
+    grep -q 'golden/llama/adapter: --adapter trains on top of it, --continue goes on with it$' err
     [ ! -e run/live ]
     tok --batch 4 texts | mask mntp >endless.vp
     refused 2 step --out run --objective mntp <endless.vp

@@ -1,6 +1,7 @@
 /* A mixture of experts: which of them a token passes, its rows there and back, and products with weights of experts, one
  * expert's rows after the other's. Legend: T tokens, E experts, R = T top_k rows, C width; x [R, K], out [R, N]. */
 #include "kernels/cpu/units.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,14 +23,19 @@ typedef struct route_job {
     float *gate;     /* [T, top_k] */
 } route_job;
 
-/* The top_k largest of a row of logits, ascending by expert; of logits that are not numbers the first ones. */
+/* What is not a number is chosen before all others, and shows in the gates. */
+static float rank_of(float logit) {
+    return isnan(logit) ? INFINITY : logit;
+}
+
+/* The top_k largest of a row of logits, of equal ones the first; ascending by expert. */
 static void choose(const float *logit, int32_t experts, int32_t top_k, int32_t *chosen) {
     bool taken[MOST] = {false};
     int32_t n = 0;
     for (int32_t k = 0; k < top_k; k++) {
         int32_t best = -1;
         for (int32_t e = 0; e < experts; e++)
-            if (!taken[e] && (best < 0 || logit[e] > logit[best])) best = e;
+            if (!taken[e] && (best < 0 || rank_of(logit[e]) > rank_of(logit[best]))) best = e;
         taken[best] = true;
     }
     for (int32_t e = 0; n < top_k; e++)

@@ -11,6 +11,7 @@ typedef struct back {
     vp_mat dx, dy, dh, dsum;
     vp_mat dqkv, dmixed, dup, dmid;
     vp_mat dlogits, drows; /* of a mixture of experts: [T, E] f32, [R, C] */
+    const vp_mat *pull;    /* what is added to dlogits; NULL: nothing */
 } back;
 
 static int check(const back *b, int status, vp_error *err) {
@@ -102,6 +103,7 @@ static int experts_bwd(back *b, const vp_layer *l, const vp_mat *dy, vp_error *e
     VP_TRY(linear_bwd(b, &l->down, &p->mid, &b->drows, &b->dmid, err));
     const vp_moe_op route = {.to = &p->routing, .x = p->mid, .dout = &b->dmid, .dlogits = &b->dlogits};
     VP_TRY(check(b, on->ops->route_bwd(on->queue, &route), err));
+    if (b->pull) VP_TRY(add(b, &b->dlogits, b->pull, err));
     VP_TRY(gate_bwd(b, err));
     VP_TRY(linear_bwd(b, &l->up, &p->rows, &b->dup, &b->drows, err));
     VP_TRY(vp_experts_combine(p, &b->drows, &b->dh, false, err));
@@ -188,6 +190,7 @@ static int layer_bwd(back *b, int64_t i, vp_saved *s, vp_error *err) {
     vp_mat dy;
     if (!s->qkv.ptr) VP_TRY(attend_again(b, l, i, s, err));
     VP_TRY(norm_again(b, parallel ? &l->attn_norm : &l->mlp_norm, parallel ? &s->x : &s->middle, err));
+    b->pull = s->pull.ptr ? &s->pull : NULL;
     if (b->p.c->experts) VP_TRY(vp_experts_spread(&b->p, err));
     if (!s->up.ptr) VP_TRY(vp_pass_up(&b->p, l, err));
     VP_TRY(block_gradient(b, i, VP_AFTER_MLP, &dy, err));

@@ -15,6 +15,7 @@ typedef struct vp_saved {
     vp_mat lse;    /* [T, H] */
     vp_mat middle; /* [T, C] residual stream between attention and MLP */
     vp_mat logits; /* [T, E] f32 of the router, in a mixture of experts: always */
+    vp_mat pull;   /* [T, E] f32 the balancing loss's gradient of them; ptr NULL: none */
     vp_mat up;     /* [T, 2 F] or [T, F]; of experts [R, 2 F] */
 } vp_saved;
 

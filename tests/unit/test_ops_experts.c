@@ -97,7 +97,7 @@ static void same_routing(op_case *c, const vp_routing *a, const vp_routing *b, i
 }
 
 static void test_route(op_case *c) {
-    const int64_t T = case_int(c, 0, 20) ? case_size(c, 700) : 0;
+    const int64_t T = case_int(c, 0, 20) ? case_size(c, 300) : 0;
     const vp_routing to = random_sizes(c, T), again = make_routing(c, T, to.experts, to.top_k);
     vp_mat logits = case_mat(c, T, to.experts);
     const int64_t kind = case_int(c, 0, 3); /* large ones; ties; what is not a number */
@@ -491,7 +491,7 @@ static void test_update(op_case *c) {
 
 int main(int argc, char **argv) {
     static const op_test tests[] = {
-        {"route", test_route, 60},   {"rows", test_rows, 30},             {"gates", test_gates, 30},
+        {"route", test_route, 30},   {"rows", test_rows, 30},             {"gates", test_gates, 30},
         {"linear", test_linear, 20}, {"linear_bwd", test_linear_bwd, 20}, {"alone", test_alone, 30},
         {"bf16", test_bf16, 20},     {"update", test_update, 10},
     };

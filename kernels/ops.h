@@ -76,9 +76,9 @@ typedef struct vp_weight_part {
 typedef struct vp_weight_desc {
     const vp_weight_part *part; /* stacked along the outputs: q, k, v of one input are one product */
     int nparts;
-    int64_t in, out;   /* K and N = sum of the parts' rows; of one expert */
-    int32_t experts;   /* as many matrices [N, K] without bias, their parts one after the other, nparts / experts each; 0:
-                          it is one */
+    int64_t in, out; /* K and N = sum of the parts' rows; of one expert */
+    int32_t experts; /* as many matrices [N, K] without bias, their parts one after the other, nparts / experts each; 0:
+                        it is one */
     const float *bias; /* [N] or NULL; copied */
     /* VP_F32, VP_BF16 (inputs and weights of a product, forward and dX, are rounded to it, sums are f32), VP_I8 */
     vp_dtype compute;
@@ -126,8 +126,8 @@ typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias
     const vp_batch *batch;  /* units of dweight and dbias; NULL: one */
 } vp_norm_op;
 
-/* A mixture of E experts, of which a token passes top_k: R = T top_k rows, those of expert e [offset[e], offset[e + 1]),
- * ascending by token within. Where the groups end is known on the device alone; R is all that the host counts with. */
+/* A mixture of E experts, of which a token passes top_k: R = T top_k rows, ascending by token within an expert; those
+ * of expert e begin at offset[e]. Where they end is known on the device alone: the host counts with R. */
 typedef struct vp_routing {
     int32_t experts, top_k;
     int32_t *offset; /* [E + 1] */
@@ -144,8 +144,8 @@ typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dou
     vp_mat out;      /* [T, N] */
     vp_mat residual; /* [T, N] or ptr NULL */
     vp_act act;
-    const vp_routing *group; /* rows of x and out are its R, and those of an expert use its matrix of the weight: without
-                                act, residual and adapters. NULL: all use the one matrix */
+    const vp_routing *group; /* rows of x and out are its R, and those of an expert use its matrix of the weight:
+                                without act, residual and adapters. NULL: all use the one matrix */
     const vp_mat *dout, *dx;
     float *dw;    /* [N, K]; experts: [E, N, K], per unit of the batch's tokens */
     float *dbias; /* [N], linear_bwd_w's too; NULL: not wanted */
@@ -263,19 +263,21 @@ typedef struct vp_quant_op {
     int32_t *zero;
 } vp_quant_op;
 
-/* Experts. route: a token's top_k largest logits (of equal ones the lower experts), gate = softmax over those: what a softmax over
- *     all logits gives, divided by its sum over them.
- * permute: out[r, :] = (gate[r]) x[token[r], :].   combine: out[t, :] = sum over its rows r, ascending, (gate[r]) x[r, :].
- *     Each is the other's backward with regard to x.
- * route_bwd: dlogits, given x and dout [R, n], two matrices of which row r's inner product is gate[r] times the gradient
- *     of gate[r]: the rows that were combined and their gradient, or what a linear without bias made them of and its. */
+/* Experts.
+ *     route: a token's top_k largest logits (of equal ones the lower experts); gate = softmax over those, which is a
+ *         softmax over all, divided by its sum over them
+ *     permute: out[r, :] = (gate[r]) x[token[r], :]
+ *     combine: out[t, :] = sum over its rows r, ascending, of (gate[r]) x[r, :]
+ *     route_bwd: dlogits, given x and dout [R, n], of whose rows the inner products are gate times its gradient: the
+ *         rows that were combined and their gradient, or what a linear without bias made them of, and that one's
+ * With regard to x, permute and combine are each other's backward. */
 typedef struct vp_moe_op {
     const vp_routing *to;
-    vp_mat logits;          /* [T, E] F32 */
-    vp_mat x, out;          /* [T, C] and [R, C] */
-    bool gated;             /* with gate in permute and combine */
-    const vp_mat *dout;     /* [R, n] */
-    const vp_mat *dlogits;  /* [T, E] F32, overwritten */
+    vp_mat logits;         /* [T, E] F32 */
+    vp_mat x, out;         /* [T, C] and [R, C] */
+    bool gated;            /* with gate in permute and combine */
+    const vp_mat *dout;    /* [R, n] */
+    const vp_mat *dlogits; /* [T, E] F32, overwritten */
 } vp_moe_op;
 
 typedef enum vp_pool_kind {

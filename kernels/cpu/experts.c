@@ -1,5 +1,5 @@
-/* A mixture of experts: which of them a token passes, its rows there and back, and products with weights of experts, one
- * expert's rows after the other's. Legend: T tokens, E experts, R = T top_k rows, C width; x [R, K], out [R, N]. */
+/* A mixture of experts: which of them a token passes, its rows there and back, and products with weights of experts,
+ * one expert's rows after the other's. Legend: T tokens, E experts, R = T top_k rows, C width; x [R, K], out [R, N]. */
 #include "kernels/cpu/units.h"
 #include <math.h>
 #include <stdlib.h>

@@ -21,7 +21,8 @@ VP_DEVICE float rank_of(float logit) {
 }
 
 /* The k largest of a token, of equal ones the first: expert [T, k] ascending, gate [T, k] softmax over their logits. */
-VP_KERNEL(THREADS) choose_kernel(vp_rows_of<const float> logits, int64_t T, int E, int k, int32_t *expert, float *gate) {
+VP_KERNEL(THREADS)
+choose_kernel(vp_rows_of<const float> logits, int64_t T, int E, int k, int32_t *expert, float *gate) {
     const int64_t t = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (t >= T) return;
     const float *logit = logits.p + t * logits.ld;
@@ -51,8 +52,8 @@ VP_KERNEL(THREADS) choose_kernel(vp_rows_of<const float> logits, int64_t T, int 
     }
 }
 
-/* How many of the block's part of n go to expert blockIdx.x before this thread's, which begin at `first`; sums [THREADS]
- * are everybody's. */
+/* How many of the block's part of n go to expert blockIdx.x before this thread's, which begin at `first`; sums
+ * [THREADS] are everybody's. */
 VP_DEVICE int count_part(const int32_t *expert, int64_t first, int64_t past, vp_shared<int32_t> sums) {
     int mine = 0, before = 0;
     for (int64_t i = first; i < past; i++) mine += expert[i] == (int)blockIdx.x;
@@ -65,16 +66,19 @@ VP_DEVICE int count_part(const int32_t *expert, int64_t first, int64_t past, vp_
 VP_KERNEL(THREADS) count_kernel(const int32_t *expert, int64_t n, int32_t *count) {
     vp_cutter cut;
     const vp_shared<int32_t> sums = cut.take<int32_t>(THREADS);
-    const int64_t each = (n + THREADS - 1) / THREADS, first = each * threadIdx.x, past = first + each < n ? first + each : n;
+    const int64_t each = (n + THREADS - 1) / THREADS, first = each * threadIdx.x,
+                  past = first + each < n ? first + each : n;
     const int before = count_part(expert, first, past, sums);
     if (threadIdx.x == THREADS - 1) count[blockIdx.x] = before + sums[THREADS - 1];
 }
 
 /* Rows of expert blockIdx.x, ascending by token. */
-VP_KERNEL(THREADS) place_kernel(const int32_t *expert, const float *gate, int64_t n, const int32_t *count, vp_routing to) {
+VP_KERNEL(THREADS)
+place_kernel(const int32_t *expert, const float *gate, int64_t n, const int32_t *count, vp_routing to) {
     vp_cutter cut;
     const vp_shared<int32_t> sums = cut.take<int32_t>(THREADS);
-    const int64_t each = (n + THREADS - 1) / THREADS, first = each * threadIdx.x, past = first + each < n ? first + each : n;
+    const int64_t each = (n + THREADS - 1) / THREADS, first = each * threadIdx.x,
+                  past = first + each < n ? first + each : n;
     const int e = (int)blockIdx.x;
     int start = 0;
     for (int i = 0; i < e; i++) start += count[i];
@@ -98,8 +102,8 @@ static int route(vp_queue *q, const vp_moe_op *op) {
     float *gate = (float *)vp_queue_take(q, "route", (size_t)R * sizeof *gate);
     int32_t *count = (int32_t *)vp_queue_take(q, "route", experts * sizeof *count);
     if (!expert || !gate || !count) return VP_MEMORY;
-    VP_TRY(vp_launch(q, "route", choose_kernel, vp_blocks(T, THREADS), THREADS, 0, vp_rows_of<const float>(op->logits), T,
-                     to->experts, to->top_k, expert, gate));
+    VP_TRY(vp_launch(q, "route", choose_kernel, vp_blocks(T, THREADS), THREADS, 0, vp_rows_of<const float>(op->logits),
+                     T, to->experts, to->top_k, expert, gate));
     const size_t shared = THREADS * sizeof(int32_t);
     VP_TRY(vp_launch(q, "route", count_kernel, experts, THREADS, shared, expert, R, count));
     return vp_launch(q, "route", place_kernel, experts, THREADS, shared, expert, gate, R, count, *to);
@@ -149,9 +153,8 @@ static int route_bwd(vp_queue *q, const vp_moe_op *op, int64_t R) {
     const int64_t T = op->dlogits->rows, n = op->x.cols;
     float *inner = (float *)vp_queue_take(q, "route_bwd", (size_t)R * sizeof *inner);
     if (!inner) return VP_MEMORY;
-    VP_TRY(vp_wide(op->x, *op->dout)
-               ? vp_row_map(q, "route_bwd", inner_rows<true>{op->x, *op->dout, inner}, R, n)
-               : vp_row_map(q, "route_bwd", inner_rows<false>{op->x, *op->dout, inner}, R, n));
+    VP_TRY(vp_wide(op->x, *op->dout) ? vp_row_map(q, "route_bwd", inner_rows<true>{op->x, *op->dout, inner}, R, n)
+                                     : vp_row_map(q, "route_bwd", inner_rows<false>{op->x, *op->dout, inner}, R, n));
     return vp_launch(q, "route_bwd", route_bwd_kernel, vp_blocks(T, THREADS), THREADS, 0, *op->to, inner,
                      vp_rows_of<float>(*op->dlogits), T);
 }
@@ -188,7 +191,8 @@ int vp_cuda_permute(vp_queue *q, const vp_moe_op *op) {
     VP_TRY(check_routing(q, "permute", op->to));
     VP_TRY(vp_check_mat(q, "permute.x", &op->x, true, T, C));
     VP_TRY(vp_check_mat(q, "permute.out", &op->out, true, T * op->to->top_k, C));
-    return vp_map(q, "permute", vp_wide(op->x, op->out), permute_map{op->x, op->out, *op->to, op->gated}, op->out.rows, C);
+    return vp_map(q, "permute", vp_wide(op->x, op->out), permute_map{op->x, op->out, *op->to, op->gated}, op->out.rows,
+                  C);
 }
 
 struct combine_map {

@@ -13,7 +13,7 @@ struct linear_job {
     vp_product_kind kind; /* NT, or NN: backward */
     const vp_weight *w;
     vp_mat x;
-    vp_join_op join; /* sums and first are the pieces' */
+    vp_join_op join;         /* sums and first are the pieces' */
     const vp_routing *group; /* of experts: nothing joins */
 };
 

@@ -24,8 +24,8 @@ struct product_args {
 struct product_place {
     int64_t m0, n0, M, b;
 };
-/* Rows of experts are cut into tiles one expert after the other. The host does not know how many there are, and launches
- * as many blocks as could be: those left over get m0 = M. */
+/* Rows of experts are cut into tiles one expert after the other. The host does not know how many there are, and
+ * launches as many blocks as could be: those left over get m0 = M. */
 template <bool rows_of_experts> VP_DEVICE product_place find_place(const product_args &p, int tile) {
     product_place at = {(int64_t)(blockIdx.x / p.across) * tile, (int64_t)(blockIdx.x % p.across) * tile, p.M,
                         blockIdx.y * p.stride_b};
@@ -112,7 +112,7 @@ template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(MMA_THREADS) mma
     using B = product_tile<turned_b>;
     vp_cutter cut;
     const vp_shared<vp_bf16> tile_a = cut.take<vp_bf16>(STAGES * A::SIZE), tile_b = cut.take<vp_bf16>(STAGES * B::SIZE);
-    const product_place place = find_place<experts && !turned_a>(p, TILE);
+    const product_place place = find_place < experts && !turned_a > (p, TILE);
     const int64_t m0 = place.m0, n0 = place.n0, M = place.M;
     if (m0 >= M) return;
     const vp_bf16 *a = (const vp_bf16 *)p.a + blockIdx.y * p.stride_a, *b = (const vp_bf16 *)p.b + place.b;
@@ -152,7 +152,8 @@ template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(MMA_THREADS) mma
         vp_barrier(); /* the next unit fills the first stages */
         mma_each([&](int i, int j, int e) { total[i][j][e] += sum[i][j][e]; });
     });
-    mma_each([&](int i, int j, int e) { store(p, M, row + 16 * i + 8 * (e / 2), col + 8 * j + e % 2, total[i][j][e]); });
+    mma_each(
+        [&](int i, int j, int e) { store(p, M, row + 16 * i + 8 * (e / 2), col + 8 * j + e % 2, total[i][j][e]); });
 }
 
 /* ---- F32: tiles of 64 x 64, 16 of K at a time, 4 x 4 a thread, one chain of fused products an element ---- */
@@ -189,7 +190,7 @@ template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(FMA_THREADS) fma
     vp_cutter cut;
     const vp_shared<float> tile_a = cut.take<float>(FMA_DEPTH * FMA_STRIDE),
                            tile_b = cut.take<float>(FMA_DEPTH * FMA_STRIDE);
-    const product_place place = find_place<experts && !turned_a>(p, TILE);
+    const product_place place = find_place < experts && !turned_a > (p, TILE);
     const int64_t m0 = place.m0, n0 = place.n0, M = place.M;
     if (m0 >= M) return;
     const float *a = (const float *)p.a + blockIdx.y * p.stride_a, *b = (const float *)p.b + place.b;

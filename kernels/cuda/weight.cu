@@ -123,8 +123,7 @@ static int learn(vp_device *d, const vp_weight *w, vp_error *err) {
 static int prepare(vp_device *d, vp_weight *w, const vp_weight_desc *desc, vp_error *err) {
     const size_t all = (size_t)vp_weight_all(w), bytes = all * (size_t)w->in * vp_dtype_size(w->row_type);
     VP_TRY(vp_device_take(&w->row, bytes, name_of(desc), err));
-    if (w->row_type == VP_I8)
-        VP_TRY(vp_device_take((void **)&w->row_scale, all * sizeof(float), name_of(desc), err));
+    if (w->row_type == VP_I8) VP_TRY(vp_device_take((void **)&w->row_scale, all * sizeof(float), name_of(desc), err));
     if (desc->bias) VP_TRY(vp_device_take((void **)&w->bias, (size_t)w->out * sizeof(float), name_of(desc), err));
     VP_TRY(put_rows(d, w, desc, err));
     return learn(d, w, err);

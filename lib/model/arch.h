@@ -8,8 +8,8 @@
 
 /* Every weight that a model may have. X(role, rows, columns, per layer, LoRA target); sizes by symbol: V vocabulary,
  * C width, P positions, Y token types, Q query heads * d, K key/value heads * d, D head width, F feed-forward width, E
- * experts; columns '1': a vector. A role's bias, where the architecture has one, is a vector of its rows. In a mixture of
- * experts every one of them has a gate, an up and a down, which carry no adapters. */
+ * experts; columns '1': a vector. A role's bias, where the architecture has one, is a vector of its rows. In a mixture
+ * of experts every one of them has a gate, an up and a down, which carry no adapters. */
 #define VP_ROLES(X)                                                                                                    \
     X(EMBED, 'V', 'C', false, false)                                                                                   \
     X(POSITIONS, 'P', 'C', false, false)                                                                               \

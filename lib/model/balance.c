@@ -1,5 +1,5 @@
-/* The balancing loss of a mixture of experts' routers, made on the host of the logits that a forward pass left: a number
- * an expert, token and layer. */
+/* The balancing loss of a mixture of experts' routers, made on the host of the logits that a forward pass left: a
+ * number an expert, token and layer. */
 #include "lib/model/pass.h"
 #include <math.h>
 #include <stdlib.h>

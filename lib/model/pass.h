@@ -1,7 +1,8 @@
 /* Private to lib/model: what forward.c and backward.c share, one micro-batch's matrices.
  *
- * Legend: T tokens, C width, H query heads, G key/value heads, d head width, F feed-forward width, R = T top_k rows of a
- * mixture of experts. Matrices and their gradients are of the encoder's state type (vp_compute.state), but for the residual stream, which is f32. */
+ * Legend: T tokens, C width, H query heads, G key/value heads, d head width, F feed-forward width, R = T top_k rows of
+ * a mixture of experts. Matrices and their gradients are of the encoder's state type (vp_compute.state), but for the
+ * residual stream, which is f32. */
 #ifndef VP_MODEL_PASS_H
 #define VP_MODEL_PASS_H
 #include "lib/model/encoder.h"
@@ -95,7 +96,8 @@ int vp_experts_open(vp_pass *p, vp_error *err);
 int vp_experts_forward(vp_pass *p, const vp_layer *l, vp_error *err);
 /* The routing from the logits, and rows = h's. */
 int vp_experts_spread(vp_pass *p, vp_error *err);
-/* to [R, C] = every row's token of from [T, C]; to [T, C] = the sum of every token's rows; times their gates if `gated`. */
+/* to [R, C] = every row's token of from [T, C]; to [T, C] = the sum of every token's rows; times their gates if
+ * `gated`. */
 int vp_experts_permute(vp_pass *p, const vp_mat *from, const vp_mat *to, bool gated, vp_error *err);
 int vp_experts_combine(vp_pass *p, const vp_mat *from, const vp_mat *to, bool gated, vp_error *err);
 

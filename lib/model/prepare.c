@@ -166,7 +166,8 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
 }
 
 /* The same of experts: these weights of the first, of the second, ... */
-static int prepare_experts(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_linear *linear, vp_error *err) {
+static int prepare_experts(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_linear *linear,
+                           vp_error *err) {
     const vp_config *c = &e->model->config;
     const vp_weight_entry *first = entry(e, roles[0], layer);
     vp_weight_part *part = vp_calloc((size_t)(c->experts * n), sizeof *part);
@@ -183,9 +184,8 @@ static int prepare_experts(vp_encoder *e, int64_t layer, const vp_role *roles, i
                                  .rows = e->on.rows,
                                  .name = first->module};
     const bool again = linear->weight != NULL;
-    const int status =
-        again ? vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, linear->weight, &desc), err)
-              : e->on.ops->weight_prepare(e->on.device, &desc, &linear->weight, err);
+    const int status = again ? vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, linear->weight, &desc), err)
+                             : e->on.ops->weight_prepare(e->on.device, &desc, &linear->weight, err);
     free(part);
     if (status || again) return status;
     linear->in = desc.in;

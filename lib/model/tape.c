@@ -2,9 +2,9 @@
 #include "lib/model/pass.h"
 #include <stdlib.h>
 
-typedef struct tape_sizes {      /* columns of every matrix that a layer keeps; 0: none */
+typedef struct tape_sizes {         /* columns of every matrix that a layer keeps; 0: none */
     int64_t x, lse, middle, logits; /* f32 */
-    int64_t raw, qkv, mixed, up; /* of the state type */
+    int64_t raw, qkv, mixed, up;    /* of the state type */
 } tape_sizes;
 
 static tape_sizes sizes_of(const vp_encoder *e) {

@@ -41,7 +41,8 @@ static bool is_target(const char *module, const char *targets) {
 static bool is_expert(const vp_model *m, const char *target) {
     for (size_t i = 0; m->config.experts && i < m->weights.n; i++) {
         const vp_weight_entry *w = &m->weights.entry[i];
-        const bool of_mlp = w->role == VP_W_ROUTER || w->role == VP_W_GATE || w->role == VP_W_UP || w->role == VP_W_DOWN;
+        const bool of_mlp =
+            w->role == VP_W_ROUTER || w->role == VP_W_GATE || w->role == VP_W_UP || w->role == VP_W_DOWN;
         if (of_mlp && is_target(w->module, target)) return true;
     }
     return false;
@@ -57,8 +58,8 @@ static int check_targets(const vp_model *m, const char *targets, vp_error *err) 
         for (size_t i = 0; !found && i < m->weights.n; i++)
             found = m->weights.entry[i].lora && is_target(m->weights.entry[i].module, one);
         if (!found && is_expert(m, one))
-            return vp_fail(err, VP_USAGE, "target '%s': experts and their router carry no adapters; train them with --full",
-                           one);
+            return vp_fail(err, VP_USAGE,
+                           "target '%s': experts and their router carry no adapters; train them with --full", one);
         if (!found)
             return vp_fail(err, VP_USAGE, "target '%s' is no linear of the %s model", one, m->config.arch->name);
         at += length + (at[length] == ',');

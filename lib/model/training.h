@@ -84,7 +84,7 @@ int64_t vp_encoder_width(const vp_encoder *e); /* C */
  * crosses tokens: a unit is what it is defined for, because a micro-batch holds whole ones. */
 double vp_encoder_balance(const vp_encoder *e); /* its weight by the model's configuration; 0: none */
 typedef struct vp_balance {
-    int64_t B; /* rows of the tape's frame, */
+    int64_t B;                /* rows of the tape's frame, */
     const int32_t *cu, *unit; /* [B + 1], [B] */
     const double *share;      /* [B] a unit's loss counts the sum of its rows' */
     float *loss;              /* [B] that is added to its first row's */

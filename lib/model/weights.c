@@ -199,7 +199,8 @@ int vp_weights_open(vp_weights *w, const vp_config *c, const vp_source *s, const
     w->entry = vp_calloc(entries, sizeof *w->entry);
     w->part = vp_calloc(parts, sizeof *w->part);
     sp.used = vp_calloc(vp_source_count(s), 1);
-    int status = w->entry && w->part && sp.used ? VP_OK : vp_fail_memory(err, "the weight table", entries * sizeof *w->entry);
+    int status =
+        w->entry && w->part && sp.used ? VP_OK : vp_fail_memory(err, "the weight table", entries * sizeof *w->entry);
     if (!status) status = fill_all(w, &sp, err);
     if (!status) status = check_leftovers(w, &sp, err);
     free(sp.used);

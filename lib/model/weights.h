@@ -21,8 +21,8 @@ typedef struct vp_weight_entry {
 typedef struct vp_weights {
     vp_weight_entry *entry; /* global ones first, then layer by layer */
     size_t n;
-    size_t at_layer, per_layer;         /* first layer's entries; entries a layer */
-    vp_tensor_info *part;               /* single experts' matrices of tensors that hold all of a layer's, or NULL */
+    size_t at_layer, per_layer; /* first layer's entries; entries a layer */
+    vp_tensor_info *part;       /* single experts' matrices of tensors that hold all of a layer's, or NULL */
     size_t nparts;
     const vp_tensor_info *rope_factors; /* GGUF's rope_freqs.weight, or NULL */
 } vp_weights;

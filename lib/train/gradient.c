@@ -55,8 +55,8 @@ static int predict(vp_trainer *t, vp_micro *m, const vp_targets *targets, float 
     return status;
 }
 
-/* The balancing loss of experts' routers, of generative micro-batches: by gradient unit, each with its targets' share of
- * the step's weights; added to the losses of rows and, by the tape, to the gradient. */
+/* The balancing loss of experts' routers, of generative micro-batches: by gradient unit, each with its targets' share
+ * of the step's weights; added to the losses of rows and, by the tape, to the gradient. */
 static int balance(vp_trainer *t, vp_micro *m, const vp_targets *targets, float *loss, vp_error *err) {
     const double factor = t->p.balance * vp_encoder_balance(t->p.encoder);
     if (!(factor > 0)) return VP_OK;

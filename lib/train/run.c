@@ -25,8 +25,8 @@ struct vp_run {
     json_t *recipe;
     char *attention, *compute, *checkpoint, *chat;
     bool followed, planned;
-    bool nv_embed; /* its texts have NV-Embed's format */
-    bool prefix;   /* what stands before them sees all of itself */
+    bool nv_embed;  /* its texts have NV-Embed's format */
+    bool prefix;    /* what stands before them sees all of itself */
     double balance; /* factor of the balancing loss of routers */
     int64_t next, saved;
 };

@@ -12,7 +12,7 @@ enum { ROWS = 9, UNITS = 6, C = 64, F = 112, HEADS = 4, GROUPS = 2, D = 16, EXPE
 
 /* load_balancing_loss_func of transformers, of the router's logits of the golden rows, by unit and of all */
 static const int32_t units[ROWS] = {0, 0, 0, 1, 2, 3, 4, 4, 5};
-static const double wanted[UNITS] = {2.316218852996826, 2.0055909156799316, 2.1292190551757812,
+static const double wanted[UNITS] = {2.316218852996826,  2.0055909156799316, 2.1292190551757812,
                                      2.4280550479888916, 2.0245890617370605, 2.033120632171631},
                     wanted_all = 2.0636730194091797;
 
@@ -255,10 +255,10 @@ static void put_keys(vp_buf *b) {
     static const struct {
         const char *key;
         uint32_t value;
-    } numbers[] = {{"llama.block_count", LAYERS},          {"llama.context_length", 256},
-                   {"llama.embedding_length", C},          {"llama.feed_forward_length", F},
-                   {"llama.attention.head_count", HEADS},  {"llama.attention.head_count_kv", GROUPS},
-                   {"llama.expert_count", EXPERTS},        {"llama.expert_used_count", 2}};
+    } numbers[] = {{"llama.block_count", LAYERS},         {"llama.context_length", 256},
+                   {"llama.embedding_length", C},         {"llama.feed_forward_length", F},
+                   {"llama.attention.head_count", HEADS}, {"llama.attention.head_count_kv", GROUPS},
+                   {"llama.expert_count", EXPERTS},       {"llama.expert_used_count", 2}};
     gguf_key(b, "general.architecture", VP_GGUF_STRING);
     gguf_string(b, "llama");
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {

@@ -261,8 +261,8 @@ static double difference(const setup *s, const packed *p, float *x, const float 
     return fabs((side[0] - side[1]) / (2 * h) - norm) / norm;
 }
 
-/* The loss along the gradient of one tensor must change as the gradient's length says. Where a step makes a token choose
- * other experts the loss jumps: such models may take a smaller one. */
+/* The loss along the gradient of one tensor must change as the gradient's length says. Where a step makes a token
+ * choose other experts the loss jumps: such models may take a smaller one. */
 static void check_differences(const char *name, const char *how, const setup *s, const packed *p) {
     vp_error err = {0};
     weighted w = {.C = vp_model_width(s->model)};
@@ -404,7 +404,8 @@ int main(void) {
         check_nce(recorded[i], g);
         vp_source_close(g);
     }
-    static const char *const decoders[] = {"llama", "llama3-rope", "mistral-window", "qwen2", "qwen3", "gemma", "gptj", "mixtral"};
+    static const char *const decoders[] = {"llama", "llama3-rope", "mistral-window", "qwen2",
+                                           "qwen3", "gemma",       "gptj",           "mixtral"};
     vp_train_options lora = {.rank = 3, .alpha = 6, .backward = true}, full = {.full = true, .backward = true};
     for (size_t i = 0; i < sizeof decoders / sizeof *decoders; i++) {
         check_model(decoders[i], i % 2 ? "causal" : "bi", &lora, "adapter");

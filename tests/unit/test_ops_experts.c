@@ -1,7 +1,6 @@
 /* The operations of a mixture of experts: routing against plain comparisons, rows there and back, products of experts
  * against those of their matrices alone, and every gradient against differences; to the byte with 1 and 3 threads,
  * whatever tokens stand beside, and however the units are shared out among calls. */
-#include "lib/base/half.h"
 #include "tests/unit/gradients.h"
 #include "tests/unit/reference.h"
 #include <math.h>
@@ -155,13 +154,12 @@ static void test_rows(op_case *c) {
     for (int gated = 0; gated < 2; gated++) {
         vp_moe_op there = {.to = &to, .x = case_mat(c, T, C), .out = case_mat(c, R, C), .gated = gated};
         vp_moe_op back = {.to = &to, .x = case_mat(c, R, C), .out = case_mat(c, T, C), .gated = gated};
-        vp_mat first;
         CASE_OK(c, c->be->permute(c->three, &there), c->three);
         CASE_OK(c, c->be->combine(c->three, &back), c->three);
         if (c->failure[0]) return;
         check_rows(c, &there, false);
         check_rows(c, &back, true);
-        first = back.out;
+        const vp_mat first = back.out;
         back.out = case_mat(c, T, C);
         CASE_OK(c, c->be->combine(c->one, &back), c->one);
         case_same_bytes(c, "combine", &first, &back.out);
@@ -183,8 +181,7 @@ static void forward_gates(const void *p, double *out) {
     for (int32_t e = 0; e < g->to.experts; e++)
         for (int32_t r = g->to.offset[e]; r < g->to.offset[e + 1]; r++)
             for (int64_t j = 0; j < C; j++)
-                out[g->to.token[r] * C + j] +=
-                    gate_of(&g->logits, g->to.token[r], e, g->to.top_k) * at(&g->x, r, j);
+                out[g->to.token[r] * C + j] += gate_of(&g->logits, g->to.token[r], e, g->to.top_k) * at(&g->x, r, j);
 }
 
 static int run_gates(op_case *c, vp_queue *q, const void *p) {
@@ -197,9 +194,8 @@ static int run_gates(op_case *c, vp_queue *q, const void *p) {
 
 static void test_gates(op_case *c) {
     const int64_t T = case_size(c, 40), C = case_size(c, 150);
-    gates g = {.to = make_routing(c, T, (int32_t)case_int(c, 1, 9), 1)};
-    g.to.top_k = (int32_t)case_int(c, 1, g.to.experts < 4 ? g.to.experts : 4);
-    g.to = make_routing(c, T, g.to.experts, g.to.top_k);
+    const int32_t experts = (int32_t)case_int(c, 1, 9);
+    gates g = {.to = make_routing(c, T, experts, (int32_t)case_int(c, 1, experts < 4 ? experts : 4))};
     const int64_t R = T * g.to.top_k;
     g.logits = distinct_logits(c, T, g.to.experts, 0.1f);
     g.x = case_mat(c, R, C);
@@ -231,14 +227,11 @@ static vp_weight *prepare(op_case *c, vp_device *d, const vp_mat *w, int32_t exp
     for (int32_t e = 0; e < experts; e++) {
         from[2 * e] = case_cut(w, e * N, cut);
         from[2 * e + 1] = case_cut(w, e * N + cut, N - cut);
-        for (int k = 0; k < 2; k++) part[2 * e + k] = (vp_weight_part){from[2 * e + k].rows, read_row, &from[2 * e + k]};
+        for (int k = 0; k < 2; k++)
+            part[2 * e + k] = (vp_weight_part){from[2 * e + k].rows, read_row, &from[2 * e + k]};
     }
-    desc.part = part;
-    desc.nparts = 2 * experts;
-    desc.in = w->cols;
-    desc.out = N;
-    desc.experts = experts;
-    desc.name = "w";
+    desc.part = part, desc.nparts = 2 * experts, desc.experts = experts;
+    desc.in = w->cols, desc.out = N;
     if (c->be->weight_prepare(d, &desc, &weight, &err)) case_fail(c, "%s", err.text);
     return weight;
 }
@@ -261,8 +254,8 @@ static void multiply(const products *p, double *out, double *size) {
 }
 
 static products random_products(op_case *c, const vp_batch *batch) {
-    products p = {.to = make_routing(c, batch->T, (int32_t)case_int(c, 1, 6), 1)};
-    p.to = make_routing(c, batch->T, p.to.experts, (int32_t)case_int(c, 1, p.to.experts));
+    const int32_t experts = (int32_t)case_int(c, 1, 6);
+    products p = {.to = make_routing(c, batch->T, experts, (int32_t)case_int(c, 1, experts))};
     const int64_t N = 1 + case_size(c, 150), K = case_size(c, 150), R = batch->T * p.to.top_k;
     vp_mat logits = case_mat(c, batch->T, p.to.experts);
     if (!case_int(c, 0, 3)) /* an expert that gets all or nothing */
@@ -283,15 +276,15 @@ static int run_forward(op_case *c, vp_queue *q, const products *p) {
 /* Rows of all, or weights row by row of a type, whose numbers are that type's. */
 static void check_forward(op_case *c, products *p, vp_weight_desc desc) {
     const int64_t N = p->op.out.cols, n = p->op.out.rows * N;
-    double *want = case_alloc(c, (size_t)(n + 1) * sizeof *want), *bound = case_alloc(c, (size_t)(n + 1) * sizeof *want);
+    double *want = case_alloc(c, (size_t)(n + 1) * sizeof *want),
+           *bound = case_alloc(c, (size_t)(n + 1) * sizeof *want);
     p->one = prepare(c, c->device_one, &p->w, p->to.experts, desc);
     p->three = prepare(c, c->device_three, &p->w, p->to.experts, desc);
     if (c->failure[0]) return;
     multiply(p, want, bound);
-    const double part = desc.compute == VP_I8 ? 1.1 / 254 : EPS * (sqrt((double)p->w.cols) + 4);
-    for (int64_t i = 0; i < n; i++) bound[i] = 1.2 * part * bound[i] + 16 * EPS;
-    if (desc.compute == VP_I8) /* half a step of the row's largest magnitude in every product */
-        for (int64_t i = 0; i < n; i++) bound[i] = 1.1 / 254 * (double)p->w.cols + 16 * EPS;
+    const double K = (double)p->w.cols, rounded = 1.1 / 254 * K; /* VP_I8: half a step of a row's largest in each */
+    for (int64_t i = 0; i < n; i++)
+        bound[i] = (desc.compute == VP_I8 ? rounded : 1.2 * EPS * (sqrt(K) + 4) * bound[i]) + 16 * EPS;
     CASE_OK(c, run_forward(c, c->three, p), c->three);
     const vp_mat first = case_copy(c, &p->op.out);
     CASE_OK(c, run_forward(c, c->one, p), c->one);
@@ -321,7 +314,8 @@ static void test_alone(op_case *c) {
     const int64_t from = case_int(c, 0, T - 1), n = case_int(c, 1, T - from), top_k = all.to.top_k;
     all.one = some.one =
         prepare(c, c->device_one, &all.w, all.to.experts, (vp_weight_desc){.compute = VP_F32, .rows = rows});
-    vp_mat logits = case_mat(c, T, all.to.experts), x = case_mat(c, T, all.w.cols), out = case_mat(c, T, all.op.out.cols);
+    vp_mat logits = case_mat(c, T, all.to.experts), x = case_mat(c, T, all.w.cols),
+           out = case_mat(c, T, all.op.out.cols);
     vp_mat out_some = case_mat(c, n, out.cols);
     some.to = make_routing(c, n, all.to.experts, (int32_t)top_k);
     some.op.x = case_mat(c, n * top_k, x.cols);
@@ -376,8 +370,8 @@ static vp_routing cut_routing(op_case *c, const vp_routing *to, int64_t from, in
 /* dw of two calls of whole units is dw of one. */
 static void check_split(op_case *c, const products *p, const vp_mat *dw_before) {
     const vp_batch *batch = p->op.batch;
-    const vp_mat dw = {.ptr = p->op.dw, .dtype = VP_F32, .rows = p->w.rows, .cols = p->w.cols, .ld = p->w.cols};
-    vp_mat sum = case_copy(c, dw_before);
+    vp_mat sum = case_copy(c, dw_before), dw = sum;
+    dw.ptr = p->op.dw;
     const int64_t ends[] = {0, case_unit_cut(c, batch), batch->B};
     for (int i = 0; i < 2; i++) {
         const int64_t from = batch->cu_q[ends[i]], past = batch->cu_q[ends[i + 1]];
@@ -401,9 +395,7 @@ static void test_linear_bwd(op_case *c) {
     vp_mat dout = case_mat(c, p.op.x.rows, p.op.out.cols), dx = case_mat(c, p.op.x.rows, p.w.cols);
     vp_mat dw = case_dense(c, p.w.rows, p.w.cols), start = case_copy(c, &dw);
     const vp_weight_desc desc = {.compute = VP_F32, .backward = true};
-    p.op.dout = &dout;
-    p.op.dx = &dx;
-    p.op.dw = dw.ptr;
+    p.op.dout = &dout, p.op.dx = &dx, p.op.dw = dw.ptr;
     p.one = prepare(c, c->device_one, &p.w, p.to.experts, desc);
     p.three = prepare(c, c->device_three, &p.w, p.to.experts, desc);
     gradient_pair pair = {&p, run_backward, forward_products, dout, .n = 2, .tolerance = TOLERANCE};
@@ -419,7 +411,8 @@ static void test_linear_bwd(op_case *c) {
 static void compare_half(op_case *c, const char *what, const vp_mat *half, const vp_mat *wide, int64_t terms) {
     const vp_mat got = half->dtype == VP_BF16 ? case_f32(c, half) : *half;
     const int64_t n = wide->rows * wide->cols;
-    double *want = case_alloc(c, (size_t)(n + 1) * sizeof *want), *bound = case_alloc(c, (size_t)(n + 1) * sizeof *want);
+    double *want = case_alloc(c, (size_t)(n + 1) * sizeof *want),
+           *bound = case_alloc(c, (size_t)(n + 1) * sizeof *want);
     for (int64_t i = 0; i < n; i++) {
         want[i] = at(wide, i / wide->cols, i % wide->cols);
         bound[i] = (half->dtype == VP_BF16 ? 1.001 / 256 * fabs(want[i]) : 0) +
@@ -469,15 +462,14 @@ static void test_update(op_case *c) {
     p.one = prepare(c, c->device_one, &p.w, experts, (vp_weight_desc){.compute = VP_F32});
     old.one = prepare(c, c->device_one, &old.w, experts, (vp_weight_desc){.compute = VP_F32});
     old.op.out = case_mat(c, p.op.out.rows, N);
-    const vp_weight_part part = {p.w.rows, read_row, &p.w};
     vp_mat *from = case_alloc(c, (size_t)experts * sizeof *from);
     vp_weight_part *parts = case_alloc(c, (size_t)experts * sizeof *parts);
     for (int32_t e = 0; e < experts; e++) {
         from[e] = case_cut(&p.w, e * N, N);
-        parts[e] = (vp_weight_part){N, part.read_row, &from[e]};
+        parts[e] = (vp_weight_part){N, read_row, &from[e]};
     }
-    vp_weight_desc desc = {.part = parts, .nparts = experts, .in = p.w.cols, .out = N, .experts = experts};
-    desc.compute = VP_F32;
+    const vp_weight_desc desc = {
+        .part = parts, .nparts = experts, .in = p.w.cols, .out = N, .experts = experts, .compute = VP_F32};
     CASE_OK(c, c->be->weight_update(c->one, old.one, &desc), c->one);
     CASE_OK(c, run_forward(c, c->one, &p), c->one);
     CASE_OK(c, run_forward(c, c->one, &old), c->one);
@@ -491,9 +483,14 @@ static void test_update(op_case *c) {
 
 int main(int argc, char **argv) {
     static const op_test tests[] = {
-        {"route", test_route, 30},   {"rows", test_rows, 30},             {"gates", test_gates, 30},
-        {"linear", test_linear, 20}, {"linear_bwd", test_linear_bwd, 20}, {"alone", test_alone, 30},
-        {"bf16", test_bf16, 20},     {"update", test_update, 10},
+        {"route", test_route, 30},
+        {"rows", test_rows, 30},
+        {"gates", test_gates, 30},
+        {"linear", test_linear, 20},
+        {"linear_bwd", test_linear_bwd, 20},
+        {"alone", test_alone, 30},
+        {"bf16", test_bf16, 20},
+        {"update", test_update, 10},
     };
     return op_main(argc, argv, tests, sizeof tests / sizeof *tests);
 }

@@ -76,7 +76,9 @@ typedef struct vp_weight_part {
 typedef struct vp_weight_desc {
     const vp_weight_part *part; /* stacked along the outputs: q, k, v of one input are one product */
     int nparts;
-    int64_t in, out;   /* K and N = sum of the parts' rows */
+    int64_t in, out; /* K and N = sum of the parts' rows; of one expert */
+    int32_t experts; /* as many matrices [N, K] without bias, their parts one after the other, nparts / experts each; 0:
+                        it is one */
     const float *bias; /* [N] or NULL; copied */
     /* VP_F32, VP_BF16 (inputs and weights of a product, forward and dX, are rounded to it, sums are f32), VP_I8 */
     vp_dtype compute;
@@ -124,6 +126,16 @@ typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias
     const vp_batch *batch;  /* units of dweight and dbias; NULL: one */
 } vp_norm_op;
 
+/* A mixture of E experts, of which a token passes top_k: R = T top_k rows, ascending by token within an expert; those
+ * of expert e begin at offset[e]. Where they end is known on the device alone: the host counts with R. */
+typedef struct vp_routing {
+    int32_t experts, top_k;
+    int32_t *offset; /* [E + 1] */
+    int32_t *token;  /* [R] whose row it is */
+    int32_t *row;    /* [T, top_k] a token's rows, ascending: in expert order */
+    float *gate;     /* [R] */
+} vp_routing;
+
 typedef enum vp_act { VP_ACT_NONE, VP_ACT_SILU, VP_ACT_GELU, VP_ACT_GELU_TANH, VP_ACT_RELU, VP_ACT_TANH } vp_act;
 typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dout W ; dw += dout^T x, dbias += the sum
                                  of dout's rows, per unit */
@@ -132,10 +144,10 @@ typedef struct vp_linear_op { /* out = act(x W^T + bias) (+ residual) ; dx = dou
     vp_mat out;      /* [T, N] */
     vp_mat residual; /* [T, N] or ptr NULL */
     vp_act act;
-    const int32_t *group; /* [groups + 1] row offsets: rows of a group use weight[group]; NULL: one group (experts) */
-    int32_t groups;
+    const vp_routing *group; /* rows of x and out are its R, and those of an expert use its matrix of the weight:
+                                without act, residual and adapters. NULL: all use the one matrix */
     const vp_mat *dout, *dx;
-    float *dw;    /* [N, K] */
+    float *dw;    /* [N, K]; experts: [E, N, K], per unit of the batch's tokens */
     float *dbias; /* [N], linear_bwd_w's too; NULL: not wanted */
     const vp_batch *batch;
 } vp_linear_op;
@@ -251,12 +263,21 @@ typedef struct vp_quant_op {
     int32_t *zero;
 } vp_quant_op;
 
-typedef struct vp_moe_op { /* experts: route -> permute -> grouped linear -> combine, in expert order */
-    vp_mat logits, x, out;
-    int32_t experts, top_k;
-    int32_t *expert, *order, *offset; /* [T,k] chosen, [T*k] permutation, [experts+1] */
-    float *gate, *balance;
-    const vp_mat *dout, *dx, *dlogits;
+/* Experts.
+ *     route: a token's top_k largest logits (of equal ones the lower experts); gate = softmax over those, which is a
+ *         softmax over all, divided by its sum over them
+ *     permute: out[r, :] = (gate[r]) x[token[r], :]
+ *     combine: out[t, :] = sum over its rows r, ascending, of (gate[r]) x[r, :]
+ *     route_bwd: dlogits, given x and dout [R, n], of whose rows the inner products are gate times its gradient: the
+ *         rows that were combined and their gradient, or what a linear without bias made them of, and that one's
+ * With regard to x, permute and combine are each other's backward. */
+typedef struct vp_moe_op {
+    const vp_routing *to;
+    vp_mat logits;         /* [T, E] F32 */
+    vp_mat x, out;         /* [T, C] and [R, C] */
+    bool gated;            /* with gate in permute and combine */
+    const vp_mat *dout;    /* [R, n] */
+    const vp_mat *dlogits; /* [T, E] F32, overwritten */
 } vp_moe_op;
 
 typedef enum vp_pool_kind {
@@ -440,7 +461,7 @@ typedef struct vp_backend {
     VP_OP(act, vp_act_op) VP_OP(act_bwd, vp_act_op)
     VP_OP(add, vp_elem_op) VP_OP(dropout, vp_elem_op) VP_OP(cast, vp_elem_op) VP_OP(fill, vp_elem_op)
     VP_OP(quant_rows, vp_quant_op)
-    VP_OP(route, vp_moe_op) VP_OP(permute, vp_moe_op) VP_OP(combine, vp_moe_op) VP_OP(combine_bwd, vp_moe_op)
+    VP_OP(route, vp_moe_op) VP_OP(route_bwd, vp_moe_op) VP_OP(permute, vp_moe_op) VP_OP(combine, vp_moe_op)
     VP_OP(pool, vp_pool_op) VP_OP(pool_bwd, vp_pool_op)
     VP_OP(pick, vp_pick_op) VP_OP(pick_bwd, vp_pick_op)
     VP_OP(l2norm, vp_l2norm_op) VP_OP(l2norm_bwd, vp_l2norm_op)

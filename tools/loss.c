@@ -94,6 +94,9 @@ static int declare_all(state *s, vp_error *err) {
     if (s->form == VP_FORM_ANSWERS) VP_TRY(vp_header_declare(s->header, "grad.logprob", "F32", "B", err));
     VP_TRY(vp_header_declare(s->header, "loss", "F32", "B", err));
     if (opt.follow) VP_TRY(vp_map_set_bool(s->header, "head_follow", true, err));
+    const double balance = vp_objective_balance(s->objective);
+    if (s->model && vp_model_has_experts(s->model) && balance > 0)
+        VP_TRY(vp_map_set_real(s->header, "balance", balance, err));
     return vp_map_set_str(s->header, "objective", s->name, err);
 }
 

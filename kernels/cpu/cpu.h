@@ -47,6 +47,9 @@ struct vp_weight {
     vp_slab *slab; /* that `row` is a piece of */
     vp_dtype row_type;
     float *row_scale; /* [out] of VP_I8, else NULL */
+    /* experts.c: a weight each, nothing else of the above but in and out */
+    vp_weight **expert; /* [experts], or NULL */
+    int32_t experts;
 };
 
 /* Record why an operation failed and return `code`. */
@@ -115,6 +118,17 @@ int vp_cpu_linear_bwd_x(vp_queue *q, const vp_linear_op *op);
 int vp_cpu_linear_bwd_w(vp_queue *q, const vp_linear_op *op);
 int vp_cpu_lora_bwd(vp_queue *q, const vp_lora_op *op);
 int vp_cpu_bmm_bwd(vp_queue *q, const vp_bmm_op *op);
+/* experts.c */
+int vp_cpu_route(vp_queue *q, const vp_moe_op *op);
+int vp_cpu_route_bwd(vp_queue *q, const vp_moe_op *op);
+int vp_cpu_permute(vp_queue *q, const vp_moe_op *op);
+int vp_cpu_combine(vp_queue *q, const vp_moe_op *op);
+/* Weights of experts, and products with them, one expert after the other. */
+int vp_experts_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);
+int vp_experts_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);
+int vp_experts_linear(vp_queue *q, const vp_linear_op *op);
+int vp_experts_bwd_x(vp_queue *q, const vp_linear_op *op);
+int vp_experts_bwd_w(vp_queue *q, const vp_linear_op *op);
 /* rows_bwd.c */
 int vp_cpu_embed_bwd(vp_queue *q, const vp_embed_op *op);
 int vp_cpu_norm_bwd(vp_queue *q, const vp_norm_op *op);

@@ -79,7 +79,7 @@ static void linear_item(void *ctx, int64_t item, int thread) {
 
 static int check_linear(vp_queue *q, const vp_linear_op *op) {
     if (!op->weight) return vp_queue_fail(q, VP_BUG, "linear: no weight");
-    if (op->group) return vp_queue_fail(q, VP_BUG, "linear: the CPU has no grouped products");
+    if (op->weight->expert) return vp_queue_fail(q, VP_BUG, "linear: a weight of experts without their rows");
     VP_TRY(vp_check_mat(q, "linear.x", &op->x, VP_F32, op->x.rows, op->weight->in));
     VP_TRY(vp_check_mat(q, "linear.out", &op->out, VP_F32, op->x.rows, op->weight->out));
     if (op->residual.ptr)
@@ -120,5 +120,6 @@ int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum) {
 }
 
 int vp_cpu_linear(vp_queue *q, const vp_linear_op *op) {
+    if (op->group) return vp_experts_linear(q, op);
     return vp_linear_run(q, op, NULL);
 }

@@ -4,8 +4,8 @@
 
 static int check_dout(vp_queue *q, const char *what, const vp_linear_op *op) {
     if (!op->weight || !op->dout) return vp_queue_fail(q, VP_BUG, "%s: no weight or no gradient", what);
-    if (op->act != VP_ACT_NONE || op->group)
-        return vp_queue_fail(q, VP_BUG, "%s: activations and groups are not part of it", what);
+    if (op->act != VP_ACT_NONE) return vp_queue_fail(q, VP_BUG, "%s: activations are not part of it", what);
+    if (op->weight->expert) return vp_queue_fail(q, VP_BUG, "%s: a weight of experts without their rows", what);
     return vp_check_mat(q, what, op->dout, VP_F32, op->dout->rows, op->weight->out);
 }
 
@@ -19,6 +19,7 @@ int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *
 }
 
 int vp_cpu_linear_bwd_x(vp_queue *q, const vp_linear_op *op) {
+    if (op->group) return vp_experts_bwd_x(q, op);
     return vp_linear_bwd_x_run(q, op, NULL);
 }
 
@@ -44,6 +45,7 @@ static void bias_item(void *ctx, int64_t item, int thread) {
 }
 
 int vp_cpu_linear_bwd_w(vp_queue *q, const vp_linear_op *op) {
+    if (op->group) return vp_experts_bwd_w(q, op);
     VP_TRY(check_dout(q, "linear_bwd_w.dout", op));
     if (!op->dw) return vp_queue_fail(q, VP_BUG, "linear_bwd_w: no dw");
     VP_TRY(vp_check_mat(q, "linear_bwd_w.x", &op->x, VP_F32, op->dout->rows, op->weight->in));

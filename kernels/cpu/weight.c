@@ -23,9 +23,10 @@ static int check_desc(const vp_device *d, const vp_weight_desc *desc, vp_error *
         return vp_fail(err, VP_BUG, "%s: shape [%lld, %lld]", name, (long long)desc->out, (long long)desc->in);
     int64_t rows = 0;
     for (int i = 0; i < desc->nparts; i++) rows += desc->part[i].rows;
-    if (rows != desc->out)
+    const int64_t matrices = desc->experts ? desc->experts : 1;
+    if (rows != desc->out * matrices || desc->nparts % matrices || (desc->experts && desc->bias))
         return vp_fail(err, VP_BUG, "%s: the parts have %lld rows, not %lld", name, (long long)rows,
-                       (long long)desc->out);
+                       (long long)(desc->out * matrices));
     return VP_OK;
 }
 
@@ -156,6 +157,7 @@ static int pack_backward(vp_device *d, const vp_weight_desc *desc, vp_weight *w,
 
 int vp_cpu_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp_error *err) {
     VP_TRY(check_desc(d, desc, err));
+    if (desc->experts) return vp_experts_prepare(d, desc, out, err);
     vp_weight *w = NULL;
     pthread_mutex_lock(&d->prepare);
     int status = prepare(d, desc, &w, err);
@@ -176,6 +178,7 @@ int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc) 
     if (!status && (desc->in != w->in || desc->out != w->out || !desc->bias != !w->bias))
         status = vp_fail(&err, VP_BUG, "%s: an update of another shape, [%lld, %lld] instead of [%lld, %lld]", name,
                          (long long)desc->out, (long long)desc->in, (long long)w->out, (long long)w->in);
+    if (!status && (desc->experts || w->expert)) return vp_experts_update(q, w, desc);
     if (!status && (desc->compute != w->compute || (desc->backward && !w->backward) || w->row))
         status = vp_fail(&err, VP_BUG, "%s: the weight is packed for another type, or for forward only", name);
     if (!status && w->bias) memcpy(w->bias, desc->bias, (size_t)w->out * sizeof *w->bias);
@@ -187,6 +190,8 @@ int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc) 
 void vp_cpu_weight_free(vp_device *d, vp_weight *w) {
     if (!w) return;
     vp_cpu_weight_free(d, w->backward);
+    for (int32_t e = 0; e < w->experts; e++) vp_cpu_weight_free(d, w->expert[e]);
+    free(w->expert);
     free(w->packed);
     free(w->panel);
     free(w->bias);

@@ -13,7 +13,8 @@ struct linear_job {
     vp_product_kind kind; /* NT, or NN: backward */
     const vp_weight *w;
     vp_mat x;
-    vp_join_op join; /* sums and first are the pieces' */
+    vp_join_op join;         /* sums and first are the pieces' */
+    const vp_routing *group; /* of experts: nothing joins */
 };
 
 static int multiply(vp_queue *q, const linear_job *j, int64_t first, const vp_mat *to) {
@@ -30,6 +31,8 @@ static int multiply(vp_queue *q, const linear_job *j, int64_t first, const vp_ma
     op.d = to->ptr;
     op.ldd = to->ld;
     op.d_type = to->dtype;
+    op.group = j->group;
+    op.stride_b = j->group ? j->w->out * j->w->in : 0;
     return vp_product_run(q, j->what, &op);
 }
 
@@ -69,9 +72,22 @@ static int run(vp_queue *q, linear_job *j) {
 }
 
 /* ---- forward ---- */
+/* Rows are experts' where, and only where, the weight is. */
+static int check_group(vp_queue *q, const char *what, const vp_linear_op *op, const vp_rank_sum *rank, int64_t rows) {
+    const vp_routing *group = op->group;
+    if ((group ? group->experts : 0) != op->weight->experts)
+        return vp_queue_fail(q, VP_BUG, "%s: a weight of %d experts for rows of %d", what, (int)op->weight->experts,
+                             group ? (int)group->experts : 0);
+    if (!group) return VP_OK;
+    if (rank || op->act != VP_ACT_NONE || op->residual.ptr || op->dbias)
+        return vp_queue_fail(q, VP_BUG, "%s: experts have no bias, activation or residual", what);
+    if (group->top_k < 1 || rows % group->top_k)
+        return vp_queue_fail(q, VP_BUG, "%s: %lld rows are not the experts'", what, (long long)rows);
+    return VP_OK;
+}
+
 static int check_linear(vp_queue *q, const vp_linear_op *op) {
     if (!op->weight) return vp_queue_fail(q, VP_BUG, "linear: no weight");
-    if (op->group) return vp_queue_fail(q, VP_BUG, "linear: there are no grouped products");
     VP_TRY(vp_check_mat(q, "linear.x", &op->x, true, op->x.rows, op->weight->in));
     VP_TRY(vp_check_mat(q, "linear.out", &op->out, true, op->x.rows, op->weight->out));
     if (op->residual.ptr) VP_TRY(vp_check_mat(q, "linear.residual", &op->residual, true, op->x.rows, op->weight->out));
@@ -80,9 +96,10 @@ static int check_linear(vp_queue *q, const vp_linear_op *op) {
 
 int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_rank_sum *rank) {
     VP_TRY(check_linear(q, op));
+    VP_TRY(check_group(q, "linear", op, rank, op->x.rows));
     if (op->x.rows == 0) return VP_OK;
     if (op->weight->rows) return vp_linear_rows(q, op);
-    linear_job j = {"linear", VP_PRODUCT_NT, op->weight, op->x, {}};
+    linear_job j = {"linear", VP_PRODUCT_NT, op->weight, op->x, {}, op->group};
     j.join.out = op->out;
     j.join.rank = rank;
     j.join.bias = op->weight->bias;
@@ -98,17 +115,17 @@ int vp_cuda_linear(vp_queue *q, const vp_linear_op *op) {
 /* ---- backward ---- */
 static int check_dout(vp_queue *q, const char *what, const vp_linear_op *op) {
     if (!op->weight || !op->dout) return vp_queue_fail(q, VP_BUG, "%s: no weight or no gradient", what);
-    if (op->act != VP_ACT_NONE || op->group)
-        return vp_queue_fail(q, VP_BUG, "%s: activations and groups are not part of it", what);
+    if (op->act != VP_ACT_NONE) return vp_queue_fail(q, VP_BUG, "%s: activations are not part of it", what);
     return vp_check_mat(q, what, op->dout, true, op->dout->rows, op->weight->out);
 }
 
 int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_rank_sum *rank) {
     VP_TRY(check_dout(q, "linear_bwd_x.dout", op));
+    VP_TRY(check_group(q, "linear_bwd_x", op, rank, op->dout->rows));
     if (!op->weight->backward) return vp_queue_fail(q, VP_BUG, "linear_bwd_x: the weight is packed for forward only");
     if (!op->dx) return vp_queue_fail(q, VP_BUG, "linear_bwd_x: no dx");
     VP_TRY(vp_check_mat(q, "linear_bwd_x.dx", op->dx, true, op->dout->rows, op->weight->in));
-    linear_job j = {"linear_bwd_x", VP_PRODUCT_NN, op->weight, *op->dout, {}};
+    linear_job j = {"linear_bwd_x", VP_PRODUCT_NN, op->weight, *op->dout, {}, op->group};
     j.join.out = *op->dx;
     j.join.rank = rank;
     return run(q, &j);
@@ -146,6 +163,7 @@ static int sum_bias(vp_queue *q, const vp_linear_op *op) {
 
 int vp_cuda_linear_bwd_w(vp_queue *q, const vp_linear_op *op) {
     VP_TRY(check_dout(q, "linear_bwd_w.dout", op));
+    VP_TRY(check_group(q, "linear_bwd_w", op, NULL, op->dout->rows));
     if (!op->dw) return vp_queue_fail(q, VP_BUG, "linear_bwd_w: no dw");
     VP_TRY(vp_check_mat(q, "linear_bwd_w.x", &op->x, true, op->dout->rows, op->weight->in));
     const size_t mark = vp_arena_top(&q->arena);
@@ -164,6 +182,8 @@ int vp_cuda_linear_bwd_w(vp_queue *q, const vp_linear_op *op) {
         p.d_type = VP_F32;
         p.add = true;
         p.units = op->batch;
+        p.group = op->group;
+        p.stride_d = op->group ? p.M * p.N : 0;
         status = vp_product_run(q, "linear_bwd_w", &p);
     }
     vp_arena_back(&q->arena, mark);

@@ -33,6 +33,8 @@ struct rows_args {
     const float *scale, *bias;
     numbers out, residual; /* residual.p NULL: none */
     vp_act act;
+    const int32_t *offset; /* of experts: where the rows of each begin, else NULL */
+    int32_t experts;
 };
 
 } // namespace
@@ -41,10 +43,29 @@ VP_DEVICE int64_t last_at_most(int64_t i, int64_t n) {
     return i < n ? i : n - 1;
 }
 
+/* The block's first row of x: the grid's second dimension counts tiles of `tile` rows. Those of experts follow one
+ * another, with weights of their own, and T becomes the end of the expert's; without rows it returns T. */
+VP_DEVICE int64_t first_row(rows_args &a, int tile) {
+    int index = (int)blockIdx.y;
+    if (!a.offset) return (int64_t)index * tile;
+    for (int e = 0; e < a.experts; e++) {
+        const int first = a.offset[e], past = a.offset[e + 1], tiles = (past - first + tile - 1) / tile;
+        if (index < tiles) {
+            a.weights += e * a.N * a.weight_stride;
+            if (a.scale) a.scale += e * a.N;
+            a.T = past;
+            return first + (int64_t)index * tile;
+        }
+        index -= tiles;
+    }
+    return a.T;
+}
+
 /* This warp's part of the sums of 16 outputs and 8 NT rows of x. Outputs and rows past the end are the last one's. */
-template <class W, class X, int NT, bool WIDE> VP_DEVICE void warp_sums(const rows_args &a, float d[NT][4]) {
+template <class W, class X, int NT, bool WIDE>
+VP_DEVICE void warp_sums(const rows_args &a, int64_t row0, float d[NT][4]) {
     const int lane = threadIdx.x % 32, group = lane / 4, at = lane % 4 * VP_OCTET;
-    const int64_t output = (int64_t)blockIdx.x * OUTPUTS + group, row = (int64_t)blockIdx.y * (COLUMNS * NT) + group;
+    const int64_t output = (int64_t)blockIdx.x * OUTPUTS + group, row = row0 + group;
     const char *low = a.weights + last_at_most(output, a.N) * a.weight_stride;
     const char *high = a.weights + last_at_most(output + 8, a.N) * a.weight_stride;
     const int K = (int)a.K;
@@ -76,7 +97,9 @@ template <class W, class X, int NT, bool WIDE> VP_KERNEL(THREADS) rows_kernel(ro
     vp_shared<float> sums = cut.take<float>(WARPS * EACH);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float d[NT][4] = {};
-    warp_sums<W, X, NT, WIDE>(a, d);
+    const int64_t row0 = first_row(a, COLUMNS * NT);
+    if (row0 >= a.T) return;
+    warp_sums<W, X, NT, WIDE>(a, row0, d);
 #pragma unroll
     for (int i = 0; i < NT; i++)
 #pragma unroll
@@ -85,7 +108,7 @@ template <class W, class X, int NT, bool WIDE> VP_KERNEL(THREADS) rows_kernel(ro
     for (int at = threadIdx.x; at < EACH; at += THREADS) {
         const int of = at % 32, k = at / 32 % 4, i = at / 128;
         const int64_t n = (int64_t)blockIdx.x * OUTPUTS + of / 4 + k / 2 * 8;
-        const int64_t t = ((int64_t)blockIdx.y * NT + i) * COLUMNS + of % 4 * 2 + k % 2;
+        const int64_t t = row0 + i * COLUMNS + of % 4 * 2 + k % 2;
         float sum[1] = {0.0f};
         for (int w = 0; w < WARPS; w++) sum[0] += sums[w * EACH + at];
         if (n >= a.N || t >= a.T) continue;
@@ -98,7 +121,7 @@ template <class W, class X, int NT, bool WIDE> VP_KERNEL(THREADS) rows_kernel(ro
 }
 
 template <class W, class X, int NT, bool WIDE> static int launch(vp_queue *q, const rows_args &a) {
-    const dim3 grid(vp_blocks(a.N, OUTPUTS), vp_blocks(a.T, COLUMNS * NT));
+    const dim3 grid(vp_blocks(a.N, OUTPUTS), vp_blocks(a.T, COLUMNS * NT) + (unsigned)a.experts);
     return vp_launch(q, "linear_rows", rows_kernel<W, X, NT, WIDE>, grid, THREADS,
                      WARPS * OUTPUTS * COLUMNS * NT * sizeof(float), a);
 }
@@ -117,7 +140,8 @@ template <class W, class X> static int run(vp_queue *q, const rows_args &a) {
 
 int vp_linear_rows(vp_queue *q, const vp_linear_op *op) {
     const vp_weight *w = op->weight;
-    const int64_t most = (int64_t)65535 * 2 * COLUMNS; /* rows of a launch: the grid's second dimension */
+    const int32_t experts = op->group ? op->group->experts : 0;
+    const int64_t most = (int64_t)(65535 - experts) * 2 * COLUMNS; /* rows of a launch: the grid's second dimension */
     rows_args a = {(const char *)w->row,
                    NULL,
                    w->in * (int64_t)vp_dtype_size(w->row_type),
@@ -129,7 +153,11 @@ int vp_linear_rows(vp_queue *q, const vp_linear_op *op) {
                    w->bias,
                    op->out,
                    op->residual,
-                   op->act};
+                   op->act,
+                   op->group ? op->group->offset : NULL,
+                   experts};
+    if (experts && op->x.rows > most)
+        return vp_queue_fail(q, VP_BUG, "linear: %lld rows of experts at once", (long long)op->x.rows);
     for (int64_t first = 0; first < op->x.rows; first += most) {
         const auto rows_from = [first](const vp_mat &m) {
             return m.ptr ? (char *)m.ptr + first * m.ld * (int64_t)vp_dtype_size(m.dtype) : NULL;

@@ -31,6 +31,9 @@ typedef struct vp_product_op {
     /* TN, F32: D += the sum over each gradient unit of the batch, whose rows K are, in their order; NULL: one unit */
     bool add;
     const vp_batch *units;
+    /* NT, NN: M are the rows of experts, and those of expert e take B at e stride_b. TN: K are, their units those of
+     * the batch's tokens, and expert e's sums go to D at e stride_d. Our own kernels; one plane, one product. */
+    const vp_routing *group;
 } vp_product_op;
 
 /* Enqueue it. Any shape, leading dimension and alignment. `what` is for messages. */

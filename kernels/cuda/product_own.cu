@@ -17,10 +17,39 @@ struct product_args {
     bool add, fast_a, fast_b; /* fast: rows and their ends lie at multiples of 16 bytes */
     vp_units units;           /* of K */
     unsigned across;          /* tiles along N */
+    vp_routing group;         /* in kernels of experts */
 };
 
-VP_DEVICE void store(const product_args &p, int64_t i, int64_t j, float sum) {
-    if (i >= p.M || j >= p.N) return;
+/* A block's tile of D, its rows below M; b: where B begins. */
+struct product_place {
+    int64_t m0, n0, M, b;
+};
+/* Rows of experts are cut into tiles one expert after the other. The host does not know how many there are, and
+ * launches as many blocks as could be: those left over get m0 = M. */
+template <bool rows_of_experts> VP_DEVICE product_place find_place(const product_args &p, int tile) {
+    product_place at = {(int64_t)(blockIdx.x / p.across) * tile, (int64_t)(blockIdx.x % p.across) * tile, p.M,
+                        blockIdx.y * p.stride_b};
+    if (!rows_of_experts) return at;
+    int index = (int)(blockIdx.x / p.across);
+    at.m0 = at.M;
+    for (int e = 0; e < p.group.experts; e++) {
+        const int first = p.group.offset[e], past = p.group.offset[e + 1], tiles = (past - first + tile - 1) / tile;
+        if (index < tiles) return {first + (int64_t)index * tile, at.n0, past, e * p.stride_b};
+        index -= tiles;
+    }
+    return at;
+}
+
+/* body(first, past) for the runs of K that are summed by themselves */
+template <bool sums_of_experts, class F> VP_DEVICE void walk(const product_args &p, F body) {
+    if constexpr (sums_of_experts)
+        vp_units_walk_expert(p.units, p.group, (int)blockIdx.y, body);
+    else
+        vp_units_walk(p.units, body);
+}
+
+VP_DEVICE void store(const product_args &p, int64_t M, int64_t i, int64_t j, float sum) {
+    if (i >= M || j >= p.N) return;
     const int64_t at = blockIdx.y * p.stride_d + i * p.ldd + j;
     if (p.d_type == VP_BF16)
         ((vp_bf16 *)p.d)[at] = vp_round<vp_bf16>(p.alpha * sum);
@@ -30,7 +59,7 @@ VP_DEVICE void store(const product_args &p, int64_t i, int64_t j, float sum) {
 
 /* What D holds to begin with. */
 VP_DEVICE float start(const product_args &p, int64_t i, int64_t j) {
-    return p.add && i < p.M && j < p.N ? ((const float *)p.d)[i * p.ldd + j] : 0.0f;
+    return p.add && i < p.M && j < p.N ? ((const float *)p.d)[blockIdx.y * p.stride_d + i * p.ldd + j] : 0.0f;
 }
 
 /* ---- BF16: tiles of 64 x 64, 64 of K at a time, four warps of 32 x 32. Products of adapters have few tiles and a long
@@ -78,26 +107,27 @@ template <class F> VP_DEVICE void mma_each(F f) {
     }
 }
 
-template <bool turned_a, bool turned_b> VP_KERNEL(MMA_THREADS) mma_kernel(product_args p) {
+template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(MMA_THREADS) mma_kernel(product_args p) {
     using A = product_tile<turned_a>;
     using B = product_tile<turned_b>;
     vp_cutter cut;
     const vp_shared<vp_bf16> tile_a = cut.take<vp_bf16>(STAGES * A::SIZE), tile_b = cut.take<vp_bf16>(STAGES * B::SIZE);
-    const int64_t m0 = (int64_t)(blockIdx.x / p.across) * TILE, n0 = (int64_t)(blockIdx.x % p.across) * TILE;
-    const vp_bf16 *a = (const vp_bf16 *)p.a + blockIdx.y * p.stride_a,
-                  *b = (const vp_bf16 *)p.b + blockIdx.y * p.stride_b;
+    const product_place place = find_place < experts && !turned_a > (p, TILE);
+    const int64_t m0 = place.m0, n0 = place.n0, M = place.M;
+    if (m0 >= M) return;
+    const vp_bf16 *a = (const vp_bf16 *)p.a + blockIdx.y * p.stride_a, *b = (const vp_bf16 *)p.b + place.b;
     const int warp = (int)threadIdx.x / 32, wm = warp / 2 * 32, wn = warp % 2 * 32;
     const int lane = (int)threadIdx.x & 31;
     const int64_t row = m0 + wm + lane / 4, col = n0 + wn + 2 * (lane % 4);
     float total[2][4][4];
     mma_each([&](int i, int j, int e) { total[i][j][e] = start(p, row + 16 * i + 8 * (e / 2), col + 8 * j + e % 2); });
-    vp_units_walk(p.units, [&](int64_t first, int64_t past) {
+    walk<experts && turned_a>(p, [&](int64_t first, int64_t past) {
         const int64_t depth = (past - first + DEPTH - 1) / DEPTH, steps = depth * p.planes;
         auto load = [&](int64_t s) {
             if (s < steps) {
                 const int64_t plane = s / depth, k = first + s % depth * DEPTH;
                 const int stage = (int)(s % STAGES);
-                A::load(tile_a + stage * A::SIZE, a + plane * p.plane_a, p.lda, m0, p.M, k, past, p.fast_a);
+                A::load(tile_a + stage * A::SIZE, a + plane * p.plane_a, p.lda, m0, M, k, past, p.fast_a);
                 B::load(tile_b + stage * B::SIZE, b + plane * p.plane_b, p.ldb, n0, p.N, k, past, p.fast_b);
             }
             vp_copy_commit();
@@ -122,7 +152,8 @@ template <bool turned_a, bool turned_b> VP_KERNEL(MMA_THREADS) mma_kernel(produc
         vp_barrier(); /* the next unit fills the first stages */
         mma_each([&](int i, int j, int e) { total[i][j][e] += sum[i][j][e]; });
     });
-    mma_each([&](int i, int j, int e) { store(p, row + 16 * i + 8 * (e / 2), col + 8 * j + e % 2, total[i][j][e]); });
+    mma_each(
+        [&](int i, int j, int e) { store(p, M, row + 16 * i + 8 * (e / 2), col + 8 * j + e % 2, total[i][j][e]); });
 }
 
 /* ---- F32: tiles of 64 x 64, 16 of K at a time, 4 x 4 a thread, one chain of fused products an element ---- */
@@ -155,26 +186,28 @@ template <class F> VP_DEVICE void fma_each(F f) {
     }
 }
 
-template <bool turned_a, bool turned_b> VP_KERNEL(FMA_THREADS) fma_kernel(product_args p) {
+template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(FMA_THREADS) fma_kernel(product_args p) {
     vp_cutter cut;
     const vp_shared<float> tile_a = cut.take<float>(FMA_DEPTH * FMA_STRIDE),
                            tile_b = cut.take<float>(FMA_DEPTH * FMA_STRIDE);
-    const int64_t m0 = (int64_t)(blockIdx.x / p.across) * TILE, n0 = (int64_t)(blockIdx.x % p.across) * TILE;
-    const float *a = (const float *)p.a + blockIdx.y * p.stride_a, *b = (const float *)p.b + blockIdx.y * p.stride_b;
+    const product_place place = find_place < experts && !turned_a > (p, TILE);
+    const int64_t m0 = place.m0, n0 = place.n0, M = place.M;
+    if (m0 >= M) return;
+    const float *a = (const float *)p.a + blockIdx.y * p.stride_a, *b = (const float *)p.b + place.b;
     const int tm = (int)threadIdx.x / 16 * 4, tn = (int)threadIdx.x % 16 * 4;
     float total[4][4];
     fma_each([&](int i, int j) { total[i][j] = start(p, m0 + tm + i, n0 + tn + j); });
-    vp_units_walk(p.units, [&](int64_t first, int64_t past) {
+    walk<experts && turned_a>(p, [&](int64_t first, int64_t past) {
         product_fma_tile<turned_a> next_a;
         product_fma_tile<turned_b> next_b;
         float sum[4][4] = {};
-        next_a.load(a, p.lda, m0, p.M, first, past);
+        next_a.load(a, p.lda, m0, M, first, past);
         next_b.load(b, p.ldb, n0, p.N, first, past);
         for (int64_t k = first; k < past; k += FMA_DEPTH) {
             next_a.put(tile_a);
             next_b.put(tile_b);
             vp_barrier();
-            next_a.load(a, p.lda, m0, p.M, k + FMA_DEPTH, past);
+            next_a.load(a, p.lda, m0, M, k + FMA_DEPTH, past);
             next_b.load(b, p.ldb, n0, p.N, k + FMA_DEPTH, past);
             VP_UNROLL for (int d = 0; d < FMA_DEPTH; d++) {
                 float x[4], y[4];
@@ -188,7 +221,7 @@ template <bool turned_a, bool turned_b> VP_KERNEL(FMA_THREADS) fma_kernel(produc
         }
         fma_each([&](int i, int j) { total[i][j] += sum[i][j]; });
     });
-    fma_each([&](int i, int j) { store(p, m0 + tm + i, n0 + tn + j, total[i][j]); });
+    fma_each([&](int i, int j) { store(p, M, m0 + tm + i, n0 + tn + j, total[i][j]); });
 }
 
 /* ---- launching ---- */
@@ -212,33 +245,53 @@ static product_args product_args_of(const vp_product_op *op) {
     p.fast_a = (turned_a ? p.M : p.K) % 8 == 0 && lies_at_16(p.a, p.lda, p.plane_a, p.stride_a);
     p.fast_b = (turned_b ? p.N : p.K) % 8 == 0 && lies_at_16(p.b, p.ldb, p.plane_b, p.stride_b);
     p.across = vp_blocks(p.N, TILE);
+    if (op->group) p.group = *op->group;
     return p;
+}
+
+template <bool turned_a, bool turned_b, bool experts>
+static int launch_as(vp_queue *q, const char *what, vp_dtype type, const product_args &p, dim3 grid) {
+    if (type == VP_F32) {
+        const size_t bytes = 2 * FMA_DEPTH * FMA_STRIDE * sizeof(float);
+        return vp_launch(q, what, fma_kernel<turned_a, turned_b, experts>, grid, FMA_THREADS, bytes, p);
+    }
+    const size_t bytes = STAGES * (product_tile<turned_a>::SIZE + product_tile<turned_b>::SIZE) * sizeof(vp_bf16);
+    return vp_launch(q, what, mma_kernel<turned_a, turned_b, experts>, grid, MMA_THREADS, bytes, p);
 }
 
 template <bool turned_a, bool turned_b>
 static int launch(vp_queue *q, const char *what, vp_dtype type, const product_args &p, dim3 grid) {
-    if (type == VP_F32) {
-        const size_t bytes = 2 * FMA_DEPTH * FMA_STRIDE * sizeof(float);
-        return vp_launch(q, what, fma_kernel<turned_a, turned_b>, grid, FMA_THREADS, bytes, p);
-    }
-    const size_t bytes = STAGES * (product_tile<turned_a>::SIZE + product_tile<turned_b>::SIZE) * sizeof(vp_bf16);
-    return vp_launch(q, what, mma_kernel<turned_a, turned_b>, grid, MMA_THREADS, bytes, p);
+    return p.group.experts ? launch_as<turned_a, turned_b, true>(q, what, type, p, grid)
+                           : launch_as<turned_a, turned_b, false>(q, what, type, p, grid);
+}
+
+static int launch_kind(vp_queue *q, const char *what, const vp_product_op *op, const product_args &p, dim3 grid) {
+    if (op->kind == VP_PRODUCT_NT) return launch<false, false>(q, what, op->type, p, grid);
+    if (op->kind == VP_PRODUCT_NN) return launch<false, true>(q, what, op->type, p, grid);
+    return launch<true, true>(q, what, op->type, p, grid);
+}
+
+/* At most one tile of an expert is not full. */
+static int run_experts(vp_queue *q, const char *what, const vp_product_op *op, product_args *p) {
+    const unsigned experts = (unsigned)op->group->experts, tiles = vp_blocks(op->M, TILE);
+    if (op->kind != VP_PRODUCT_TN) return launch_kind(q, what, op, *p, dim3((tiles + experts) * p->across));
+    VP_TRY(vp_units_make(q, what, op->units, op->K / op->group->top_k, &p->units));
+    return launch_kind(q, what, op, *p, dim3(tiles * p->across, experts));
 }
 
 int vp_product_own(vp_queue *q, const char *what, const vp_product_op *op) {
     const int64_t count = op->count ? op->count : 1, most = 65535;
     product_args p = product_args_of(op);
-    VP_TRY(vp_units_make(q, what, op->units, p.K, &p.units));
     if (op->M <= 0 || op->N <= 0) return VP_OK;
+    VP_TRY(vp_units_make(q, what, op->group ? NULL : op->units, p.K, &p.units));
+    if (op->group) return run_experts(q, what, op, &p);
     const size_t size = vp_dtype_size(op->type), d_size = vp_dtype_size(op->d_type);
     for (int64_t first = 0; first < count; first += most) {
         const dim3 grid(vp_blocks(p.M, TILE) * p.across, (unsigned)(count - first < most ? count - first : most));
         p.a = (const char *)op->a + first * p.stride_a * (int64_t)size;
         p.b = (const char *)op->b + first * p.stride_b * (int64_t)size;
         p.d = (char *)op->d + first * p.stride_d * (int64_t)d_size;
-        if (op->kind == VP_PRODUCT_NT) VP_TRY((launch<false, false>(q, what, op->type, p, grid)));
-        if (op->kind == VP_PRODUCT_NN) VP_TRY((launch<false, true>(q, what, op->type, p, grid)));
-        if (op->kind == VP_PRODUCT_TN) VP_TRY((launch<true, true>(q, what, op->type, p, grid)));
+        VP_TRY(launch_kind(q, what, op, p, grid));
     }
     return VP_OK;
 }
@@ -326,7 +379,7 @@ static int run_library(vp_queue *q, const char *what, const vp_product_op *op, i
 }
 
 int vp_product_run(vp_queue *q, const char *what, const vp_product_op *op) {
-    const int64_t rows = vp_product_rows(q->device, op);
+    const int64_t rows = op->group ? 0 : vp_product_rows(q->device, op);
     if (op->M <= 0 || op->N <= 0) return VP_OK;
     if (rows == 0) return vp_product_own(q, what, op);
     const size_t mark = vp_arena_top(&q->arena);

@@ -29,4 +29,24 @@ template <class F> VP_DEVICE void vp_units_walk(const vp_units &u, F body) {
     }
 }
 
+/* The same for rows of expert e, which are ascending by token: the rows of the units that have some. */
+template <class F> VP_DEVICE void vp_units_walk_expert(const vp_units &u, const vp_routing &to, int e, F body) {
+    const int32_t first = to.offset[e], past = to.offset[e + 1];
+    const auto row_of = [&](int64_t token) { /* the first one of this token or a later one */
+                                             int32_t low = first, high = past;
+                                             while (low < high) {
+                                                 const int32_t middle = low + (high - low) / 2;
+                                                 if (to.token[middle] < token)
+                                                     low = middle + 1;
+                                                 else
+                                                     high = middle;
+                                             }
+                                             return (int64_t)low;
+    };
+    vp_units_walk(u, [&](int64_t from, int64_t to_token) {
+        const int64_t low = row_of(from), high = row_of(to_token);
+        if (high > low) body(low, high);
+    });
+}
+
 #endif

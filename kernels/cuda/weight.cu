@@ -29,9 +29,10 @@ static int check_desc(const vp_weight_desc *desc, vp_error *err) {
         return vp_fail(err, VP_BUG, "%s: shape [%lld, %lld]", name_of(desc), (long long)desc->out, (long long)desc->in);
     int64_t rows = 0;
     for (int i = 0; i < desc->nparts; i++) rows += desc->part[i].rows;
-    if (rows != desc->out)
+    const int64_t all = desc->experts ? desc->out * desc->experts : desc->out;
+    if (rows != all || (desc->experts && desc->bias))
         return vp_fail(err, VP_BUG, "%s: the parts have %lld rows, not %lld", name_of(desc), (long long)rows,
-                       (long long)desc->out);
+                       (long long)all);
     return VP_OK;
 }
 
@@ -89,15 +90,15 @@ static int put_rows(vp_device *d, vp_weight *w, const vp_weight_desc *desc, vp_e
     static std::mutex one_weight;
     const std::lock_guard<std::mutex> hold(one_weight);
     const size_t row = (size_t)desc->in * vp_dtype_size(desc->compute);
-    const int64_t rows = (int64_t)(SLAB_BYTES / row);
+    const int64_t rows = (int64_t)(SLAB_BYTES / row), all = vp_weight_all(w);
     if (!d->staging && !(d->staging = vp_cuda_host_alloc(d, SLAB_BYTES)))
         return vp_fail_memory(err, "staging of weights", SLAB_BYTES);
-    weight_slab s = {desc, (char *)d->staging, std::vector<float>((size_t)(rows < w->out ? rows : w->out)), 0, 0};
+    weight_slab s = {desc, (char *)d->staging, std::vector<float>((size_t)(rows < all ? rows : all)), 0, 0};
     if (rows == 0)
         return vp_fail(err, VP_BUG, "%s: a row of %zu bytes, at most %zu are taken", name_of(desc), row, SLAB_BYTES);
     int status = VP_OK;
-    for (; !status && s.first < w->out; s.first += s.rows) {
-        s.rows = w->out - s.first < rows ? w->out - s.first : rows;
+    for (; !status && s.first < all; s.first += s.rows) {
+        s.rows = all - s.first < rows ? all - s.first : rows;
         status = read_slab(&s, err);
         if (!status) status = vp_device_put((char *)w->row + (size_t)s.first * row, s.data, (size_t)s.rows * row, err);
         if (!status && w->row_scale)
@@ -110,7 +111,7 @@ static int put_rows(vp_device *d, vp_weight *w, const vp_weight_desc *desc, vp_e
 /* ---- the table's functions ---- */
 /* Products of the weight, forward and backward, whose results may be of either type. */
 static int learn(vp_device *d, const vp_weight *w, vp_error *err) {
-    if (w->row_type == VP_I8) return VP_OK;
+    if (w->row_type == VP_I8 || w->experts) return VP_OK; /* products of experts are our own */
     for (int i = 0; i < (w->row_type == VP_BF16 ? 2 : 1); i++) {
         const vp_dtype to = i ? VP_BF16 : VP_F32;
         VP_TRY(vp_product_learn(d, VP_PRODUCT_NT, w->out, w->in, w->row_type, to, err));
@@ -120,10 +121,9 @@ static int learn(vp_device *d, const vp_weight *w, vp_error *err) {
 }
 
 static int prepare(vp_device *d, vp_weight *w, const vp_weight_desc *desc, vp_error *err) {
-    const size_t bytes = (size_t)w->out * (size_t)w->in * vp_dtype_size(w->row_type);
+    const size_t all = (size_t)vp_weight_all(w), bytes = all * (size_t)w->in * vp_dtype_size(w->row_type);
     VP_TRY(vp_device_take(&w->row, bytes, name_of(desc), err));
-    if (w->row_type == VP_I8)
-        VP_TRY(vp_device_take((void **)&w->row_scale, (size_t)w->out * sizeof(float), name_of(desc), err));
+    if (w->row_type == VP_I8) VP_TRY(vp_device_take((void **)&w->row_scale, all * sizeof(float), name_of(desc), err));
     if (desc->bias) VP_TRY(vp_device_take((void **)&w->bias, (size_t)w->out * sizeof(float), name_of(desc), err));
     VP_TRY(put_rows(d, w, desc, err));
     return learn(d, w, err);
@@ -135,6 +135,7 @@ int vp_cuda_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *
     if (!w) return vp_fail_memory(err, "weight", sizeof *w);
     w->in = desc->in;
     w->out = desc->out;
+    w->experts = desc->experts;
     w->row_type = desc->compute;
     w->rows = desc->rows;
     w->backward = desc->backward;
@@ -150,7 +151,7 @@ int vp_cuda_weight_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *
 int vp_cuda_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc) {
     vp_error err = {};
     int status = check_desc(desc, &err);
-    if (!status && (desc->in != w->in || desc->out != w->out || !desc->bias != !w->bias))
+    if (!status && (desc->in != w->in || desc->out != w->out || desc->experts != w->experts || !desc->bias != !w->bias))
         status = vp_fail(&err, VP_BUG, "%s: an update of another shape, [%lld, %lld] instead of [%lld, %lld]",
                          name_of(desc), (long long)desc->out, (long long)desc->in, (long long)w->out, (long long)w->in);
     if (!status && (desc->compute != w->row_type || (desc->backward && !w->backward) || w->rows))

@@ -7,6 +7,7 @@
  * (x W^T) and backward (dout W), a lookup or a product of few rows reads single rows. All memory is the device's. */
 struct vp_weight {
     int64_t in, out;   /* K, N */
+    int32_t experts;   /* matrices, one after the other in row and row_scale; 0: it is one */
     vp_dtype row_type; /* of row: VP_F32, VP_BF16, or VP_I8 with a scale a row */
     void *row;         /* [N, K] */
     float *row_scale;  /* [N] of VP_I8, else NULL */
@@ -23,5 +24,10 @@ void vp_cuda_weight_free(vp_device *d, vp_weight *w);
 /* linear of a weight with `rows`, for any number of rows of x: linear_rows.cu. Its arguments have been checked.
  * out = act(x W^T scale + bias) + residual, x F32 or BF16, widened. */
 int vp_linear_rows(vp_queue *q, const vp_linear_op *op);
+
+/* Rows of all matrices. */
+static inline int64_t vp_weight_all(const vp_weight *w) {
+    return w->experts ? w->out * w->experts : w->out;
+}
 
 #endif

@@ -103,7 +103,7 @@ static const vp_weight_entry *weight_of(const vp_model *m, const char *module) {
     const vp_weight_entry *e = vp_weights_module(&m->weights, module, strlen(module));
     if (!e && !strncmp(module, m->config.arch->prefix, prefix))
         e = vp_weights_module(&m->weights, module + prefix, strlen(module + prefix));
-    return e && e->lora ? e : NULL;
+    return e;
 }
 
 /* One lora_A key becomes a target with its lora_B. */
@@ -113,7 +113,10 @@ static int add_target(vp_adapter *a, const vp_model *m, const lora_config *c, co
     bool is_b = false;
     const vp_weight_entry *weight = NULL;
     if (module_of(info->name, module, sizeof module, &is_b)) weight = weight_of(m, module);
-    if (!weight)
+    if (weight && !weight->lora && m->config.experts)
+        return vp_fail(err, VP_DATA, "%s: key %s: only attention takes adapters in a %s model", info->file, info->name,
+                       m->config.arch->name);
+    if (!weight || !weight->lora)
         return vp_fail(err, VP_DATA, "%s: key %s matches no weight of the %s model", info->file, info->name,
                        m->config.arch->name);
     snprintf(other, sizeof other, "base_model.model.%s.lora_%c.weight", module, is_b ? 'A' : 'B');

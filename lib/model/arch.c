@@ -27,6 +27,22 @@ static vp_names decoder_names = {
     [VP_W_DOWN] = "layers.#.mlp.down_proj",
 };
 
+static vp_names mixtral_names = {
+    [VP_W_EMBED] = "embed_tokens",
+    [VP_W_FINAL_NORM] = "norm",
+    [VP_W_HEAD] = "lm_head",
+    [VP_W_ATTN_NORM] = "layers.#.input_layernorm",
+    [VP_W_Q] = "layers.#.self_attn.q_proj",
+    [VP_W_K] = "layers.#.self_attn.k_proj",
+    [VP_W_V] = "layers.#.self_attn.v_proj",
+    [VP_W_O] = "layers.#.self_attn.o_proj",
+    [VP_W_MLP_NORM] = "layers.#.post_attention_layernorm",
+    [VP_W_ROUTER] = "layers.#.block_sparse_moe.gate",
+    [VP_W_GATE] = "layers.#.block_sparse_moe.experts.#.w1",
+    [VP_W_UP] = "layers.#.block_sparse_moe.experts.#.w3",
+    [VP_W_DOWN] = "layers.#.block_sparse_moe.experts.#.w2",
+};
+
 static vp_names gptj_names = {
     [VP_W_EMBED] = "wte",           [VP_W_FINAL_NORM] = "ln_f",     [VP_W_HEAD] = "lm_head",
     [VP_W_ATTN_NORM] = "h.#.ln_1",  [VP_W_Q] = "h.#.attn.q_proj",   [VP_W_K] = "h.#.attn.k_proj",
@@ -64,6 +80,28 @@ static vp_names gguf_decoder_names = {
     [VP_W_GATE] = "blk.#.ffn_gate",
     [VP_W_UP] = "blk.#.ffn_up",
     [VP_W_DOWN] = "blk.#.ffn_down",
+};
+
+static vp_names gguf_mixtral_names = {
+    [VP_W_EMBED] = "token_embd",
+    [VP_W_FINAL_NORM] = "output_norm",
+    [VP_W_HEAD] = "output",
+    [VP_W_ATTN_NORM] = "blk.#.attn_norm",
+    [VP_W_Q] = "blk.#.attn_q",
+    [VP_W_K] = "blk.#.attn_k",
+    [VP_W_V] = "blk.#.attn_v",
+    [VP_W_O] = "blk.#.attn_output",
+    [VP_W_MLP_NORM] = "blk.#.ffn_norm",
+    [VP_W_ROUTER] = "blk.#.ffn_gate_inp",
+    [VP_W_GATE] = "blk.#.ffn_gate_exps",
+    [VP_W_UP] = "blk.#.ffn_up_exps",
+    [VP_W_DOWN] = "blk.#.ffn_down_exps",
+};
+
+static vp_names gguf_mixtral_old_names = {
+    [VP_W_GATE] = "blk.#.ffn_gate.#",
+    [VP_W_UP] = "blk.#.ffn_up.#",
+    [VP_W_DOWN] = "blk.#.ffn_down.#",
 };
 
 static vp_names gguf_bert_names = {
@@ -113,6 +151,40 @@ static const vp_arch archs[] = {
         .act_key = "hidden_act",
         .base = {DECODER, .eps = 1e-6, .act = VP_ACT_SILU, .vocab = 32000, .width = 4096, .ffn = 14336, .layers = 32,
                  .heads = 32, .groups = 8, .positions = 131072, .window = 4096},
+    },
+    {
+        /* In GGUF a llama with experts. */
+        .name = "mixtral",
+        .hf_class = "MixtralForCausalLM",
+        .gguf = "llama",
+        .prefix = "model.",
+        .names = &mixtral_names,
+        .gguf_names = &gguf_mixtral_names,
+        .gguf_old_names = &gguf_mixtral_old_names,
+        .norm = VP_NORM_RMS,
+        .gated = true,
+        .experts = true,
+        .rope = VP_ROPE_HALF,
+        .gguf_interleaved = true,
+        .window_rule = VP_WINDOW_ALWAYS,
+        .act_key = "hidden_act",
+        .base = {.theta = 1e6,
+                 .causal = true,
+                 .factor = 1,
+                 .low = 1,
+                 .high = 4,
+                 .eps = 1e-5,
+                 .act = VP_ACT_SILU,
+                 .vocab = 32000,
+                 .width = 4096,
+                 .ffn = 14336,
+                 .layers = 32,
+                 .heads = 32,
+                 .groups = 8,
+                 .positions = 131072,
+                 .experts = 8,
+                 .top_k = 2,
+                 .balance = 0.001},
     },
     {
         /* NV-Embed's: attention to both sides, whatever the window says */
@@ -232,9 +304,11 @@ const vp_arch *vp_arch_find(const char *model_type) {
     return NULL;
 }
 
-const vp_arch *vp_arch_find_gguf(const char *name, size_t n) {
-    for (int i = 0; i < NARCHS; i++)
-        if (archs[i].gguf && strlen(archs[i].gguf) == n && !memcmp(archs[i].gguf, name, n)) return &archs[i];
+const vp_arch *vp_arch_find_gguf(const char *name, size_t n, bool experts) {
+    for (int i = 0; i < NARCHS; i++) {
+        const vp_arch *a = &archs[i];
+        if (a->gguf && a->experts == experts && strlen(a->gguf) == n && !memcmp(a->gguf, name, n)) return a;
+    }
     return NULL;
 }
 
@@ -242,7 +316,7 @@ const char *vp_arch_list(bool gguf, char *out, size_t cap) {
     size_t at = 0;
     for (int i = 0; i < NARCHS && at < cap; i++) {
         const char *name = gguf ? archs[i].gguf : archs[i].name;
-        if (!name) continue;
+        if (!name || (gguf && archs[i].experts)) continue; /* GGUF calls those as their kin */
         int n = snprintf(out + at, cap - at, "%s%s", at ? ", " : "", name);
         at += n > 0 ? (size_t)n : 0;
     }
@@ -267,21 +341,29 @@ int64_t vp_config_size(const vp_config *c, char symbol) {
         return c->head_dim;
     case 'F':
         return c->ffn;
+    case 'E':
+        return c->experts;
     default:
         return 1;
     }
 }
 
-bool vp_arch_name(vp_names *names, vp_role role, int64_t layer, char *out, size_t cap) {
+bool vp_arch_name(vp_names *names, vp_role role, int64_t layer, int64_t expert, char *out, size_t cap) {
     const char *pattern = (*names)[role];
+    size_t at = 0;
+    int64_t next = layer;
     out[0] = '\0';
-    if (!pattern) return false;
-    const char *hash = strchr(pattern, '#');
-    if (!hash)
-        snprintf(out, cap, "%s", pattern);
-    else
-        snprintf(out, cap, "%.*s%lld%s", (int)(hash - pattern), pattern, (long long)layer, hash + 1);
-    return true;
+    for (const char *p = pattern; p && *p && at < cap;) {
+        const size_t plain = strcspn(p, "#");
+        int n = snprintf(out + at, cap - at, "%.*s", (int)plain, p);
+        if (!plain) {
+            n = snprintf(out + at, cap - at, "%lld", (long long)next);
+            next = expert;
+        }
+        p += plain ? plain : 1;
+        at += n > 0 ? (size_t)n : 0;
+    }
+    return pattern != NULL;
 }
 
 bool vp_config_has(const vp_config *c, vp_role role) {

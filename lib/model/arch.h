@@ -7,8 +7,9 @@
 #include "kernels/ops.h"
 
 /* Every weight that a model may have. X(role, rows, columns, per layer, LoRA target); sizes by symbol: V vocabulary,
- * C width, P positions, Y token types, Q query heads * d, K key/value heads * d, D head width, F feed-forward width;
- * columns '1': a vector. A role's bias, where the architecture has one, is a vector of its rows. */
+ * C width, P positions, Y token types, Q query heads * d, K key/value heads * d, D head width, F feed-forward width, E
+ * experts; columns '1': a vector. A role's bias, where the architecture has one, is a vector of its rows. In a mixture
+ * of experts every one of them has a gate, an up and a down, which carry no adapters. */
 #define VP_ROLES(X)                                                                                                    \
     X(EMBED, 'V', 'C', false, false)                                                                                   \
     X(POSITIONS, 'P', 'C', false, false)                                                                               \
@@ -24,6 +25,7 @@
     X(K_NORM, 'D', '1', true, false)                                                                                   \
     X(O, 'C', 'Q', true, true)                                                                                         \
     X(MLP_NORM, 'C', '1', true, false)                                                                                 \
+    X(ROUTER, 'E', 'C', true, false)                                                                                   \
     X(GATE, 'F', 'C', true, true)                                                                                      \
     X(UP, 'F', 'C', true, true)                                                                                        \
     X(DOWN, 'C', 'F', true, true)
@@ -35,8 +37,8 @@ typedef enum vp_role {
         VP_NROLES
 } vp_role;
 
-/* Names of the weights by role, without ".weight" / ".bias"; '#' stands for the layer. NULL: the family has no such
- * weight. */
+/* Names of the weights by role, without ".weight" / ".bias"; '#' stands for the layer, a second one for the expert.
+ * NULL: the family has no such weight. */
 typedef const char *const vp_names[VP_NROLES];
 
 typedef enum vp_rope_scaling { VP_ROPE_PLAIN, VP_ROPE_LINEAR, VP_ROPE_LLAMA3 } vp_rope_scaling;
@@ -47,12 +49,14 @@ typedef enum vp_window_rule {
     VP_WINDOW_SWITCHED /* if `use_sliding_window`, by `layer_types` or from layer `max_window_layers` on */
 } vp_window_rule;
 
-enum { VP_MAX_LAYERS = 512 };
+enum { VP_MAX_LAYERS = 512, VP_MAX_EXPERTS = 256, VP_MAX_TOP_K = 8 };
 
 /* A model's numbers; an architecture's row holds the values for keys that a config leaves out. */
 typedef struct vp_config {
     const struct vp_arch *arch;
     int64_t vocab, width, ffn, layers, heads, groups, head_dim, positions, types, rotary;
+    int64_t experts, top_k; /* of an MLP, and how many of them a token passes; 0: the MLP is one */
+    double balance, jitter; /* training's: weight of the router's balancing loss, noise on the router's inputs */
     double eps, theta;
     vp_rope_scaling scaling;
     double factor, low, high; /* VP_ROPE_LINEAR: factor; VP_ROPE_LLAMA3: all */
@@ -71,10 +75,12 @@ typedef struct vp_arch {
     const char *hf_class; /* what transformers calls it, for a config.json of ours */
     const char *prefix;   /* of tensor names in a model with a head; inner models lack it */
     vp_names *names, *gguf_names;
+    vp_names *gguf_old_names; /* of experts a tensor each, as files of before 2024 have them; or NULL */
     vp_norm_kind norm;
     bool post_norm; /* x = norm(x + f(x)); else x = x + f(norm(x)) */
     bool parallel;  /* attention and MLP read the same norm and are added together */
     bool gated;     /* down(act(gate x) * up x); else down(act(up x)) */
+    bool experts;   /* the MLP is a mixture of them */
     bool qk_norm;   /* RMS norm of every query and key head */
     vp_rope_style rope;
     bool gguf_interleaved; /* GGUF permutes the rows of q and k into interleaved pairs */
@@ -93,15 +99,16 @@ typedef struct vp_role_info {
 } vp_role_info;
 extern const vp_role_info vp_roles[VP_NROLES];
 
-/* By model_type / general.architecture (n bytes); NULL: unknown. */
+/* By model_type / general.architecture (n bytes), with experts or without; NULL: unknown. */
 const vp_arch *vp_arch_find(const char *model_type);
-const vp_arch *vp_arch_find_gguf(const char *name, size_t n);
+const vp_arch *vp_arch_find_gguf(const char *name, size_t n, bool experts);
 /* "llama, mistral, ..." for messages: model types, or GGUF's architectures. */
 const char *vp_arch_list(bool gguf, char *out, size_t cap);
 /* The size behind a symbol of VP_ROLES ('1' gives 1). */
 int64_t vp_config_size(const vp_config *c, char symbol);
-/* A role's name in `names` with the layer put in; out is always terminated. False: the family has no such weight. */
-bool vp_arch_name(vp_names *names, vp_role role, int64_t layer, char *out, size_t cap);
+/* A role's name in `names` with the layer and the expert put in; out is always terminated. False: the family has no
+ * such weight. */
+bool vp_arch_name(vp_names *names, vp_role role, int64_t layer, int64_t expert, char *out, size_t cap);
 /* Whether a model with this config has the role at all, and whether the role has a bias. */
 bool vp_config_has(const vp_config *c, vp_role role);
 bool vp_config_has_bias(const vp_config *c, vp_role role);

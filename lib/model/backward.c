@@ -10,6 +10,8 @@ typedef struct back {
     /* [T, C]: of the stream; of a block's output, where it is not the stream's own; of its norm; of the norm's input */
     vp_mat dx, dy, dh, dsum;
     vp_mat dqkv, dmixed, dup, dmid;
+    vp_mat dlogits, drows; /* of a mixture of experts: [T, E] f32, [R, C] */
+    const vp_mat *pull;    /* what is added to dlogits; NULL: nothing */
 } back;
 
 static int check(const back *b, int status, vp_error *err) {
@@ -33,6 +35,7 @@ static int linear_bwd(back *b, const vp_linear *w, const vp_mat *x, const vp_mat
                        .dw = w->dw,
                        .dbias = w->dbias,
                        .batch = b->p.batch};
+    if (w->experts) op.group = &b->p.routing;
     if (w->dw) VP_TRY(check(b, e->on.ops->linear_bwd_w(e->on.queue, &op), err));
     vp_lora_op lora = {.x = *x, .out = *dout, .batch = b->p.batch, .dout = dout, .dx = dx, .linear = dx ? &op : NULL};
     if (w->nlora && dx) {
@@ -72,12 +75,10 @@ static int block_gradient(back *b, int64_t layer, vp_after after, vp_mat *dy, vp
     return b->dy.ptr ? vp_pass_cast(&b->p, &b->dx, &b->dy, err) : VP_OK;
 }
 
-/* dh from dy; p.h = norm of the MLP's input, p.up filled. */
-static int mlp_bwd(back *b, const vp_layer *l, const vp_mat *dy, vp_error *err) {
+/* dup from dmid */
+static int gate_bwd(back *b, vp_error *err) {
     vp_pass *p = &b->p;
     const vp_config *c = p->c;
-    VP_TRY(vp_pass_gate(p, err));
-    VP_TRY(linear_bwd(b, &l->down, &p->mid, dy, &b->dmid, err));
     vp_mat dgate = vp_columns(&b->dup, 0, c->ffn), dup = c->arch->gated ? vp_columns(&b->dup, c->ffn, c->ffn) : b->dup;
     if (c->arch->gated) {
         vp_glu_op op = {.act = c->act,
@@ -87,11 +88,36 @@ static int mlp_bwd(back *b, const vp_layer *l, const vp_mat *dy, vp_error *err) 
                         .dout = &b->dmid,
                         .dgate = &dgate,
                         .dup = &dup};
-        VP_TRY(check(b, p->e->on.ops->glu_bwd(p->e->on.queue, &op), err));
-    } else {
-        vp_act_op op = {.act = c->act, .x = p->up, .out = p->mid, .dout = &b->dmid, .dx = &dup};
-        VP_TRY(check(b, p->e->on.ops->act_bwd(p->e->on.queue, &op), err));
+        return check(b, p->e->on.ops->glu_bwd(p->e->on.queue, &op), err);
     }
+    vp_act_op op = {.act = c->act, .x = p->up, .out = p->mid, .dout = &b->dmid, .dx = &dup};
+    return check(b, p->e->on.ops->act_bwd(p->e->on.queue, &op), err);
+}
+
+/* The same of a mixture: y = combine(down(mid), gates), so that of a row mid . dmid is its gate times the gate's
+ * gradient; drows is that of the experts' outputs, then of their inputs. */
+static int experts_bwd(back *b, const vp_layer *l, const vp_mat *dy, vp_error *err) {
+    vp_pass *p = &b->p;
+    const vp_compute *on = &p->e->on;
+    VP_TRY(vp_experts_permute(p, dy, &b->drows, true, err));
+    VP_TRY(linear_bwd(b, &l->down, &p->mid, &b->drows, &b->dmid, err));
+    const vp_moe_op route = {.to = &p->routing, .x = p->mid, .dout = &b->dmid, .dlogits = &b->dlogits};
+    VP_TRY(check(b, on->ops->route_bwd(on->queue, &route), err));
+    if (b->pull) VP_TRY(add(b, &b->dlogits, b->pull, err));
+    VP_TRY(gate_bwd(b, err));
+    VP_TRY(linear_bwd(b, &l->up, &p->rows, &b->dup, &b->drows, err));
+    VP_TRY(vp_experts_combine(p, &b->drows, &b->dh, false, err));
+    VP_TRY(linear_bwd(b, &l->router, &p->h, &b->dlogits, &b->dsum, err));
+    return add(b, &b->dh, &b->dsum, err);
+}
+
+/* dh from dy; p.h = norm of the MLP's input, p.up filled. */
+static int mlp_bwd(back *b, const vp_layer *l, const vp_mat *dy, vp_error *err) {
+    vp_pass *p = &b->p;
+    VP_TRY(vp_pass_gate(p, err));
+    if (p->c->experts) return experts_bwd(b, l, dy, err);
+    VP_TRY(linear_bwd(b, &l->down, &p->mid, dy, &b->dmid, err));
+    VP_TRY(gate_bwd(b, err));
     return linear_bwd(b, &l->up, &p->h, &b->dup, &b->dh, err);
 }
 
@@ -164,6 +190,8 @@ static int layer_bwd(back *b, int64_t i, vp_saved *s, vp_error *err) {
     vp_mat dy;
     if (!s->qkv.ptr) VP_TRY(attend_again(b, l, i, s, err));
     VP_TRY(norm_again(b, parallel ? &l->attn_norm : &l->mlp_norm, parallel ? &s->x : &s->middle, err));
+    b->pull = s->pull.ptr ? &s->pull : NULL;
+    if (b->p.c->experts) VP_TRY(vp_experts_spread(&b->p, err));
     if (!s->up.ptr) VP_TRY(vp_pass_up(&b->p, l, err));
     VP_TRY(block_gradient(b, i, VP_AFTER_MLP, &dy, err));
     VP_TRY(mlp_bwd(b, l, &dy, err));
@@ -192,8 +220,12 @@ static int open_back(back *b, vp_encoder *e, const vp_tape *tape, vp_error *err)
         VP_TRY(vp_pass_allocate(&b->p, &b->dy, c->width, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dqkv, qkv, err));
     VP_TRY(vp_pass_allocate(&b->p, &b->dmixed, c->heads * c->head_dim, err));
-    VP_TRY(vp_pass_allocate(&b->p, &b->dmid, c->ffn, err));
-    VP_TRY(vp_pass_allocate(&b->p, &b->dup, c->arch->gated ? 2 * c->ffn : c->ffn, err));
+    VP_TRY(vp_pass_allocate_mlp(&b->p, &b->dmid, c->ffn, err));
+    VP_TRY(vp_pass_allocate_mlp(&b->p, &b->dup, c->arch->gated ? 2 * c->ffn : c->ffn, err));
+    if (c->experts) {
+        VP_TRY(vp_pass_allocate_f32(&b->p, &b->dlogits, c->experts, err));
+        VP_TRY(vp_pass_allocate_mlp(&b->p, &b->drows, c->width, err));
+    }
     const vp_saved *s = tape->layer;
     if (!s->qkv.ptr) {
         VP_TRY(vp_pass_allocate(&b->p, &b->p.qkv, qkv, err));
@@ -201,7 +233,7 @@ static int open_back(back *b, vp_encoder *e, const vp_tape *tape, vp_error *err)
         VP_TRY(vp_pass_allocate_f32(&b->p, &b->p.lse, c->heads, err));
         if (c->arch->qk_norm) VP_TRY(vp_pass_allocate(&b->p, &b->p.raw, (c->heads + c->groups) * c->head_dim, err));
     }
-    return s->up.ptr ? VP_OK : vp_pass_allocate(&b->p, &b->p.up, c->arch->gated ? 2 * c->ffn : c->ffn, err);
+    return s->up.ptr ? VP_OK : vp_pass_allocate_mlp(&b->p, &b->p.up, c->arch->gated ? 2 * c->ffn : c->ffn, err);
 }
 
 static int embed_bwd(back *b, const vp_tape *tape, vp_error *err) {

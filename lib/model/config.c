@@ -16,6 +16,8 @@ const vp_config_field vp_config_fields[VP_CONFIG_FIELDS] = {
     FIELD(positions, 1 << 24, "max_position_embeddings", "n_positions", "context_length"),
     FIELD(types, 1 << 16, "type_vocab_size", NULL, NULL),
     FIELD(rotary, 1 << 12, "rotary_dim", NULL, "rope.dimension_count"),
+    FIELD(experts, VP_MAX_EXPERTS, "num_local_experts", NULL, "expert_count"),
+    FIELD(top_k, VP_MAX_TOP_K, "num_experts_per_tok", NULL, "expert_used_count"),
 };
 
 static const struct {
@@ -40,7 +42,15 @@ const char *vp_act_name(vp_act act) {
     return activations[i].name;
 }
 
+/* Whether a model may do without. */
+static bool may_be_zero(const vp_config *c, size_t offset) {
+    const bool experts = offset == offsetof(vp_config, experts) || offset == offsetof(vp_config, top_k);
+    return offset == offsetof(vp_config, types) || offset == offsetof(vp_config, rotary) ||
+           (experts && !c->arch->experts);
+}
+
 int vp_config_finish(vp_config *c, const char *path, vp_error *err) {
+    if (!c->arch->experts) c->experts = c->top_k = 0;
     if (!c->groups) c->groups = c->heads;
     if (!c->head_dim && c->heads > 0) c->head_dim = c->width / c->heads;
     if (!c->ffn && __builtin_mul_overflow(c->width, 4, &c->ffn)) c->ffn = -1; /* refused with the width */
@@ -51,14 +61,16 @@ int vp_config_finish(vp_config *c, const char *path, vp_error *err) {
     for (int i = 0; i < VP_CONFIG_FIELDS; i++) {
         const vp_config_field *f = &vp_config_fields[i];
         int64_t value = *(const int64_t *)((const char *)c + f->offset);
-        bool may_be_zero = f->offset == offsetof(vp_config, types) || f->offset == offsetof(vp_config, rotary);
-        if (value < (may_be_zero ? 0 : 1) || value > f->most)
+        if (value < (may_be_zero(c, f->offset) ? 0 : 1) || value > f->most)
             return vp_fail(err, VP_DATA, "%s: %s is %lld, not within 1..%lld", path, f->hf, (long long)value,
                            (long long)f->most);
     }
     if (c->heads % c->groups)
         return vp_fail(err, VP_DATA, "%s: %lld heads are not a multiple of %lld key/value heads", path,
                        (long long)c->heads, (long long)c->groups);
+    if (c->top_k > c->experts)
+        return vp_fail(err, VP_DATA, "%s: a token cannot pass %lld of %lld experts", path, (long long)c->top_k,
+                       (long long)c->experts);
     if (c->rotary % 2 || c->rotary > c->head_dim)
         return vp_fail(err, VP_DATA, "%s: cannot rotate %lld of %lld channels of a head", path, (long long)c->rotary,
                        (long long)c->head_dim);
@@ -71,9 +83,11 @@ int vp_config_finish(vp_config *c, const char *path, vp_error *err) {
 
 int vp_config_text(const vp_config *c, vp_buf *out, vp_error *err) {
     VP_TRY(vp_buf_printf(out, err, "arch %s\n", c->arch->name));
-    for (int i = 0; i < VP_CONFIG_FIELDS; i++)
-        VP_TRY(vp_buf_printf(out, err, "%s %lld\n", vp_config_fields[i].hf,
-                             (long long)*(const int64_t *)((const char *)c + vp_config_fields[i].offset)));
+    for (int i = 0; i < VP_CONFIG_FIELDS; i++) {
+        const int64_t value = *(const int64_t *)((const char *)c + vp_config_fields[i].offset);
+        if (!c->experts && vp_config_fields[i].offset >= offsetof(vp_config, experts)) continue;
+        VP_TRY(vp_buf_printf(out, err, "%s %lld\n", vp_config_fields[i].hf, (long long)value));
+    }
     VP_TRY(vp_buf_printf(out, err, "eps %.9g\ntheta %.17g\nscaling %d %.17g %.17g %.17g %lld\nact %d\n", c->eps,
                          c->theta, (int)c->scaling, c->factor, c->low, c->high, (long long)c->original, (int)c->act));
     VP_TRY(vp_buf_printf(out, err, "bias %d %d %d %d\ntied %d\nwindow %d\n", c->qkv_bias, c->out_bias, c->mlp_bias,
@@ -237,6 +251,8 @@ int vp_config_from_json(vp_config *c, const vp_json *j, vp_error *err) {
     if (json_is_null(json_object_get(j->root, "head_dim"))) c->head_dim = 0;
     const char *const eps[] = {"layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"};
     for (int i = 0; i < 3; i++) VP_TRY(vp_json_real(j, j->root, eps[i], &c->eps, err));
+    VP_TRY(vp_json_real(j, j->root, "router_aux_loss_coef", &c->balance, err));
+    VP_TRY(vp_json_real(j, j->root, "router_jitter_noise", &c->jitter, err));
     VP_TRY(read_activation(c, j, err));
     VP_TRY(read_flags(c, j, err));
     VP_TRY(read_rope(c, j, err));

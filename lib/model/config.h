@@ -36,7 +36,7 @@ typedef struct vp_config_field {
     size_t offset;           /* of an int64_t in vp_config */
     int64_t most;            /* the largest value that is believed */
 } vp_config_field;
-enum { VP_CONFIG_FIELDS = 10 };
+enum { VP_CONFIG_FIELDS = 12 };
 extern const vp_config_field vp_config_fields[VP_CONFIG_FIELDS];
 
 #endif

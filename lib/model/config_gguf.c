@@ -23,7 +23,7 @@ static double real(const reader *r, const char *suffix, double otherwise) {
 
 static const vp_tensor_info *tensor(const reader *r, vp_role role, const char *suffix) {
     char name[96], full[112];
-    if (!r->arch->gguf_names || !vp_arch_name(r->arch->gguf_names, role, 0, name, sizeof name)) return NULL;
+    if (!r->arch->gguf_names || !vp_arch_name(r->arch->gguf_names, role, 0, 0, name, sizeof name)) return NULL;
     snprintf(full, sizeof full, "%s.%s", name, suffix);
     return vp_source_find(r->source, full);
 }
@@ -45,7 +45,7 @@ static int read_scaling(const reader *r, vp_config *c, vp_error *err) {
 }
 
 static int refuse_unsupported(const reader *r, const vp_config *c, vp_error *err) {
-    static const char *const zero[] = {"expert_count", "attention.sliding_window", "attention.clamp_kqv"};
+    static const char *const zero[] = {"attention.sliding_window", "attention.clamp_kqv"};
     for (size_t i = 0; i < sizeof zero / sizeof *zero; i++)
         if (real(r, zero[i], 0) != 0)
             return vp_fail(err, VP_DATA, "%s: %s.%s is not supported", vp_gguf_path(r->gguf), r->arch->gguf, zero[i]);
@@ -61,8 +61,11 @@ int vp_config_from_gguf(vp_config *c, const vp_source *s, vp_error *err) {
     size_t n = 0;
     if (!vp_gguf_str(r.gguf, "general.architecture", &name, &n))
         return vp_fail(err, VP_DATA, "%s: no general.architecture", path);
-    r.arch = vp_arch_find_gguf(name, n);
     char list[200], scratch[96];
+    snprintf(scratch, sizeof scratch, "%.*s.expert_count", n > 40 ? 40 : (int)n, name);
+    r.arch = vp_arch_find_gguf(name, n, vp_gguf_int(r.gguf, scratch, 0) > 0);
+    if (!r.arch && vp_arch_find_gguf(name, n, false))
+        return vp_fail(err, VP_DATA, "%s: %s is not supported", path, scratch);
     if (!r.arch)
         return vp_fail(err, VP_DATA, "%s: architecture \"%.*s\" is not supported (%s are)", path, n > 40 ? 40 : (int)n,
                        name, vp_arch_list(true, list, sizeof list));

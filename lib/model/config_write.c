@@ -28,6 +28,7 @@ static bool put_sizes(json_t *root, const vp_config *c) {
         bool only_decoders = f->offset == offsetof(vp_config, groups) || f->offset == offsetof(vp_config, head_dim);
         if (f->offset == offsetof(vp_config, rotary) || (only_decoders && !decoder)) continue;
         if (f->offset == offsetof(vp_config, types) && decoder) continue;
+        if (f->offset >= offsetof(vp_config, experts) && !c->experts) continue;
         ok = set(root, f->hf, json_integer(*(const int64_t *)((const char *)c + f->offset)));
     }
     return ok;

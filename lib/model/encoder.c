@@ -46,6 +46,8 @@ static int check_operations(const vp_encoder *e, const vp_encode_options *o, vp_
                {"rope", b->rope, c->rotary > 0},
                {"glu", b->glu, c->arch->gated},
                {"act", b->act, !c->arch->gated},
+               {"route", b->route && b->permute && b->combine, c->experts > 0},
+               {"route_bwd", b->route_bwd, c->experts && back},
                {"linear_bwd", b->linear_bwd_x && b->linear_bwd_w, back},
                {"lora_bwd", b->lora_bwd, back},
                {"norm_bwd", b->norm_bwd, back},

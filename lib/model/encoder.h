@@ -16,6 +16,7 @@ typedef struct vp_linear {
     vp_lora_part *trained; /* of the one that is trained */
     int32_t ntrained;
     float *dw, *dbias; /* [out, in], [out] gradients when the weight itself is trained, else NULL */
+    bool experts;      /* it is one of each: rows are the routing's, in and out an expert's */
     int64_t layer;
     vp_site site; /* of its input's dropout */
 } vp_linear;
@@ -68,6 +69,7 @@ int vp_training_start_projection(const vp_encoder *e, vp_training *t, const vp_t
 typedef struct vp_layer {
     vp_linear qkv;                                      /* [(H + 2 G) d, C]: q, k and v of one input are one product */
     vp_linear out;                                      /* [C, H d] */
+    vp_linear router;                                   /* [E, C], where the MLP is a mixture of experts */
     vp_linear up;                                       /* [2 F, C] gate and up when gated, else [F, C] */
     vp_linear down;                                     /* [C, F] */
     vp_norm_weight attn_norm, mlp_norm, q_norm, k_norm; /* mlp_norm: none when attention and MLP are parallel */

@@ -18,19 +18,24 @@ int vp_pass_check(const vp_pass *p, int status, vp_error *err) {
     return vp_encoder_check(p->e, status, err);
 }
 
-static int allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_dtype type, vp_error *err) {
-    *m = (vp_mat){.dtype = type, .rows = p->batch->T, .cols = cols, .ld = cols};
+static int allocate(vp_pass *p, vp_mat *m, int64_t rows, int64_t cols, vp_dtype type, vp_error *err) {
+    *m = (vp_mat){.dtype = type, .rows = rows, .cols = cols, .ld = cols};
     const size_t bytes = (size_t)m->rows * (size_t)cols * vp_dtype_size(type);
     m->ptr = vp_compute_take(&p->e->on, "a micro-batch (lower --batch-tokens)", bytes, err);
     return m->ptr ? VP_OK : VP_MEMORY;
 }
 
 int vp_pass_allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err) {
-    return allocate(p, m, cols, p->e->on.state, err);
+    return allocate(p, m, p->batch->T, cols, p->e->on.state, err);
+}
+
+int vp_pass_allocate_mlp(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err) {
+    const int64_t each = p->c->experts ? p->c->top_k : 1;
+    return allocate(p, m, p->batch->T * each, cols, p->e->on.state, err);
 }
 
 int vp_pass_allocate_f32(vp_pass *p, vp_mat *m, int64_t cols, vp_error *err) {
-    return allocate(p, m, cols, VP_F32, err);
+    return allocate(p, m, p->batch->T, cols, VP_F32, err);
 }
 
 int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step, vp_error *err) {
@@ -42,14 +47,16 @@ int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step
         p->h = p->x;
     else
         VP_TRY(vp_pass_allocate(p, &p->h, c->width, err));
-    return vp_pass_allocate(p, &p->mid, c->ffn, err);
+    if (c->experts) VP_TRY(vp_experts_open(p, err));
+    return vp_pass_allocate_mlp(p, &p->mid, c->ffn, err);
 }
 
 int vp_pass_scratch(vp_pass *p, vp_error *err) {
     const vp_config *c = p->c;
     VP_TRY(vp_pass_allocate(p, &p->qkv, (c->heads + 2 * c->groups) * c->head_dim, err));
     VP_TRY(vp_pass_allocate(p, &p->mixed, c->heads * c->head_dim, err));
-    if (c->arch->gated) return vp_pass_allocate(p, &p->up, 2 * c->ffn, err);
+    if (c->experts) VP_TRY(vp_pass_allocate_f32(p, &p->logits, c->experts, err));
+    if (c->arch->gated) return vp_pass_allocate_mlp(p, &p->up, 2 * c->ffn, err);
     p->up = p->mid;
     return VP_OK;
 }
@@ -61,6 +68,7 @@ vp_pass vp_pass_of_layer(const vp_pass *p, vp_saved *keep) {
     if (keep && keep->qkv.ptr) of.qkv = keep->qkv;
     if (keep && keep->mixed.ptr) of.mixed = keep->mixed;
     if (keep && keep->lse.ptr) of.lse = keep->lse;
+    if (keep && keep->logits.ptr) of.logits = keep->logits;
     if (keep && keep->up.ptr) of.up = keep->up;
     return of;
 }
@@ -92,11 +100,12 @@ int vp_pass_norm(vp_pass *p, const vp_norm_weight *w, const vp_mat *y, const vp_
     return vp_pass_check(p, p->e->on.ops->norm(p->e->on.queue, &op), err);
 }
 
-/* out = x W^T + adapters + bias (+ residual); the first adapters take the product with them */
-static int linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
-                  vp_error *err) {
+/* The first adapters take the product with them. */
+int vp_pass_linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
+                   vp_error *err) {
     vp_encoder *e = p->e;
     vp_linear_op op = {.weight = w->weight, .x = *x, .out = *out, .batch = p->batch};
+    if (w->experts) op.group = &p->routing;
     if (residual) op.residual = *residual;
     vp_lora_op lora = {.x = *x, .out = *out, .part = w->lora, .nparts = w->nlora, .batch = p->batch, .linear = &op};
     if (w->nlora) {
@@ -211,7 +220,7 @@ static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *e
 }
 
 int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
-    VP_TRY(linear(p, &l->qkv, &p->h, &p->qkv, NULL, err));
+    VP_TRY(vp_pass_linear(p, &l->qkv, &p->h, &p->qkv, NULL, err));
     if (p->raw.ptr) VP_TRY(keep_raw(p, err));
     const vp_attn_op op = vp_pass_attn_op(p, layer);
     VP_TRY(position_heads(p, &op.q, p->c->heads, &l->q_norm, err));
@@ -222,13 +231,13 @@ int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *er
 }
 
 int vp_pass_out(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
-    VP_TRY(linear(p, &l->out, &p->mixed, &p->y, NULL, err));
+    VP_TRY(vp_pass_linear(p, &l->out, &p->mixed, &p->y, NULL, err));
     if (!drops_hidden(p) || p->c->arch->parallel) return VP_OK;
     return vp_pass_dropout(p, &p->y, &p->y, layer, VP_AFTER_ATTENTION, err);
 }
 
 int vp_pass_up(vp_pass *p, const vp_layer *l, vp_error *err) {
-    return linear(p, &l->up, &p->h, &p->up, NULL, err);
+    return vp_pass_linear(p, &l->up, l->up.experts ? &p->rows : &p->h, &p->up, NULL, err);
 }
 
 int vp_pass_gate(vp_pass *p, vp_error *err) {
@@ -244,9 +253,13 @@ int vp_pass_gate(vp_pass *p, vp_error *err) {
 
 /* y = down(act(gate h) * up h), or down(act(up h)); added to what y holds when attention ran in parallel. */
 static int mlp(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
-    VP_TRY(vp_pass_up(p, l, err));
-    VP_TRY(vp_pass_gate(p, err));
-    VP_TRY(linear(p, &l->down, &p->mid, &p->y, p->c->arch->parallel ? &p->y : NULL, err));
+    if (p->c->experts) {
+        VP_TRY(vp_experts_forward(p, l, err));
+    } else {
+        VP_TRY(vp_pass_up(p, l, err));
+        VP_TRY(vp_pass_gate(p, err));
+        VP_TRY(vp_pass_linear(p, &l->down, &p->mid, &p->y, p->c->arch->parallel ? &p->y : NULL, err));
+    }
     return drops_hidden(p) ? vp_pass_dropout(p, &p->y, &p->y, layer, VP_AFTER_MLP, err) : VP_OK;
 }
 

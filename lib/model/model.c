@@ -272,6 +272,9 @@ const char *vp_model_fingerprint(const vp_model *m) {
 const char *vp_model_arch(const vp_model *m) {
     return m->config.arch ? m->config.arch->name : NULL;
 }
+bool vp_model_has_experts(const vp_model *m) {
+    return m->config.experts > 0;
+}
 const char *vp_model_latent(const vp_model *m) {
     return m->latent;
 }

@@ -49,6 +49,7 @@ const char *vp_model_transformer(const vp_model *m);
 bool vp_model_is_gguf(const vp_model *m);            /* the path is a .gguf file */
 const char *vp_model_fingerprint(const vp_model *m); /* 32 hex digits */
 const char *vp_model_arch(const vp_model *m);        /* "llama"; NULL without weights */
+bool vp_model_has_experts(const vp_model *m);        /* its MLPs are mixtures of them */
 /* The encoder.input of the index or header that the model was opened from; NULL: none. */
 const vp_map *vp_model_input(const vp_model *m);
 int64_t vp_model_width(const vp_model *m); /* C */

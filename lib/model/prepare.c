@@ -128,11 +128,16 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
                              .in = s->part[0]->cols,
                              .out = outputs,
                              .bias = *bias,
-                             .compute = e->on.type,
+                             .compute = roles[0] == VP_W_ROUTER && e->on.type == VP_I8 ? VP_F32 : e->on.type,
                              .backward = e->training && e->training->options.backward,
                              .rows = e->on.rows,
                              .name = s->part[0]->module};
     return VP_OK;
+}
+
+/* Where the gradient of the numbers that begin at `at` goes; NULL: nowhere. */
+static float *gradient_at(const vp_encoder *e, int64_t at) {
+    return at >= 0 && e->training->grad_on ? e->training->grad_on + at : NULL;
 }
 
 /* Packs the weight, or when it is there already packs it anew. */
@@ -154,22 +159,55 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
     linear->out = desc.out;
     linear->layer = layer;
     linear->site = input;
-    float *grad = e->training ? e->training->grad_on : NULL;
-    const int64_t at = vp_training_find(e->training, s.part[0], false);
-    const int64_t bias_at = vp_training_find(e->training, s.part[0], true);
-    if (grad && at >= 0) linear->dw = grad + at;
-    if (grad && bias_at >= 0) linear->dbias = grad + bias_at;
+    linear->dw = gradient_at(e, vp_training_find(e->training, s.part[0], false));
+    linear->dbias = gradient_at(e, vp_training_find(e->training, s.part[0], true));
     VP_TRY(prepare_lora(e, &s, linear, err));
     return prepare_trained(e, &s, linear, err);
 }
 
+/* The same of experts: these weights of the first, of the second, ... */
+static int prepare_experts(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_linear *linear,
+                           vp_error *err) {
+    const vp_config *c = &e->model->config;
+    const vp_weight_entry *first = entry(e, roles[0], layer);
+    vp_weight_part *part = vp_calloc((size_t)(c->experts * n), sizeof *part);
+    if (!part) return vp_fail_memory(err, "experts", (size_t)(c->experts * n) * sizeof *part);
+    for (int64_t i = 0; i < c->experts * n; i++)
+        part[i] = vp_training_part(e, vp_weights_expert(&e->model->weights, roles[i % n], layer, i / n));
+    const vp_weight_desc desc = {.part = part,
+                                 .nparts = (int)c->experts * n,
+                                 .in = first->cols,
+                                 .out = n * first->rows,
+                                 .experts = (int32_t)c->experts,
+                                 .compute = e->on.type,
+                                 .backward = e->training && e->training->options.backward,
+                                 .rows = e->on.rows,
+                                 .name = first->module};
+    const bool again = linear->weight != NULL;
+    const int status = again ? vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, linear->weight, &desc), err)
+                             : e->on.ops->weight_prepare(e->on.device, &desc, &linear->weight, err);
+    free(part);
+    if (status || again) return status;
+    linear->in = desc.in;
+    linear->out = desc.out;
+    linear->layer = layer;
+    linear->experts = true;
+    linear->dw = gradient_at(e, vp_training_find(e->training, first, false));
+    return VP_OK;
+}
+
 static int prepare_linears(vp_encoder *e, int64_t i, vp_error *err) {
     static const vp_role qkv[] = {VP_W_Q, VP_W_K, VP_W_V}, o[] = {VP_W_O}, down[] = {VP_W_DOWN};
-    static const vp_role gate_up[] = {VP_W_GATE, VP_W_UP};
+    static const vp_role gate_up[] = {VP_W_GATE, VP_W_UP}, router[] = {VP_W_ROUTER};
     vp_layer *l = &e->layer[i];
     bool gated = e->model->config.arch->gated;
     VP_TRY(prepare_linear(e, i, qkv, 3, VP_SITE_LORA_QKV, &l->qkv, err));
     VP_TRY(prepare_linear(e, i, o, 1, VP_SITE_LORA_OUT, &l->out, err));
+    if (e->model->config.experts) {
+        VP_TRY(prepare_linear(e, i, router, 1, VP_SITE_LORA_UP, &l->router, err));
+        VP_TRY(prepare_experts(e, i, gate_up, 2, &l->up, err));
+        return prepare_experts(e, i, down, 1, &l->down, err);
+    }
     VP_TRY(prepare_linear(e, i, gated ? gate_up : gate_up + 1, gated ? 2 : 1, VP_SITE_LORA_UP, &l->up, err));
     return prepare_linear(e, i, down, 1, VP_SITE_LORA_DOWN, &l->down, err);
 }
@@ -282,7 +320,8 @@ int vp_encoder_rope(vp_encoder *e, int32_t top, vp_error *err) {
 
 void vp_encoder_release(vp_encoder *e) {
     for (int64_t i = 0; e->layer && i < e->model->config.layers; i++) {
-        vp_linear *const linears[] = {&e->layer[i].qkv, &e->layer[i].out, &e->layer[i].up, &e->layer[i].down};
+        vp_layer *l = &e->layer[i];
+        vp_linear *const linears[] = {&l->qkv, &l->out, &l->router, &l->up, &l->down};
         for (size_t k = 0; k < sizeof linears / sizeof *linears; k++) {
             if (linears[k]->weight) e->on.ops->weight_free(e->on.device, linears[k]->weight);
             free(linears[k]->lora);

@@ -2,15 +2,15 @@
 #include "lib/model/pass.h"
 #include <stdlib.h>
 
-typedef struct tape_sizes {      /* columns of every matrix that a layer keeps; 0: none */
-    int64_t x, lse, middle;      /* f32 */
-    int64_t raw, qkv, mixed, up; /* of the state type */
+typedef struct tape_sizes {         /* columns of every matrix that a layer keeps; 0: none */
+    int64_t x, lse, middle, logits; /* f32 */
+    int64_t raw, qkv, mixed, up;    /* of the state type */
 } tape_sizes;
 
 static tape_sizes sizes_of(const vp_encoder *e) {
     const vp_config *c = &e->model->config;
     const vp_recompute r = e->training->options.recompute;
-    tape_sizes s = {.x = c->width};
+    tape_sizes s = {.x = c->width, .logits = c->experts};
     if (r == VP_RECOMPUTE_LAYER) return s;
     s.raw = c->arch->qk_norm ? (c->heads + c->groups) * c->head_dim : 0;
     s.qkv = (c->heads + 2 * c->groups) * c->head_dim;
@@ -24,21 +24,24 @@ static tape_sizes sizes_of(const vp_encoder *e) {
 size_t vp_tape_bytes(const vp_encoder *e, int64_t tokens) {
     const tape_sizes s = sizes_of(e);
     const size_t f32 = sizeof(float), state = vp_dtype_size(e->on.state);
-    const size_t layer = f32 * (size_t)(s.x + s.lse + s.middle) + state * (size_t)(s.raw + s.qkv + s.mixed + s.up);
-    return (size_t)tokens * (layer * (size_t)e->model->config.layers + f32 * (size_t)e->model->config.width);
+    const vp_config *c = &e->model->config;
+    const int64_t up = s.up * (c->experts ? c->top_k : 1);
+    const size_t layer =
+        f32 * (size_t)(s.x + s.lse + s.middle + s.logits) + state * (size_t)(s.raw + s.qkv + s.mixed + up);
+    return (size_t)tokens * (layer * (size_t)c->layers + f32 * (size_t)c->width);
 }
 
 static int allocate_layer(vp_pass *p, const tape_sizes *n, vp_saved *s, vp_error *err) {
     const struct {
         vp_mat *m;
         int64_t cols;
-    } f32[] = {{&s->x, n->x}, {&s->lse, n->lse}, {&s->middle, n->middle}},
-      states[] = {{&s->raw, n->raw}, {&s->qkv, n->qkv}, {&s->mixed, n->mixed}, {&s->up, n->up}};
+    } f32[] = {{&s->x, n->x}, {&s->lse, n->lse}, {&s->middle, n->middle}, {&s->logits, n->logits}},
+      states[] = {{&s->raw, n->raw}, {&s->qkv, n->qkv}, {&s->mixed, n->mixed}};
     for (size_t i = 0; i < sizeof f32 / sizeof *f32; i++)
         if (f32[i].cols) VP_TRY(vp_pass_allocate_f32(p, f32[i].m, f32[i].cols, err));
     for (size_t i = 0; i < sizeof states / sizeof *states; i++)
         if (states[i].cols) VP_TRY(vp_pass_allocate(p, states[i].m, states[i].cols, err));
-    return VP_OK;
+    return n->up ? vp_pass_allocate_mlp(p, &s->up, n->up, err) : VP_OK;
 }
 
 static int allocate_tape(vp_encoder *e, vp_tape *t, vp_error *err) {

@@ -37,6 +37,17 @@ static bool is_target(const char *module, const char *targets) {
     return false;
 }
 
+/* Whether a target names weights of a mixture of experts. */
+static bool is_expert(const vp_model *m, const char *target) {
+    for (size_t i = 0; m->config.experts && i < m->weights.n; i++) {
+        const vp_weight_entry *w = &m->weights.entry[i];
+        const bool of_mlp =
+            w->role == VP_W_ROUTER || w->role == VP_W_GATE || w->role == VP_W_UP || w->role == VP_W_DOWN;
+        if (of_mlp && is_target(w->module, target)) return true;
+    }
+    return false;
+}
+
 /* Every target must mean something: a misspelled one would silently train less. */
 static int check_targets(const vp_model *m, const char *targets, vp_error *err) {
     char one[80];
@@ -46,6 +57,9 @@ static int check_targets(const vp_model *m, const char *targets, vp_error *err) 
         bool found = false;
         for (size_t i = 0; !found && i < m->weights.n; i++)
             found = m->weights.entry[i].lora && is_target(m->weights.entry[i].module, one);
+        if (!found && is_expert(m, one))
+            return vp_fail(err, VP_USAGE,
+                           "target '%s': experts and their router carry no adapters; train them with --full", one);
         if (!found)
             return vp_fail(err, VP_USAGE, "target '%s' is no linear of the %s model", one, m->config.arch->name);
         at += length + (at[length] == ',');
@@ -222,6 +236,9 @@ static int check_options(const vp_encoder *e, const vp_train_options *o, vp_erro
     const vp_config *c = &e->model->config;
     const double rates[] = {o->lora_dropout, o->attention_dropout, o->hidden_dropout};
     if (c->arch->post_norm) return vp_fail(err, VP_DATA, "%s models cannot be trained: only decoders", c->arch->name);
+    if (c->jitter > 0)
+        return vp_fail(err, VP_DATA, "%s: router_jitter_noise %g: noise on routers is not supported in training",
+                       e->model->path, c->jitter);
     for (int i = 0; i < 3; i++)
         if (!(rates[i] >= 0 && rates[i] < 1))
             return vp_fail(err, VP_USAGE, "a dropout of %g is not in [0, 1)", rates[i]);

@@ -76,6 +76,21 @@ int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape 
  * another: however the units are spread over calls, in their order, the sums are the same bytes. */
 int vp_encoder_backward(vp_encoder *e, vp_tape *tape, const float *dhidden, vp_error *err);
 int64_t vp_encoder_width(const vp_encoder *e); /* C */
+
+/* The balancing loss of the routers of a mixture of E experts (Switch Transformer, equations 4 to 6, of all layers'
+ * tokens together, as transformers has it): of one gradient unit
+ *     E sum over e of f_e P_e
+ * f_e: the fraction of its tokens, of every layer, that pass expert e; P_e: the mean of the softmax of their logits. It
+ * crosses tokens: a unit is what it is defined for, because a micro-batch holds whole ones. */
+double vp_encoder_balance(const vp_encoder *e); /* its weight by the model's configuration; 0: none */
+typedef struct vp_balance {
+    int64_t B;                /* rows of the tape's frame, */
+    const int32_t *cu, *unit; /* [B + 1], [B] */
+    const double *share;      /* [B] a unit's loss counts the sum of its rows' */
+    float *loss;              /* [B] that is added to its first row's */
+} vp_balance;
+/* vp_encoder_backward of the tape adds its gradient. Takes memory above the tape. */
+int vp_tape_balance(vp_encoder *e, vp_tape *t, const vp_balance *b, vp_error *err);
 /* ---- the latent layer of a pooler of that kind; others are left as they are ---- */
 /* It is the one that the encoder trains, or where it trains none its own file's, computed on the encoder's device. The
  * encoder is borrowed until the pooler is closed. */

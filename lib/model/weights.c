@@ -88,18 +88,48 @@ static int take(const spelling *sp, const char *name, bool bias, int64_t rows, i
     return VP_OK;
 }
 
-static int fill(vp_weight_entry *e, vp_role role, int64_t layer, const spelling *sp, vp_error *err) {
+/* A matrix of one expert: of a tensor [E, rows, cols] that holds all of them, or a tensor by itself. */
+static int take_expert(vp_weights *w, vp_weight_entry *e, const spelling *sp, vp_error *err) {
+    const vp_config *c = sp->config;
+    char name[NAME];
+    vp_arch_name(sp->names, e->role, e->layer, e->expert, name, sizeof name);
+    const vp_tensor_info *all = sp->gguf ? find(sp, name, false) : NULL;
+    if (!all && sp->gguf) vp_arch_name(c->arch->gguf_old_names, e->role, e->layer, e->expert, name, sizeof name);
+    if (!all) return take(sp, name, false, e->rows, e->cols, &e->tensor, err);
+    if (all->ndim != 3 || all->shape[0] != c->experts)
+        return vp_fail(err, VP_DATA, "%s: tensor %s does not hold the matrices of %lld experts", all->file, all->name,
+                       (long long)c->experts);
+    vp_tensor_info *part = &w->part[w->nparts++];
+    *part = *all;
+    part->ndim = 2;
+    part->shape[0] = all->shape[1];
+    part->shape[1] = all->shape[2];
+    part->bytes = all->bytes / (size_t)c->experts;
+    part->data = all->data + (size_t)e->expert * part->bytes;
+    sp->used[index_of(sp->source, all)] = 1;
+    e->tensor = part;
+    return vp_tensor_check(part, e->rows, e->cols, err);
+}
+
+static bool of_expert(const vp_config *c, vp_role role) {
+    return c->arch->experts && (role == VP_W_GATE || role == VP_W_UP || role == VP_W_DOWN);
+}
+
+static int fill(vp_weights *w, vp_role role, int64_t layer, int64_t expert, const spelling *sp, vp_error *err) {
     const vp_config *c = sp->config;
     const vp_role_info *info = &vp_roles[role];
     bool vector = info->cols == '1';
     int64_t rows = vp_config_size(c, info->rows);
-    *e = (vp_weight_entry){.role = role, .layer = layer, .lora = info->lora};
+    vp_weight_entry *e = &w->entry[w->n++];
+    *e = (vp_weight_entry){.role = role, .layer = layer, .expert = expert};
+    e->lora = info->lora && !of_expert(c, role);
     e->rows = vector ? 1 : rows;
     e->cols = vector ? rows : vp_config_size(c, info->cols);
-    vp_arch_name(c->arch->names, role, layer, e->module, sizeof e->module);
+    vp_arch_name(c->arch->names, role, layer, expert, e->module, sizeof e->module);
+    if (of_expert(c, role)) return take_expert(w, e, sp, err);
     if (sp->gguf && c->arch->gguf_interleaved && (role == VP_W_Q || role == VP_W_K)) e->interleaved = c->head_dim;
     char name[NAME];
-    if (!vp_arch_name(sp->names, role, layer, name, sizeof name))
+    if (!vp_arch_name(sp->names, role, layer, expert, name, sizeof name))
         return vp_fail(err, VP_DATA, "%s: this kind of file has no %s weights", sp->path, info->name);
     if (role == VP_W_HEAD && !find(sp, name, false)) return VP_OK;
     if (role == VP_W_HEAD && c->tied) return VP_OK;
@@ -108,17 +138,27 @@ static int fill(vp_weight_entry *e, vp_role role, int64_t layer, const spelling 
     return bias ? take(sp, name, true, 1, rows, &e->bias, err) : VP_OK;
 }
 
+/* As products take them: gate and up of one expert after the other, then every expert's down. */
+static int fill_experts(vp_weights *w, int64_t layer, const spelling *sp, vp_error *err) {
+    const int64_t experts = sp->config->experts;
+    for (int64_t e = 0; e < experts; e++) {
+        VP_TRY(fill(w, VP_W_GATE, layer, e, sp, err));
+        VP_TRY(fill(w, VP_W_UP, layer, e, sp, err));
+    }
+    for (int64_t e = 0; e < experts; e++) VP_TRY(fill(w, VP_W_DOWN, layer, e, sp, err));
+    return VP_OK;
+}
+
 static int fill_all(vp_weights *w, const spelling *sp, vp_error *err) {
-    size_t at = 0;
-    for (int64_t layer = -1; layer < sp->config->layers; layer++) {
-        if (layer == 0) w->at_layer = at;
+    const vp_config *c = sp->config;
+    for (int64_t layer = -1; layer < c->layers; layer++) {
+        if (layer == 0) w->at_layer = w->n;
         for (int role = 0; role < VP_NROLES; role++) {
-            if (vp_roles[role].per_layer != (layer >= 0) || !vp_config_has(sp->config, (vp_role)role)) continue;
-            vp_weight_entry *e = &w->entry[at++];
-            w->n = at;
-            VP_TRY(fill(e, (vp_role)role, layer, sp, err));
+            if (vp_roles[role].per_layer != (layer >= 0) || !vp_config_has(c, (vp_role)role)) continue;
+            if (!of_expert(c, (vp_role)role)) VP_TRY(fill(w, (vp_role)role, layer, 0, sp, err));
         }
-        if (layer == 0) w->per_layer = at - w->at_layer;
+        if (layer >= 0 && c->arch->experts) VP_TRY(fill_experts(w, layer, sp, err));
+        if (layer == 0) w->per_layer = w->n - w->at_layer;
     }
     return VP_OK;
 }
@@ -148,16 +188,19 @@ int vp_weights_open(vp_weights *w, const vp_config *c, const vp_source *s, const
     sp.names = sp.gguf ? c->arch->gguf_names : c->arch->names;
     sp.prefix = sp.gguf ? "" : c->arch->prefix;
     char name[NAME];
-    vp_arch_name(sp.names, VP_W_EMBED, -1, name, sizeof name);
+    vp_arch_name(sp.names, VP_W_EMBED, -1, 0, name, sizeof name);
     if (!find(&sp, name, false)) {
         const char *with = sp.prefix;
         sp.prefix = "";
         if (!find(&sp, name, false)) sp.prefix = with; /* the message names the usual spelling */
     }
-    size_t entries = (size_t)(VP_NROLES * (c->layers + 1));
+    const size_t parts = 3 * (size_t)(c->layers * c->experts);
+    size_t entries = (size_t)(VP_NROLES * (c->layers + 1)) + parts;
     w->entry = vp_calloc(entries, sizeof *w->entry);
+    w->part = vp_calloc(parts, sizeof *w->part);
     sp.used = vp_calloc(vp_source_count(s), 1);
-    int status = w->entry && sp.used ? VP_OK : vp_fail_memory(err, "the weight table", entries * sizeof *w->entry);
+    int status =
+        w->entry && w->part && sp.used ? VP_OK : vp_fail_memory(err, "the weight table", entries * sizeof *w->entry);
     if (!status) status = fill_all(w, &sp, err);
     if (!status) status = check_leftovers(w, &sp, err);
     free(sp.used);
@@ -172,15 +215,20 @@ int vp_weights_open(vp_weights *w, const vp_config *c, const vp_source *s, const
 
 void vp_weights_close(vp_weights *w) {
     free(w->entry);
+    free(w->part);
     *w = (vp_weights){0};
 }
 
-const vp_weight_entry *vp_weights_find(const vp_weights *w, vp_role role, int64_t layer) {
+const vp_weight_entry *vp_weights_expert(const vp_weights *w, vp_role role, int64_t layer, int64_t expert) {
     size_t first = layer < 0 ? 0 : w->at_layer + (size_t)layer * w->per_layer;
     size_t last = layer < 0 ? w->at_layer : first + w->per_layer;
     for (size_t i = first; i < last && i < w->n; i++)
-        if (w->entry[i].role == role) return &w->entry[i];
+        if (w->entry[i].role == role && w->entry[i].expert == expert) return &w->entry[i];
     return NULL;
+}
+
+const vp_weight_entry *vp_weights_find(const vp_weights *w, vp_role role, int64_t layer) {
+    return vp_weights_expert(w, role, layer, 0);
 }
 
 const vp_weight_entry *vp_weights_module(const vp_weights *w, const char *name, size_t n) {

@@ -8,6 +8,7 @@
 typedef struct vp_weight_entry {
     vp_role role;
     int64_t layer;                       /* -1: not of a layer */
+    int64_t expert;                      /* 0 where there is one MLP */
     int64_t rows, cols;                  /* as the product takes it: [outputs, inputs]; a vector is 1 row */
     const vp_tensor_info *tensor;        /* [rows, cols]; NULL: an output head that the file lacks */
     const vp_tensor_info *bias;          /* [rows], or NULL */
@@ -20,7 +21,9 @@ typedef struct vp_weight_entry {
 typedef struct vp_weights {
     vp_weight_entry *entry; /* global ones first, then layer by layer */
     size_t n;
-    size_t at_layer, per_layer;         /* first layer's entries; entries a layer */
+    size_t at_layer, per_layer; /* first layer's entries; entries a layer */
+    vp_tensor_info *part;       /* single experts' matrices of tensors that hold all of a layer's, or NULL */
+    size_t nparts;
     const vp_tensor_info *rope_factors; /* GGUF's rope_freqs.weight, or NULL */
 } vp_weights;
 
@@ -29,8 +32,9 @@ typedef struct vp_weights {
  * the source. */
 int vp_weights_open(vp_weights *w, const vp_config *c, const vp_source *s, const char *path, vp_error *err);
 void vp_weights_close(vp_weights *w);
-/* The entry of a role (layer -1 for global ones); NULL: the model has none. */
+/* The entry of a role (layer -1 for global ones), of experts the first's; NULL: the model has none. */
 const vp_weight_entry *vp_weights_find(const vp_weights *w, vp_role role, int64_t layer);
+const vp_weight_entry *vp_weights_expert(const vp_weights *w, vp_role role, int64_t layer, int64_t expert);
 /* The entry whose module path is name[0..n); NULL: none. */
 const vp_weight_entry *vp_weights_module(const vp_weights *w, const char *name, size_t n);
 /* Whether a tensor can be read as numbers and is [rows, cols] (rows 1: a vector will do); VP_DATA names file and

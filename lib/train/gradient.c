@@ -55,6 +55,26 @@ static int predict(vp_trainer *t, vp_micro *m, const vp_targets *targets, float 
     return status;
 }
 
+/* The balancing loss of experts' routers, of generative micro-batches: by gradient unit, each with its targets' share
+ * of the step's weights; added to the losses of rows and, by the tape, to the gradient. */
+static int balance(vp_trainer *t, vp_micro *m, const vp_targets *targets, float *loss, vp_error *err) {
+    const double factor = t->p.balance * vp_encoder_balance(t->p.encoder);
+    if (!(factor > 0)) return VP_OK;
+    double *share = vp_calloc((size_t)m->f->B, sizeof *share);
+    int32_t *cu = NULL, *unit = NULL;
+    int status = share ? VP_OK : vp_fail_memory(err, "shares", (size_t)m->f->B * sizeof *share);
+    for (int64_t i = 0; !status && i < targets->M; i++)
+        share[targets->row[i]] += factor * (double)targets->weight[i] / targets->denominator;
+    if (!status) status = vp_frame_ints(m->f, "cu", &cu, NULL, err);
+    if (!status) status = vp_frame_ints(m->f, "unit", &unit, NULL, err);
+    const vp_balance b = {.B = m->f->B, .cu = cu, .unit = unit, .share = share, .loss = loss};
+    if (!status) status = vp_tape_balance(t->p.encoder, m->tape, &b, err);
+    free(share);
+    free(cu);
+    free(unit);
+    return status;
+}
+
 /* ---- gradients that came: forward again, then back; the head's own gradient is made here ---- */
 
 /* Answers' comes by what each row's log-probability is to do. */
@@ -69,27 +89,36 @@ static int weigh_answers(const vp_trainer *t, const vp_micro *m, vp_targets *tar
     return fits ? VP_OK : vp_frame_fail(m->f, VP_DATA, err, "no column grad.logprob [B]: `loss kto` makes it");
 }
 
-static int head_gradient(vp_trainer *t, vp_micro *m, vp_error *err) {
-    vp_targets targets;
-    VP_TRY(vp_targets_read(&targets, m->f, err));
-    float *share = vp_calloc((size_t)targets.M + 1, sizeof *share);
+static int head_gradient(vp_trainer *t, vp_micro *m, vp_targets *targets, vp_error *err) {
+    float *share = vp_calloc((size_t)targets->M + 1, sizeof *share);
     int status =
-        share ? weigh_answers(t, m, &targets, err) : vp_fail_memory(err, "losses", (size_t)targets.M * sizeof *share);
-    if (!status) status = predict(t, m, &targets, share, NULL, err);
+        share ? weigh_answers(t, m, targets, err) : vp_fail_memory(err, "losses", (size_t)targets->M * sizeof *share);
+    if (!status) status = predict(t, m, targets, share, NULL, err);
     free(share);
+    return status;
+}
+
+/* What the targets of a micro-batch are for here, beside the gradient that came. */
+static int use_targets(vp_trainer *t, vp_micro *m, float *loss, vp_error *err) {
+    vp_targets targets;
+    bool picks;
+    VP_TRY(vp_pooler_picks_of(t->p.pooler, m->f, &picks, err));
+    if (!picks || (!t->dhead && !(t->p.balance > 0))) return VP_OK;
+    VP_TRY(vp_targets_read(&targets, m->f, err));
+    int status = balance(t, m, &targets, loss, err); /* before answers' weights */
+    if (!status && t->dhead) status = head_gradient(t, m, &targets, err);
     vp_targets_free(&targets);
     return status;
 }
 
 static int step_given(vp_trainer *t, vp_micros *all, vp_error *err) {
-    const size_t headed = form_of(t) == VP_FORM_JOINT ? all->generative : all->n;
     int status = VP_OK;
     for (size_t i = 0; i < all->n && !status; i++) {
         vp_micro *m = &all->item[i];
         if (!m->f->T || !m->vectors) continue;
         size_t mark = vp_encoder_mark(t->p.encoder);
         status = forward(t, m, true, err);
-        if (!status && t->dhead && i < headed) status = head_gradient(t, m, err);
+        if (!status) status = use_targets(t, m, all->loss[m->frame] + m->b0, err);
         if (!status) status = backward(t, m, m->given, err);
         vp_encoder_release_to(t->p.encoder, mark);
     }
@@ -104,6 +133,7 @@ static int tokens_gradient(vp_trainer *t, vp_micro *m, const vp_targets *targets
     int status =
         share && grad ? predict(t, m, targets, share, grad, err) : vp_fail_memory(err, "gradients", n * sizeof *grad);
     if (!status) vp_targets_rows(targets, share, m->f->B, loss);
+    if (!status && form_of(t) != VP_FORM_ANSWERS) status = balance(t, m, targets, loss, err);
     if (!status) status = backward(t, m, grad, err);
     free(share);
     free(grad);

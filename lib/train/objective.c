@@ -7,13 +7,13 @@
 
 static const vp_objective_kind kinds[] = {
     {"mntp", .form = VP_FORM_TOKENS},
-    {"ntp", .form = VP_FORM_TOKENS},
+    {"ntp", .form = VP_FORM_TOKENS, .balances = true},
     {"llara", .form = VP_FORM_TOKENS, .bags = true},
     {"infonce", .rows = vp_objective_infonce},
     {"cosent", .rows = vp_objective_cosent},
     {"mse", .rows = vp_objective_mse},
     {"distill", .rows = vp_objective_distill},
-    {"grit", .form = VP_FORM_JOINT, .rows = vp_objective_infonce},
+    {"grit", .form = VP_FORM_JOINT, .balances = true, .rows = vp_objective_infonce},
     {"kto", .form = VP_FORM_ANSWERS, .rows = vp_objective_kto},
 };
 
@@ -47,6 +47,11 @@ bool vp_objective_wants_tokens(const vp_objective *o) {
 
 bool vp_objective_wants_rows(const vp_objective *o) {
     return o->kind->rows && !(o->kind->form == VP_FORM_JOINT && !(o->options.lambda_rep > 0));
+}
+
+double vp_objective_balance(const vp_objective *o) {
+    if (!o->kind->balances) return 0;
+    return o->kind->form == VP_FORM_JOINT ? o->options.lambda_gen : 1;
 }
 
 static int set_up(vp_objective *o, vp_error *err) {

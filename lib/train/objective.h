@@ -52,6 +52,8 @@ bool vp_objective_has_head(const char *name);  /* every form but ROWS */
 /* What it has to do with rows of role 3, and with others; the others' loss may be left out by its weight (0). */
 bool vp_objective_wants_tokens(const vp_objective *o);
 bool vp_objective_wants_rows(const vp_objective *o);
+/* Factor of the balancing loss of experts' routers: 1 of ntp, lambda_gen of grit, 0 of others. */
+double vp_objective_balance(const vp_objective *o);
 
 /* ---- of tokens: the cross-entropy of a linear head, of mntp and ntp; of llara that of bags, too ---- */
 typedef struct vp_marked {

@@ -10,6 +10,7 @@ typedef struct vp_objective_kind {
     const char *name;
     vp_objective_form form;
     bool bags;                  /* slots count */
+    bool balances;              /* the model's balancing loss is added: it trains next tokens */
     vp_objective_rows_fn *rows; /* NULL for tokens */
 } vp_objective_kind;
 

@@ -25,8 +25,9 @@ struct vp_run {
     json_t *recipe;
     char *attention, *compute, *checkpoint, *chat;
     bool followed, planned;
-    bool nv_embed; /* its texts have NV-Embed's format */
-    bool prefix;   /* what stands before them sees all of itself */
+    bool nv_embed;  /* its texts have NV-Embed's format */
+    bool prefix;    /* what stands before them sees all of itself */
+    double balance; /* factor of the balancing loss of routers */
     int64_t next, saved;
 };
 
@@ -186,6 +187,7 @@ static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
     bool tied;
     const bool trained = vp_encoder_head(r->encoder, &tied) >= 0 || (tied && vp_encoder_tokens(r->encoder) >= 0);
     o.name = r->o.objective ? r->o.objective : vp_map_str(header, "objective");
+    r->balance = vp_map_real(header, "balance", 0);
     const bool tokens = vp_objective_has_head(o.name);
     if (r->o.train.head && !tokens)
         return vp_fail(err, VP_USAGE, "the output head is trained by mntp, ntp, llara, grit and kto, not by '%s'",
@@ -198,6 +200,7 @@ static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
                        r->o.folder);
     if (!r->o.objective && !trained) return VP_OK;
     VP_TRY(vp_objective_open(&r->objective, &o, err));
+    if (r->o.objective) r->balance = vp_objective_balance(r->objective);
     if (!tokens) return VP_OK;
     const vp_compute c = vp_encoder_compute(r->encoder);
     return vp_head_open_on(&r->head, r->model, &c, err);
@@ -205,7 +208,7 @@ static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
 
 static int open_trainer(vp_run *r, vp_error *err) {
     const vp_trainer_parts parts = {
-        .encoder = r->encoder, .pooler = r->pooler, .objective = r->objective, .head = r->head};
+        .encoder = r->encoder, .pooler = r->pooler, .objective = r->objective, .head = r->head, .balance = r->balance};
     return vp_trainer_open(&r->trainer, &r->o.trainer, &parts, err);
 }
 

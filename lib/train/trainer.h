@@ -32,6 +32,7 @@ typedef struct vp_trainer_parts {
     vp_pooler *pooler;
     const vp_objective *objective;
     vp_head *head;
+    double balance; /* factor of the balancing loss of experts' routers, beside a loss of next tokens; 0: none */
 } vp_trainer_parts;
 
 typedef struct vp_trainer vp_trainer;

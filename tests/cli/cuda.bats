@@ -101,6 +101,38 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     done
 }
 
+@test "a mixture of experts on the device: the CPU's vectors, tokens and loss; piped and cut training are the same bytes" {
+    need_shim
+    cp "$GOLDEN"/mixtral/{config.json,model.safetensors} tiny/
+    echo '{"bos_token": "<s>", "eos_token": "</s>"}' >tiny/tokenizer_config.json
+    head -n 4 texts | tok --lines >ids.vp
+    fwd --device cpu <ids.vp >cpu.vp
+    fwd --device cuda <ids.vp >cuda.vp
+    within 1e-5 "$(largest hidden cpu.vp cuda.vp)"
+    fwd --device cuda --compute bf16 --pool mean <ids.vp >whole.vp
+    fwd --device cuda --compute bf16 --pool mean --batch-tokens 1 <ids.vp >parts.vp
+    peek --diff whole.vp parts.vp
+    head -n 2 texts | cut -c1-40 >prompts
+    for compute in f32 i8; do
+        gen --lines --greedy --max-tokens 3 --compute $compute --device cpu prompts >cpu.txt
+        gen --lines --greedy --max-tokens 3 --compute $compute --device cuda --batch 2 prompts >cuda.txt
+        cmp cpu.txt cuda.txt
+    done
+    for i in 1 2; do echo "{\"messages\":[{\"role\":\"user\",\"content\":\"Say $i \"},{\"role\":\"assistant\",\"content\":\" $i it is\"}]}"; done |
+        tok --chat grit --batch 1 | mask generate >steps.vp
+    train='--schedule constant --lr 1e-3 --lora r=2,alpha=4 -q'
+    # shellcheck disable=SC2086
+    for device in cpu cuda; do step --device $device --objective ntp --pool pick $train --log $device.log --out $device <steps.vp; done
+    # shellcheck disable=SC2086
+    VP_DEVICE=cuda fwd --follow piped <steps.vp | pool pick | VP_DEVICE=cuda loss ntp |
+        VP_DEVICE=cuda step $train --log piped.log --recompute layer --batch-tokens 1 --out piped
+    cmp cuda/adapter_model.safetensors piped/adapter_model.safetensors
+    losses() { grep -o '"loss":[0-9.]*' "$1"; }
+    diff <(losses cuda.log) <(losses piped.log)
+    paste <(losses cpu.log) <(losses cuda.log) | tr -c '0-9.\n' ' ' |
+        awk '{ n++; d = $1 - $2; if (d * d > 1e-8 * $2 * $2) bad++ } END { exit !(n == 2 && !bad) }'
+}
+
 @test "exact search on the device finds the CPU's hits" {
     need_shim
     tok --lines <texts | fwd --device cpu | pool | knn add x.idx

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = pathlib.Path(__file__).parent
-MODELS = ["llama", "llama-gqa-tied", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen3", "gemma", "gptj"]
+MODELS = ["llama", "llama-gqa-tied", "llama3-rope", "mistral", "mistral-window", "qwen2", "qwen3", "gemma", "gptj", "mixtral"]
 LENGTHS, TOKENS, VOCAB, MARGIN = (1, 7, 45), 24, 320, 1e-3
 
 

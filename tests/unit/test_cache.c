@@ -249,7 +249,7 @@ static void check_refusals(setup *s) {
 
 int main(void) {
     static const char *const decoders[] = {"llama", "llama-gqa-tied", "llama3-rope", "mistral", "mistral-window",
-                                           "qwen2", "qwen3",          "gemma",       "gptj"};
+                                           "qwen2", "qwen3",          "gemma",       "gptj",    "mixtral"};
     for (size_t i = 0; i < sizeof decoders / sizeof *decoders; i++) {
         vp_error err = {0};
         setup s;

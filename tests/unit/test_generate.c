@@ -179,6 +179,7 @@ int main(void) {
     for (int i = 0; i < 3; i++) {
         check_parts("mistral-window", types[i]);
         check_parts("llama-gqa-tied", types[i]);
+        check_parts("mixtral", types[i]);
     }
     setup s;
     err = (vp_error){0};

@@ -89,6 +89,7 @@ int main(void) {
     check_model("llama", true, &t);
     check_model("mistral-window", false, &t);
     check_model("gptj", false, &t);
+    check_model("mixtral", false, &t);
     check_model("bert", false, &t);
     return done();
 }

@@ -138,7 +138,10 @@ static void test_refusals(void) {
     refuse("llama", LAYERS - 1, &keys, 0, "blk.1.attn_norm.weight is not part of");
     refuse("llama", 0, &keys, 0, "num_hidden_layers is 0");
     put_number(&keys, "llama.expert_count", 8);
-    refuse("llama", LAYERS, &keys, 1, "llama.expert_count");
+    refuse("llama", LAYERS, &keys, 1, "blk.0.ffn_gate_inp.weight is missing");
+    keys.len = 0;
+    put_number(&keys, "qwen2.expert_count", 8);
+    refuse("qwen2", LAYERS, &keys, 1, "qwen2.expert_count is not supported");
     keys.len = 0;
     put_string(&keys, "llama.rope.scaling.type", "yarn");
     refuse("llama", LAYERS, &keys, 1, "\"yarn\"");

@@ -90,8 +90,9 @@ static void check_model(const char *name) {
 }
 
 int main(void) {
-    static const char *const models[] = {"llama",          "llama-gqa-tied", "llama3-rope", "mistral", "bert",
-                                         "mistral-window", "qwen2",          "qwen3",       "gemma",   "gptj"};
+    static const char *const models[] = {"llama", "llama-gqa-tied", "llama3-rope", "mistral",
+                                         "bert",  "mistral-window", "qwen2",       "qwen3",
+                                         "gemma", "gptj",           "mixtral"};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) check_model(models[i]);
     return done();
 }

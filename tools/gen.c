@@ -150,7 +150,7 @@ typedef struct state {
 
 /* ---- opening ---- */
 static int open_model(state *s, vp_error *err) {
-    static const char *const types[] = {"auto", "f32", "bf16", "i8"};
+    static const char *const types[] = {"auto", "f32", "bf16", "i8", "fp8"};
     VP_TRY(vp_model_resolve(&s->model, opt.model, NULL, err));
     for (size_t i = 0; i < opt.adapters.n; i++) VP_TRY(vp_model_add_adapter(s->model, opt.adapters.item[i], err));
     VP_TRY(vp_tokenizer_open(&s->tokenizer, vp_model_transformer(s->model), err));

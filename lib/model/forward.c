@@ -18,10 +18,17 @@ int vp_pass_check(const vp_pass *p, int status, vp_error *err) {
     return vp_encoder_check(p->e, status, err);
 }
 
+static const char WHAT[] = "a micro-batch (lower --batch-tokens)";
+
 static int allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_dtype type, vp_error *err) {
     *m = (vp_mat){.dtype = type, .rows = p->batch->T, .cols = cols, .ld = cols};
-    const size_t bytes = (size_t)m->rows * (size_t)cols * vp_dtype_size(type);
-    m->ptr = vp_compute_take(&p->e->on, "a micro-batch (lower --batch-tokens)", bytes, err);
+    if (type == VP_F8) {
+        m->ld = (cols + 15) / 16 * 16;
+        m->scale = vp_compute_take(&p->e->on, WHAT, (size_t)m->rows * sizeof *m->scale, err);
+        if (!m->scale) return VP_MEMORY;
+    }
+    const size_t bytes = (size_t)m->rows * (size_t)m->ld * vp_dtype_size(type);
+    m->ptr = vp_compute_take(&p->e->on, WHAT, bytes, err);
     return m->ptr ? VP_OK : VP_MEMORY;
 }
 
@@ -42,7 +49,10 @@ int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step
         p->h = p->x;
     else
         VP_TRY(vp_pass_allocate(p, &p->h, c->width, err));
-    return vp_pass_allocate(p, &p->mid, c->ffn, err);
+    p->in = p->h;
+    const bool f8 = e->on.type == VP_F8;
+    if (f8 && !c->arch->post_norm) VP_TRY(allocate(p, &p->in, c->width, VP_F8, err));
+    return allocate(p, &p->mid, c->ffn, f8 && c->arch->gated ? VP_F8 : e->on.state, err);
 }
 
 int vp_pass_scratch(vp_pass *p, vp_error *err) {
@@ -93,8 +103,8 @@ int vp_pass_norm(vp_pass *p, const vp_norm_weight *w, const vp_mat *y, const vp_
 }
 
 /* out = x W^T + adapters + bias (+ residual); the first adapters take the product with them */
-static int linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
-                  vp_error *err) {
+static int multiply(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
+                    vp_error *err) {
     vp_encoder *e = p->e;
     vp_linear_op op = {.weight = w->weight, .x = *x, .out = *out, .batch = p->batch};
     if (residual) op.residual = *residual;
@@ -108,6 +118,20 @@ static int linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat 
     lora.nparts = w->ntrained;
     lora.drop = vp_pass_drop(p, e->training->options.lora_dropout, w->layer, w->site);
     return vp_pass_check(p, e->on.ops->lora(e->on.queue, &lora), err);
+}
+
+/* The same of any x: FP8 products take it in FP8. */
+static int linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
+                  vp_error *err) {
+    const vp_compute *on = &p->e->on;
+    if (on->type != VP_F8 || x->dtype == VP_F8) return multiply(p, w, x, out, residual, err);
+    vp_quant_op op = {.x = *x};
+    const size_t mark = on->ops->arena_mark(on->queue);
+    int status = allocate(p, &op.out, x->cols, VP_F8, err);
+    if (!status) status = vp_pass_check(p, on->ops->quant_rows(on->queue, &op), err);
+    if (!status) status = multiply(p, w, &op.out, out, residual, err);
+    on->ops->arena_release(on->queue, mark);
+    return status;
 }
 
 int vp_pass_dropout(vp_pass *p, const vp_mat *from, const vp_mat *to, int64_t layer, vp_after after, vp_error *err) {
@@ -211,7 +235,7 @@ static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *e
 }
 
 int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
-    VP_TRY(linear(p, &l->qkv, &p->h, &p->qkv, NULL, err));
+    VP_TRY(linear(p, &l->qkv, &p->in, &p->qkv, NULL, err));
     if (p->raw.ptr) VP_TRY(keep_raw(p, err));
     const vp_attn_op op = vp_pass_attn_op(p, layer);
     VP_TRY(position_heads(p, &op.q, p->c->heads, &l->q_norm, err));
@@ -228,7 +252,7 @@ int vp_pass_out(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
 }
 
 int vp_pass_up(vp_pass *p, const vp_layer *l, vp_error *err) {
-    return linear(p, &l->up, &p->h, &p->up, NULL, err);
+    return linear(p, &l->up, &p->in, &p->up, NULL, err);
 }
 
 int vp_pass_gate(vp_pass *p, vp_error *err) {
@@ -273,11 +297,11 @@ static int embed(vp_pass *p, const int32_t *ids, vp_error *err) {
 static int run_layer(vp_pass *p, int64_t i, const vp_mat *pending, vp_error *err) {
     const vp_arch *a = p->c->arch;
     const vp_layer *l = &p->e->layer[i];
-    if (!a->post_norm) VP_TRY(vp_pass_norm(p, &l->attn_norm, pending, &p->h, err));
+    if (!a->post_norm) VP_TRY(vp_pass_norm(p, &l->attn_norm, pending, &p->in, err));
     if (p->keep) VP_TRY(vp_pass_copy(p, &p->keep->x, &p->x, err));
     VP_TRY(vp_pass_attention(p, l, i, err));
     VP_TRY(vp_pass_out(p, l, i, err));
-    if (!a->parallel) VP_TRY(vp_pass_norm(p, a->post_norm ? &l->attn_norm : &l->mlp_norm, &p->y, &p->h, err));
+    if (!a->parallel) VP_TRY(vp_pass_norm(p, a->post_norm ? &l->attn_norm : &l->mlp_norm, &p->y, &p->in, err));
     if (p->keep && p->keep->middle.ptr) VP_TRY(vp_pass_copy(p, &p->keep->middle, &p->x, err));
     VP_TRY(mlp(p, l, i, err));
     return a->post_norm ? vp_pass_norm(p, &l->mlp_norm, &p->y, &p->h, err) : VP_OK;

@@ -202,11 +202,12 @@ static int prepare_frequencies(vp_encoder *e, vp_error *err) {
 /* The rows on the device: in bf16 where its products are, as the other weights. */
 static int pack_table(vp_encoder *e, vp_error *err) {
     const vp_weight_part part = vp_token_rows_part(e->table);
+    const bool narrow = e->on.type == VP_BF16 || e->on.type == VP_F8;
     const vp_weight_desc desc = {.part = &part,
                                  .nparts = 1,
                                  .in = e->model->config.width,
                                  .out = part.rows,
-                                 .compute = e->on.type == VP_BF16 ? VP_BF16 : VP_F32,
+                                 .compute = narrow ? VP_BF16 : VP_F32,
                                  .name = "embed_tokens"};
     if (e->resident) return vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, e->resident, &desc), err);
     return e->on.ops->weight_prepare(e->on.device, &desc, &e->resident, err);

@@ -51,7 +51,7 @@ int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step
         VP_TRY(vp_pass_allocate(p, &p->h, c->width, err));
     p->in = p->h;
     const bool f8 = e->on.type == VP_F8;
-    if (f8 && !c->arch->post_norm) VP_TRY(allocate(p, &p->in, c->width, VP_F8, err));
+    if (f8 && !c->arch->post_norm && !c->arch->parallel) VP_TRY(allocate(p, &p->in, c->width, VP_F8, err));
     return allocate(p, &p->mid, c->ffn, f8 && c->arch->gated ? VP_F8 : e->on.state, err);
 }
 
@@ -124,7 +124,7 @@ static int multiply(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_ma
 static int linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
                   vp_error *err) {
     const vp_compute *on = &p->e->on;
-    if (on->type != VP_F8 || x->dtype == VP_F8) return multiply(p, w, x, out, residual, err);
+    if (w->type != VP_F8 || x->dtype == VP_F8) return multiply(p, w, x, out, residual, err);
     vp_quant_op op = {.x = *x};
     const size_t mark = on->ops->arena_mark(on->queue);
     int status = allocate(p, &op.out, x->cols, VP_F8, err);
@@ -235,7 +235,7 @@ static int export(vp_pass *p, const vp_attn_op *attn, int64_t layer, vp_error *e
 }
 
 int vp_pass_attention(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
-    VP_TRY(linear(p, &l->qkv, &p->in, &p->qkv, NULL, err));
+    VP_TRY(linear(p, &l->qkv, &p->h, &p->qkv, NULL, err));
     if (p->raw.ptr) VP_TRY(keep_raw(p, err));
     const vp_attn_op op = vp_pass_attn_op(p, layer);
     VP_TRY(position_heads(p, &op.q, p->c->heads, &l->q_norm, err));
@@ -297,7 +297,7 @@ static int embed(vp_pass *p, const int32_t *ids, vp_error *err) {
 static int run_layer(vp_pass *p, int64_t i, const vp_mat *pending, vp_error *err) {
     const vp_arch *a = p->c->arch;
     const vp_layer *l = &p->e->layer[i];
-    if (!a->post_norm) VP_TRY(vp_pass_norm(p, &l->attn_norm, pending, &p->in, err));
+    if (!a->post_norm) VP_TRY(vp_pass_norm(p, &l->attn_norm, pending, &p->h, err));
     if (p->keep) VP_TRY(vp_pass_copy(p, &p->keep->x, &p->x, err));
     VP_TRY(vp_pass_attention(p, l, i, err));
     VP_TRY(vp_pass_out(p, l, i, err));

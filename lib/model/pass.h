@@ -42,9 +42,9 @@ typedef struct vp_pass {
     const struct vp_cached *cached; /* NULL: the sequences are whole */
     const vp_exported *exported;    /* NULL: keys and values are not wanted */
     vp_mat x, h, y; /* [T, C]: residual stream, its norm (x itself in post-norm models), what a block adds to it */
-    vp_mat in;      /* [T, C]: h as the layers' products read it: h itself, or FP8 from the norm at once */
+    vp_mat in;      /* [T, C]: the MLP's norm: h itself, or FP8 where its products are and the norm is its own */
     vp_mat raw, qkv, mixed, lse, up;
-    vp_mat mid; /* [T, F]; FP8 where products are and a gate gives it */
+    vp_mat mid; /* [T, F]; FP8 where products are and a gate leaves it */
 } vp_pass;
 
 vp_mat vp_columns(const vp_mat *m, int64_t first, int64_t n);

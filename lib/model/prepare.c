@@ -112,9 +112,15 @@ static int stack_bias(const vp_encoder *e, const site *s, int64_t outputs, float
     return VP_OK;
 }
 
+/* With FP8 the products of queries, keys and values stay in bf16: on SmolLM2-135M they are 16 % of the layers' work (of
+ * Mistral-7B's 12 %) and a third of what FP8 costs in accuracy. */
+static vp_dtype type_of(const vp_encoder *e, vp_site input) {
+    return e->on.type == VP_F8 && input == VP_SITE_LORA_QKV ? VP_BF16 : e->on.type;
+}
+
 /* The weights that share an input, as one product's description; bias [outputs] is the caller's. */
-static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, site *s, vp_weight_part *part,
-                           vp_weight_desc *desc, float **bias, vp_error *err) {
+static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_site input, site *s,
+                           vp_weight_part *part, vp_weight_desc *desc, float **bias, vp_error *err) {
     int64_t outputs = 0;
     *s = (site){.n = n};
     for (int k = 0; k < n; k++) {
@@ -128,7 +134,7 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
                              .in = s->part[0]->cols,
                              .out = outputs,
                              .bias = *bias,
-                             .compute = e->on.type,
+                             .compute = type_of(e, input),
                              .backward = e->training && e->training->options.backward,
                              .rows = e->on.rows,
                              .name = s->part[0]->module};
@@ -142,7 +148,7 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
     vp_weight_part part[MAX_PARTS];
     vp_weight_desc desc;
     float *bias = NULL;
-    int status = describe_linear(e, layer, roles, n, &s, part, &desc, &bias, err);
+    int status = describe_linear(e, layer, roles, n, input, &s, part, &desc, &bias, err);
     const bool again = linear->weight != NULL;
     if (!status && again)
         status = vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, linear->weight, &desc), err);
@@ -150,6 +156,7 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
         status = e->on.ops->weight_prepare(e->on.device, &desc, &linear->weight, err);
     free(bias);
     if (status || again) return status;
+    linear->type = desc.compute;
     linear->in = desc.in;
     linear->out = desc.out;
     linear->layer = layer;

@@ -8,12 +8,11 @@
 #include <string.h>
 
 /* Rounding to 3 bits after the leading one changes a number by up to 2^-4 of it, 0.036 in the root mean square where it
- * is evenly distributed; a product of two such operands gets noise of 0.036 sqrt(2) of its size, e^2 = 0.0026 of its
- * power. A block chains two products, attention's and the MLP's two blocks a layer stand beside each other: 0.0052 a
- * layer where they are all of the stream, and 1 - cosine is half of the noise's power: 0.0026 a layer, 0.0052 with two.
- * The norms of small random models have rows that lose most of their size to cancellation: twice that for the mean over
- * tokens, and four times the mean for any one of them. */
-static const double MEAN = 0.0104, MOST = 0.0416;
+ * is evenly distributed; a product of two such operands gets noise of 0.036 sqrt(2) of its size, 0.0026 of its power.
+ * The MLP chains two products: 0.0052 of what it adds, which is half of the stream where attention, in bf16, adds as
+ * much. 1 - cosine is half of the noise's power: 0.0013 a layer, 0.0026 with two. Twice that is allowed for the mean
+ * over tokens, as neither half is exact, and eight times for one token. */
+static const double MEAN = 0.0052, MOST = 0.0208;
 
 static const vp_encode_options FP8 = {.threads = 1, .attention = "bi", .compute = "fp8"};
 

@@ -94,7 +94,7 @@ def compare(a, b, bound):
 def cosine(a, b, least):
     a, b = (x - x.mean(0) for x in (embeddings(a).astype("f8"), embeddings(b).astype("f8")))
     each = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    print(f"{len(a)} rows, mean-centred cosine {each.mean():.5f}, at least {each.min():.5f}; {least:g} wanted")
+    print(f"mean-centred cosine {each.mean():.5f} ({least:g} wanted), the least of {len(a)} {each.min():.5f}")
     return not each.mean() >= least
 
 def same(a, b, backwards):

@@ -8,8 +8,8 @@ typedef struct vp_compute {
     const vp_backend *ops;
     vp_device *device;
     vp_queue *queue;
-    /* of the linears' products, VP_F32 or VP_BF16; with `rows` of their weights, VP_I8 too; where it embeds, VP_F8 of
-     * the MLP's, the others' VP_BF16 then */
+    /* of the linears' products, VP_F32 or VP_BF16; with `rows` of their weights, VP_I8 too; where it embeds, VP_F8 (q,
+     * k and v are VP_BF16 then) */
     vp_dtype type;
     vp_dtype state; /* of activations, but for the residual stream: VP_F32; VP_BF16 where `type` is not and it can */
     bool rows;      /* weights are kept row by row, for generation */

@@ -162,6 +162,8 @@ static int check_options(vp_error *err) {
         return vp_fail(err, VP_USAGE, "dropout is for training: --follow DIR");
     if (opt.follow && opt.adapters.n)
         return vp_fail(err, VP_USAGE, "--adapter: with --follow the run says which: step --adapter");
+    if (opt.follow && strcmp(encode_options().compute, "fp8") == 0)
+        return vp_fail(err, VP_USAGE, "--follow: compute type fp8 is for embedding, not for training");
     return vp_cli_refuse_terminal(STDOUT_FILENO, err);
 }
 

@@ -96,6 +96,7 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     grep -q 'compute type fp8 is for embedding' err
     [ ! -e run ]
     refused 2 fwd --follow run --compute fp8 <masked.vp
+    grep -q 'follow: compute type fp8 is for embedding' err
 }
 
 @test "training on the device: fused and piped are the same bytes, and the loss is the CPU's" {

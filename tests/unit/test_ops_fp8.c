@@ -34,11 +34,15 @@ static unsigned code_of(float x) {
 }
 
 /* ---- cases ---- */
-static bool has_fp8(op_case *c) {
+static bool is_there(const op_case *c) {
     vp_caps caps;
     c->be->caps(c->device_one, &caps);
-    if (!caps.fp8) c->skip = "it has no FP8";
     return caps.fp8;
+}
+
+static bool has_fp8(op_case *c) {
+    if (!is_there(c)) c->skip = "it has no FP8";
+    return is_there(c);
 }
 
 static int64_t sized(op_case *c, int64_t most) {
@@ -262,7 +266,7 @@ static void test_refusals(op_case *c) {
     vp_mat w = case_mat(c, 32, 48), x = case_mat(c, 4, 48), bad = case_copy(c, &w);
     vp_linear_op op = {.x = x, .out = case_mat(c, 4, 32)};
     vp_weight *weight = NULL;
-    if (!has_fp8(c)) { /* neither imitated nor replaced by another type */
+    if (!is_there(c)) { /* neither imitated nor replaced by another type */
         if (!prepare(c, &w, NULL, false, &weight)) case_fail(c, "weights of FP8 are not refused");
         return;
     }

@@ -47,8 +47,7 @@ struct weight_slab {
 
 /* VP_DATA: x is not finite */
 static int pack_f8(const float *x, int64_t n, uint8_t *codes, int64_t ld, float *scale) {
-    float most = 0.0f;
-    for (int64_t i = 0; i < n; i++) most = fabsf(x[i]) > most || x[i] != x[i] ? fabsf(x[i]) : most;
+    const float most = vp_row_largest(x, n);
     if (!isfinite(most)) return VP_DATA;
     const vp_f8_scale s = vp_f8_scale_of(most);
     for (int64_t i = 0; i < ld; i++) codes[i] = i < n ? (uint8_t)vp_f8_bits(x[i] * s.by) : 0;

@@ -4,6 +4,7 @@
     gpu.py model SHAPE DIR                     a model of SHAPE with random weights: tiny, smollm2 or mistral
     gpu.py ids DIR TOKENS LOW HIGH [reversed]  a stream of rows of LOW to HIGH tokens for the model in DIR
     gpu.py compare A B BOUND                   |A - B| / |B| of two streams' embeddings; exit 1 above BOUND
+    gpu.py cosine A B LEAST                    mean cosine of the rows of two streams' embeddings, each less its stream's mean
     gpu.py same A B [reversed]                 exit 1 unless the embeddings are the same bytes
     gpu.py transformers DIR TOKENS LOW HIGH    tokens a second of transformers with sdpa, sorted and padded
     gpu.py steps DIR STEPS ROWS LENGTH         a stream of steps of ROWS rows of LENGTH tokens, for mask generate
@@ -90,6 +91,12 @@ def compare(a, b, bound):
     print(f"{len(a)} rows, largest relative error {error.max():.1e}, allowed {bound:g}")
     return not (error.max() <= bound and len(a))
 
+def cosine(a, b, least):
+    a, b = (x - x.mean(0) for x in (embeddings(a).astype("f8"), embeddings(b).astype("f8")))
+    each = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    print(f"mean-centred cosine {each.mean():.5f} ({least:g} wanted), the least of {len(a)} {each.min():.5f}")
+    return not each.mean() >= least
+
 def same(a, b, backwards):
     a, b = embeddings(a), embeddings(b)
     equal = len(a) > 0 and a.tobytes() == (b[::-1] if backwards else b).tobytes()
@@ -166,6 +173,7 @@ def main(what, *args):
     if what == "model": return make_model(*args)
     if what == "ids": return write_ids(args[0], *map(int, args[1:4]), "reversed" in args)
     if what == "compare": return compare(args[0], args[1], float(args[2]))
+    if what == "cosine": return cosine(args[0], args[1], float(args[2]))
     if what == "same": return same(args[0], args[1], "reversed" in args)
     if what == "steps": return write_steps(args[0], *map(int, args[1:]))
     if what == "speed": return speed(args[0])

@@ -24,6 +24,8 @@ typedef struct vp_mat {
     int64_t rows, cols, ld; /* ld: elements from one row to the next, >= cols */
     float *scale;           /* one a row for quantised activations, else NULL */
 } vp_mat;
+/* FP8 (VP_F8, caps.fp8): a row's numbers are its scale times E4M3 codes, the scale its largest magnitude / 448. Rows
+ * lie at multiples of 16 bytes and so does `scale`; between cols and the next such multiple they hold zeros. */
 
 typedef struct vp_tile {
     int32_t sequence, first, count; /* query rows [first, first + count) of a sequence */
@@ -80,7 +82,8 @@ typedef struct vp_weight_desc {
     int32_t experts; /* as many matrices [N, K] without bias, their parts one after the other, nparts / experts each; 0:
                         it is one */
     const float *bias; /* [N] or NULL; copied */
-    /* VP_F32, VP_BF16 (inputs and weights of a product, forward and dX, are rounded to it, sums are f32), VP_I8 */
+    /* VP_F32, VP_BF16 (inputs and weights of a product, forward and dX, are rounded to it, sums are f32), VP_I8; VP_F8:
+     * a scale an output, linear takes FP8 inputs alone, forward only */
     vp_dtype compute;
     bool backward; /* also pack for dX */
     /* One copy, row by row as it is given, for generation: a product of few rows runs at the speed of memory, and a row
@@ -116,7 +119,7 @@ typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias
     vp_norm_kind kind;
     vp_mat x;   /* [T, C] f32, updated in place when d is given */
     vp_mat d;   /* [T, C] or ptr NULL */
-    vp_mat out; /* [T, C]; may be x itself (post-norm) */
+    vp_mat out; /* [T, C]; may be x itself (post-norm), or FP8 (no heads then) */
     const float *weight, *bias;
     float eps;
     int32_t heads;
@@ -240,7 +243,7 @@ typedef struct vp_kv_op { /* the rows of k and v that are a sequence's, rounded 
     int64_t ld;
 } vp_kv_op;
 
-typedef struct vp_glu_op { /* out = act(gate) * up; gate and up may be columns of one matrix */
+typedef struct vp_glu_op { /* out = act(gate) * up; gate and up may be columns of one matrix; out may be FP8 */
     vp_act act;
     vp_mat gate, up, out; /* [T, F] */
     const vp_mat *dout, *dgate, *dup;
@@ -256,11 +259,9 @@ typedef struct vp_elem_op {
     float a, b;
     vp_drop drop;
     const vp_batch *batch;
-} vp_elem_op; /* a x + b y */
-typedef struct vp_quant_op {
+} vp_elem_op;                /* a x + b y */
+typedef struct vp_quant_op { /* out = x in FP8 */
     vp_mat x, out;
-    float *scale;
-    int32_t *zero;
 } vp_quant_op;
 
 /* Experts.

@@ -136,7 +136,7 @@ static int open_pooler(state *s, vp_error *err) {
 
 static vp_encode_options encode_options(void) {
     static const char *const attentions[] = {NULL, "causal", "bi", "segments"};
-    static const char *const computes[] = {"auto", "f32", "bf16", "i8"};
+    static const char *const computes[] = {"auto", "f32", "bf16", "i8", "fp8"};
     return (vp_encode_options){.device = opt.device,
                                .threads = (int)opt.threads,
                                .compute = computes[opt.compute],
@@ -162,6 +162,8 @@ static int check_options(vp_error *err) {
         return vp_fail(err, VP_USAGE, "dropout is for training: --follow DIR");
     if (opt.follow && opt.adapters.n)
         return vp_fail(err, VP_USAGE, "--adapter: with --follow the run says which: step --adapter");
+    if (opt.follow && strcmp(encode_options().compute, "fp8") == 0)
+        return vp_fail(err, VP_USAGE, "--follow: compute type fp8 is for embedding, not for training");
     return vp_cli_refuse_terminal(STDOUT_FILENO, err);
 }
 

@@ -1,7 +1,7 @@
 /* Activations, alone and gated, and backward. The activations and gradients of one operation are all of one type. */
 #include "kernels/cuda/act.h"
+#include "kernels/cuda/f8.h"
 #include "kernels/cuda/map.h"
-#include "kernels/cuda/rows.h"
 
 VP_DEVICE void apply_slope(vp_act act, float v[VP_CELLS]) {
     switch (act) {
@@ -20,30 +20,40 @@ static int check_act(vp_queue *q, const char *what, vp_act act) {
 }
 
 /* ---- glu: out = act(gate) up ---- */
-template <class T> struct glu_map {
-    vp_cells gate, up, out;
+template <class T> struct glu_rows {
+    vp_cells gate, up;
     vp_act act;
-    template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
-        float g[VP_CELLS], u[VP_CELLS];
+    template <bool WIDE> VP_INLINE void get(int64_t i, int j, int n, float (&g)[VP_CELLS]) const {
+        float u[VP_CELLS];
         vp_load8<T, WIDE>(gate, i, j, n, g);
         vp_load8<T, WIDE>(up, i, j, n, u);
         vp_act_apply(act, g);
         for (int k = 0; k < VP_CELLS; k++) g[k] *= u[k];
+    }
+};
+template <class T> struct glu_map {
+    glu_rows<T> of;
+    vp_cells out;
+    template <bool WIDE> VP_INLINE void run(int64_t i, int j, int n) const {
+        float g[VP_CELLS];
+        of.template get<WIDE>(i, j, n, g);
         vp_store8<T, WIDE>(out, i, j, n, g);
     }
 };
 
 int vp_cuda_glu(vp_queue *q, const vp_glu_op *op) {
     const int64_t rows = op->out.rows, cols = op->out.cols;
-    const vp_dtype type = op->out.dtype;
+    const bool f8 = op->out.dtype == VP_F8, wide = vp_wide(op->gate, op->up, op->out);
+    const vp_dtype type = f8 ? op->gate.dtype : op->out.dtype;
     VP_TRY(check_act(q, "glu", op->act));
-    VP_TRY(vp_check_mat(q, "glu.out", &op->out, true, rows, cols));
+    VP_TRY(f8 ? vp_check_f8(q, "glu.out", &op->out, rows, cols)
+              : vp_check_mat(q, "glu.out", &op->out, true, rows, cols));
     VP_TRY(vp_check_typed(q, "glu.gate", &op->gate, type, rows, cols));
     VP_TRY(vp_check_typed(q, "glu.up", &op->up, type, rows, cols));
-    return vp_typed(op->out, [&](auto t) {
+    return vp_typed(op->gate, [&](auto t) {
         using T = decltype(t);
-        return vp_map(q, "glu", vp_wide(op->gate, op->up, op->out), glu_map<T>{op->gate, op->up, op->out, op->act},
-                      rows, cols);
+        const glu_rows<T> f = {op->gate, op->up, op->act};
+        return f8 ? vp_f8_run(q, "glu", wide, f, op->out) : vp_map(q, "glu", wide, glu_map<T>{f, op->out}, rows, cols);
     });
 }
 

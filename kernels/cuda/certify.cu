@@ -25,7 +25,11 @@ template <class T> VP_KERNEL(FILL_THREADS) fill_kernel(T *p, int64_t n, uint64_t
     uint64_t z = seed + (uint64_t)i * 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    p[i] = vp_round<T>((float)((z ^ z >> 31) >> 40) / 8388608.0f - 1.0f);
+    z ^= z >> 31;
+    if constexpr (sizeof(T) == 1) /* codes of every magnitude, but NaN */
+        p[i] = (T)((z & 0x7f) < 0x7f ? z & 0xff : 0);
+    else
+        p[i] = vp_round<T>((float)(z >> 40) / 8388608.0f - 1.0f);
 }
 
 /* *differ = 1 where two arrays are not the same; whoever finds it writes the same. */
@@ -42,10 +46,13 @@ struct trial {
     cudaStream_t stream = NULL;
     cudaEvent_t begin = NULL, end = NULL;
     void *a = NULL, *b = NULL, *reference = NULL, *out = NULL, *workspace = NULL;
+    float *scale_a = NULL, *scale_b = NULL, *scale_at = NULL; /* of FP8: of all rows, of B's, of the rows of a run */
     int *differ = NULL;
 
     ~trial() {
-        for (void *p : {a, b, reference, out, workspace, (void *)differ}) vp_device_give(p);
+        for (void *p :
+             {a, b, reference, out, workspace, (void *)scale_a, (void *)scale_b, (void *)scale_at, (void *)differ})
+            vp_device_give(p);
         if (begin) cudaEventDestroy(begin);
         if (end) cudaEventDestroy(end);
         if (stream) cudaStreamDestroy(stream);
@@ -58,24 +65,33 @@ template <class T> static void fill(const trial &t, void *p, int64_t n, uint64_t
     fill_kernel<T><<<vp_blocks(n, FILL_THREADS), FILL_THREADS, 0, t.stream>>>((T *)p, n, seed);
 }
 
+static bool take(void *p, size_t bytes) { /* p: where the pointer goes */
+    vp_error none = {};
+    return !vp_device_take((void **)p, bytes, "certification", &none);
+}
+
 static bool begin_trial(trial *t) {
     const size_t row = (size_t)t->shape.K * t->size() + 2 * (size_t)t->shape.N * t->d_size();
     const int64_t fit = (int64_t)(MOST_BYTES / row) / ROWS_STEP * ROWS_STEP;
     t->rows = fit < ROWS_STEP ? ROWS_STEP : fit < MOST_ROWS ? fit : MOST_ROWS;
     const int64_t in = t->rows * t->shape.K, weights = t->shape.N * t->shape.K;
     const size_t results = (size_t)(t->rows * t->shape.N) * t->d_size();
-    vp_error none = {};
-    if (vp_device_take(&t->a, (size_t)in * t->size(), "certification", &none) ||
-        vp_device_take(&t->b, (size_t)weights * t->size(), "certification", &none) ||
-        vp_device_take(&t->reference, results, "certification", &none) ||
-        vp_device_take(&t->out, results, "certification", &none) ||
-        vp_device_take(&t->workspace, VP_PLAN_WORKSPACE, "certification", &none) ||
-        vp_device_take((void **)&t->differ, sizeof *t->differ, "certification", &none))
+    const size_t scales = (size_t)(t->rows + t->shape.N) * sizeof(float);
+    const bool f8 = t->shape.type == VP_F8;
+    if (!take(&t->a, (size_t)in * t->size()) || !take(&t->b, (size_t)weights * t->size()) ||
+        !take(&t->reference, results) || !take(&t->out, results) || !take(&t->workspace, VP_PLAN_WORKSPACE) ||
+        !take(&t->differ, sizeof *t->differ))
         return false;
+    if (f8 && (!take(&t->scale_a, scales) || !take(&t->scale_b, scales) || !take(&t->scale_at, scales))) return false;
     if (cudaStreamCreateWithFlags(&t->stream, cudaStreamNonBlocking) != cudaSuccess ||
         cudaEventCreate(&t->begin) != cudaSuccess || cudaEventCreate(&t->end) != cudaSuccess)
         return false;
-    if (t->shape.type == VP_BF16) {
+    if (f8) {
+        fill<uint8_t>(*t, t->a, in, 1);
+        fill<uint8_t>(*t, t->b, weights, 2);
+        fill<float>(*t, t->scale_a, t->rows, 3);
+        fill<float>(*t, t->scale_b, t->shape.N, 4);
+    } else if (t->shape.type == VP_BF16) {
         fill<vp_bf16>(*t, t->a, in, 1);
         fill<vp_bf16>(*t, t->b, weights, 2);
     } else {
@@ -85,10 +101,17 @@ static bool begin_trial(trial *t) {
     return cudaGetLastError() == cudaSuccess;
 }
 
+static vp_plan_call call_of(const vp_plan_shape &s, int64_t M, vp_plan_scales scales) {
+    return vp_plan_call(s, M, s.K, s.kind == VP_PRODUCT_NT ? s.K : s.N, s.N, scales);
+}
+
 /* Rows [first, first + M) of a by this algorithm. */
 static bool run(const trial &t, const cublasLtMatmulAlgo_t &algo, int64_t first, int64_t M, void *out) {
     const vp_plan_shape &s = t.shape;
-    const vp_plan_call call(s, M, s.K, s.kind == VP_PRODUCT_NT ? s.K : s.N, s.N);
+    if (t.scale_a && cudaMemcpyAsync(t.scale_at, t.scale_a + first, (size_t)M * sizeof(float), cudaMemcpyDeviceToDevice,
+                                     t.stream) != cudaSuccess)
+        return false;
+    const vp_plan_call call = call_of(s, M, {t.scale_at, t.scale_b});
     const void *a = (const char *)t.a + (size_t)(first * s.K) * t.size();
     return vp_plan_run(t.library, call, &algo, a, t.b, out, t.workspace, t.stream) == CUBLAS_STATUS_SUCCESS;
 }
@@ -139,7 +162,7 @@ static bool splits(const cublasLtMatmulAlgo_t &algo) {
 /* What the library proposes for M rows, without splitting K, added to the list. */
 static void propose(const trial &t, int64_t M, candidates *list) {
     const vp_plan_shape &s = t.shape;
-    const vp_plan_call call(s, M, s.K, s.kind == VP_PRODUCT_NT ? s.K : s.N, s.N);
+    const vp_plan_call call = call_of(s, M, {t.scale_at, t.scale_b});
     const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = 16;
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     cublasLtMatmulPreference_t wish = NULL;
@@ -250,7 +273,8 @@ static bool accepted(const vp_product *p, const vp_plan &plan) {
     const vp_plan_shape &s = plan.shape;
     for (int c = 0; c < VP_PLAN_CLASSES && plan.rows; c++) {
         cublasLtMatmulHeuristicResult_t result;
-        const vp_plan_call call(s, 16, s.K, s.kind == VP_PRODUCT_NT ? s.K : s.N, s.N);
+        const float *some = (const float *)&plan; /* not read */
+        const vp_plan_call call = call_of(s, 16, {some, some});
         if (call.status ||
             cublasLtMatmulAlgoCheck(p->library, call.product, call.b, call.a, call.d, call.d, &plan.algo[c], &result) ||
             result.workspaceSize > VP_PLAN_WORKSPACE)

@@ -37,6 +37,8 @@ struct vp_queue {
 int vp_queue_fail(vp_queue *q, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* VP_BUG unless m is a matrix of this shape and F32 or, where `bf16`, BF16; `what` is "norm.x". */
 int vp_check_mat(vp_queue *q, const char *what, const vp_mat *m, bool bf16, int64_t rows, int64_t cols);
+/* VP_BUG unless m is an FP8 matrix of this shape, laid out as ops.h says, on a device that has them. */
+int vp_check_f8(vp_queue *q, const char *what, const vp_mat *m, int64_t rows, int64_t cols);
 /* `bytes` of the queue's arena, or NULL after recording VP_MEMORY for `what`. */
 void *vp_queue_take(vp_queue *q, const char *what, size_t bytes);
 /* The status of what was launched last. */
@@ -44,6 +46,10 @@ int vp_launched(vp_queue *q, const char *name);
 /* Memory of the device that stays until it is freed; VP_MEMORY naming `what`. */
 int vp_device_take(void **p, size_t bytes, const char *what, vp_error *err);
 void vp_device_give(void *p);
+/* Whether it has products of FP8 with a scale a row. */
+static inline bool vp_has_f8(const vp_device *d) {
+    return d->major == 9;
+}
 /* Synchronous, for preparing. */
 int vp_device_put(void *to, const void *from, size_t bytes, vp_error *err);
 
@@ -85,7 +91,7 @@ template <class F> auto vp_typed(const vp_mat &m, F f) {
 
 /* The operations that are here, by the files that hold them: X(name, type of its descriptor). */
 /* clang-format off */
-#define VP_CUDA_ROW_OPS(X) X(glu, vp_glu_op) X(act, vp_act_op) X(embed, vp_embed_op) X(embed_bwd, vp_embed_op) X(norm, vp_norm_op) X(norm_bwd, vp_norm_op) X(softmax_rows, vp_softmax_op) X(softmax_rows_bwd, vp_softmax_op) X(l2norm, vp_l2norm_op) X(l2norm_bwd, vp_l2norm_op) X(rope, vp_rope_op) X(rope_shift, vp_rope_shift_op) X(glu_bwd, vp_glu_op) X(act_bwd, vp_act_op) X(route, vp_moe_op) X(route_bwd, vp_moe_op) X(permute, vp_moe_op) X(combine, vp_moe_op) X(add, vp_elem_op) X(dropout, vp_elem_op) X(cast, vp_elem_op) X(fill, vp_elem_op) X(pool, vp_pool_op) X(pool_bwd, vp_pool_op) X(pick, vp_pick_op) X(pick_bwd, vp_pick_op) X(sumsq, vp_optim_op) X(clip, vp_optim_op) X(adamw, vp_optim_op) X(sgd, vp_optim_op) X(rmsprop, vp_optim_op)
+#define VP_CUDA_ROW_OPS(X) X(glu, vp_glu_op) X(act, vp_act_op) X(embed, vp_embed_op) X(embed_bwd, vp_embed_op) X(norm, vp_norm_op) X(norm_bwd, vp_norm_op) X(softmax_rows, vp_softmax_op) X(softmax_rows_bwd, vp_softmax_op) X(l2norm, vp_l2norm_op) X(l2norm_bwd, vp_l2norm_op) X(rope, vp_rope_op) X(rope_shift, vp_rope_shift_op) X(glu_bwd, vp_glu_op) X(act_bwd, vp_act_op) X(route, vp_moe_op) X(route_bwd, vp_moe_op) X(permute, vp_moe_op) X(combine, vp_moe_op) X(add, vp_elem_op) X(dropout, vp_elem_op) X(cast, vp_elem_op) X(fill, vp_elem_op) X(quant_rows, vp_quant_op) X(pool, vp_pool_op) X(pool_bwd, vp_pool_op) X(pick, vp_pick_op) X(pick_bwd, vp_pick_op) X(sumsq, vp_optim_op) X(clip, vp_optim_op) X(adamw, vp_optim_op) X(sgd, vp_optim_op) X(rmsprop, vp_optim_op)
 #define VP_CUDA_PRODUCT_OPS(X) X(linear, vp_linear_op) X(linear_bwd_x, vp_linear_op) X(linear_bwd_w, vp_linear_op) X(lora, vp_lora_op) X(lora_bwd, vp_lora_op) X(bmm, vp_bmm_op) X(bmm_bwd, vp_bmm_op) X(xent, vp_xent_op) X(bag, vp_bag_op) X(nce, vp_nce_op)
 #define VP_CUDA_ATTENTION_OPS(X) X(attn, vp_attn_op) X(attn_bwd, vp_attn_op)
 #define VP_CUDA_GENERATION_OPS(X) X(kv_append, vp_kv_op) X(kv_export, vp_kv_op) X(topk, vp_topk_op) X(sample, vp_sample_op)

@@ -27,6 +27,16 @@ int vp_check_mat(vp_queue *q, const char *what, const vp_mat *m, bool bf16, int6
     return VP_OK;
 }
 
+int vp_check_f8(vp_queue *q, const char *what, const vp_mat *m, int64_t rows, int64_t cols) {
+    vp_mat codes = *m;
+    if (!vp_has_f8(q->device)) return vp_queue_fail(q, VP_BUG, "%s: this device has no FP8", what);
+    if (m->dtype != VP_F8) return vp_queue_fail(q, VP_BUG, "%s: is %s, must be F8_E4M3", what, vp_dtype_name(m->dtype));
+    if (!m->scale || (uintptr_t)m->scale % 16 || (uintptr_t)m->ptr % 16 || m->ld % 16)
+        return vp_queue_fail(q, VP_BUG, "%s: FP8 needs scales, and rows at multiples of 16 bytes", what);
+    codes.dtype = VP_F32; /* the rest is any matrix's */
+    return vp_check_mat(q, what, &codes, false, rows, cols);
+}
+
 void *vp_queue_take(vp_queue *q, const char *what, size_t bytes) {
     void *p = vp_arena_take(&q->arena, bytes);
     if (!p) vp_queue_fail(q, VP_MEMORY, "out of device memory: %s needs %zu bytes; lower --batch-tokens", what, bytes);
@@ -41,7 +51,8 @@ static int count_devices(vp_error *err) {
 static int device_open(vp_device *d, vp_error *err) {
     (void)err;
     snprintf(d->isa, sizeof d->isa, "shim");
-    d->major = 8;
+    const char *major = getenv("VP_SHIM_MAJOR"); /* the capability that it has, 9 */
+    d->major = major ? atoi(major) : 9;
     d->multiprocessors = 2;
     d->memory = (size_t)1 << 40;
     return VP_OK;
@@ -201,6 +212,7 @@ void vp_cuda_caps(const vp_device *d, vp_caps *caps) {
     caps->isa = d->isa;
     caps->threads = d->multiprocessors;
     caps->bf16 = caps->bf16_states = caps->separate = true;
+    caps->fp8 = vp_has_f8(d);
     caps->memory = d->memory;
 }
 

@@ -3,7 +3,9 @@
  * not (shim/shim.h). All PTX of the backend is here, so that everything else is one source for both. */
 #ifndef VP_CUDA_GPU_H
 #define VP_CUDA_GPU_H
+#include <math.h>
 #include <stdint.h>
+#include <string.h>
 #ifdef VP_SHIM
 #include "kernels/cuda/shim/shim.h"
 #else
@@ -11,6 +13,7 @@
 
 #define VP_DEVICE      static __device__ __forceinline__
 #define VP_INLINE      __device__ __forceinline__ /* of members */
+#define VP_BOTH        static __host__ __device__ __forceinline__
 #define VP_KERNEL(...) static __global__ void __launch_bounds__(__VA_ARGS__)
 #define VP_UNROLL      _Pragma("unroll") /* before a loop whose index names registers */
 
@@ -61,6 +64,18 @@ VP_DEVICE void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* The same of E4M3, D [16, 8] += A [16, 32] B [32, 8]: four numbers a register where bf16 has two. sm_89 and later; for
+ * others it compiles, and may not run. */
+VP_DEVICE void vp_mma_f8(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 890
+    asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    (void)d, (void)a, (void)b;
+    asm("trap;");
+#endif
 }
 /* Four (two) 8 x 8 matrices of 2-byte elements: lanes 8i..8i+7 name the rows of matrix i, 16 bytes each at a multiple
  * of 16; lane l gets elements [l/4][2(l%4), 2(l%4)+1] of matrix i in r[i]; transposed: [2(l%4), 2(l%4)+1][l/4]. */
@@ -163,6 +178,41 @@ VP_DEVICE uint32_t vp_pack(float low, float high) {
 #else
     return vp_bf16_bits(low) | vp_bf16_bits(high) << 16;
 #endif
+}
+
+/* ---- FP8, E4M3: a sign, 4 bits of exponent with bias 7, 3 of the number; the largest is 448, below 2^-6 they are 2^-9
+ * apart, there is no infinity. Rows of them have a scale each. For the host too, which packs weights ---- */
+/* To nearest, ties to even; what is larger becomes 448, NaN stays NaN. */
+VP_BOTH uint32_t vp_f8_bits(float x) {
+    const float size = fabsf(x), shift = 16384.0f, moved = size + shift; /* numbers from 2^14 on are 2^-9 apart */
+    uint32_t bits, low, base;
+    memcpy(&bits, &x, sizeof bits);
+    if (x != x) return 0x7f;
+    memcpy(&low, &moved, sizeof low);
+    memcpy(&base, &shift, sizeof base);
+    const uint32_t normal = (((bits & 0x7fffffffu) + 0x7ffffu + (bits >> 20 & 1u)) >> 20) - (120u << 3);
+    const uint32_t code = size < 0.015625f ? low - base : normal < 0x7eu ? normal : 0x7eu;
+    return (bits >> 24 & 0x80u) | code;
+}
+/* Four in a register, the first in the lowest byte. */
+VP_DEVICE uint32_t vp_f8_pack(const float v[4]) {
+#if !defined(VP_SHIM) && __CUDA_ARCH__ >= 890
+    uint16_t low, high;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(v[1]), "f"(v[0]));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(v[3]), "f"(v[2]));
+    return low | (uint32_t)high << 16;
+#else
+    return vp_f8_bits(v[0]) | vp_f8_bits(v[1]) << 8 | vp_f8_bits(v[2]) << 16 | vp_f8_bits(v[3]) << 24;
+#endif
+}
+/* The scale of a row whose largest magnitude is `most`, and what its numbers are multiplied by to become codes. Rows
+ * below 2^-100 are rows of zeros; one that is not finite has a scale that is not. */
+struct vp_f8_scale {
+    float scale, by;
+};
+VP_BOTH vp_f8_scale vp_f8_scale_of(float most) {
+    if (most < 7.888609052210118e-31f) return {0.0f, 0.0f};
+    return {most / 448.0f, 448.0f / most};
 }
 
 /* ---- sums over a warp, in a fixed order; every lane gets the result ---- */

@@ -22,12 +22,16 @@ static int multiply(vp_queue *q, const linear_job *j, int64_t first, const vp_ma
     op.kind = j->kind;
     op.M = to->rows;
     op.N = to->cols;
-    op.K = j->x.cols;
+    op.K = j->kind == VP_PRODUCT_NT ? j->w->ld : j->x.cols;
     op.type = j->w->row_type;
+    if (op.type == VP_F8) {
+        op.scale_a = j->x.scale + first;
+        op.scale_b = j->w->row_scale;
+    }
     op.a = (const char *)j->x.ptr + (size_t)(first * j->x.ld) * vp_dtype_size(op.type);
     op.lda = j->x.ld;
     op.b = j->w->row;
-    op.ldb = j->w->in;
+    op.ldb = j->w->ld;
     op.d = to->ptr;
     op.ldd = to->ld;
     op.d_type = to->dtype;
@@ -88,7 +92,8 @@ static int check_group(vp_queue *q, const char *what, const vp_linear_op *op, co
 
 static int check_linear(vp_queue *q, const vp_linear_op *op) {
     if (!op->weight) return vp_queue_fail(q, VP_BUG, "linear: no weight");
-    VP_TRY(vp_check_mat(q, "linear.x", &op->x, true, op->x.rows, op->weight->in));
+    VP_TRY(op->weight->row_type == VP_F8 ? vp_check_f8(q, "linear.x", &op->x, op->x.rows, op->weight->in)
+                                         : vp_check_mat(q, "linear.x", &op->x, true, op->x.rows, op->weight->in));
     VP_TRY(vp_check_mat(q, "linear.out", &op->out, true, op->x.rows, op->weight->out));
     if (op->residual.ptr) VP_TRY(vp_check_mat(q, "linear.residual", &op->residual, true, op->x.rows, op->weight->out));
     return VP_OK;

@@ -30,12 +30,16 @@ struct vp_product {
     std::string cache;          /* the file of verdicts for this library and chip; "": there is none */
 };
 
-/* The descriptors of one product. */
+/* The descriptors of one product. Of FP8 the scales of rows of A and of B stand in them; to ask what the library has
+ * for a shape, they need not be there. */
+struct vp_plan_scales {
+    const float *a, *b;
+};
 struct vp_plan_call {
     cublasLtMatmulDesc_t product = NULL;
     cublasLtMatrixLayout_t a = NULL, b = NULL, d = NULL;
     cublasStatus_t status;
-    vp_plan_call(const vp_plan_shape &s, int64_t M, int64_t lda, int64_t ldb, int64_t ldd);
+    vp_plan_call(const vp_plan_shape &s, int64_t M, int64_t lda, int64_t ldb, int64_t ldd, vp_plan_scales scales);
     ~vp_plan_call();
     vp_plan_call(const vp_plan_call &) = delete;
     void operator=(const vp_plan_call &) = delete;

@@ -8,16 +8,35 @@
  * not.
  */
 static cudaDataType_t type_of(vp_dtype type) {
-    return type == VP_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    return type == VP_F8 ? CUDA_R_8F_E4M3 : type == VP_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
-vp_plan_call::vp_plan_call(const vp_plan_shape &s, int64_t M, int64_t lda, int64_t ldb, int64_t ldd) {
+/* Each element of D times the scale of its row of A and that of its row of B. The library has it on sm_90 alone, for
+ * NT, BF16 or F32 results; sums are promoted to F32 on the way, as fast accumulation is off unless asked for. */
+static cublasStatus_t set_scales(cublasLtMatmulDesc_t product, const vp_plan_scales &scales) {
+    const int32_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    const struct {
+        cublasLtMatmulDescAttributes_t mode, pointer;
+        const float *scale;
+    } sides[] = {{CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.b},
+                 {CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.a}};
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+    for (const auto &side : sides) {
+        if (!status) status = cublasLtMatmulDescSetAttribute(product, side.mode, &rows, sizeof rows);
+        if (!status) status = cublasLtMatmulDescSetAttribute(product, side.pointer, &side.scale, sizeof side.scale);
+    }
+    return status;
+}
+
+vp_plan_call::vp_plan_call(const vp_plan_shape &s, int64_t M, int64_t lda, int64_t ldb, int64_t ldd,
+                           vp_plan_scales scales) {
     const cublasOperation_t turned = CUBLAS_OP_T;
     const uint64_t k = (uint64_t)s.K, n = (uint64_t)s.N, m = (uint64_t)M;
     const bool nt = s.kind == VP_PRODUCT_NT;
     status = cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     if (!status && nt)
         status = cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned);
+    if (!status && s.type == VP_F8) status = set_scales(product, scales);
     if (!status) status = cublasLtMatrixLayoutCreate(&b, type_of(s.type), nt ? k : n, nt ? n : k, ldb);
     if (!status) status = cublasLtMatrixLayoutCreate(&a, type_of(s.type), k, m, lda);
     if (!status) status = cublasLtMatrixLayoutCreate(&d, type_of(s.d_type), n, m, ldd);
@@ -71,7 +90,7 @@ void vp_product_close(vp_product *p) {
 int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, vp_dtype type, vp_dtype d_type,
                      vp_error *err) {
     vp_product *p = d->product;
-    const int64_t step = 8; /* rows of both types then lie at multiples of 16 bytes */
+    const int64_t step = type == VP_F8 ? 16 : 8; /* rows of all types then lie at multiples of 16 bytes */
     const std::lock_guard<std::mutex> hold(p->lock);
     vp_plan plan = {};
     plan.shape = {kind, N, K, type, d_type};
@@ -99,7 +118,7 @@ int vp_product_library(vp_queue *q, const char *what, const vp_product_op *op) {
     }
     void *workspace = vp_queue_take(q, what, VP_PLAN_WORKSPACE);
     if (!workspace) return VP_MEMORY;
-    const vp_plan_call call(shape, op->M, op->lda, op->ldb, op->ldd);
+    const vp_plan_call call(shape, op->M, op->lda, op->ldb, op->ldd, {op->scale_a, op->scale_b});
     const cublasStatus_t status =
         vp_plan_run(q->device->product->library, call, &algo, op->a, op->b, op->d, workspace, q->stream);
     return status ? vp_queue_fail(q, VP_MEMORY, "%s: cuBLASLt failed (status %d)", what, (int)status) : VP_OK;

@@ -16,9 +16,12 @@ typedef enum vp_product_kind {
 typedef struct vp_product_op {
     vp_product_kind kind;
     int64_t M, N, K;
-    vp_dtype type; /* of A and B: VP_F32, in which the products are too, or VP_BF16; sums are F32 */
+    vp_dtype type; /* of A and B: VP_F32, in which the products are too, VP_BF16, or VP_F8 (NT alone); sums are F32 */
     const void *a, *b;
     int64_t lda, ldb;
+    /* VP_F8: D = scale_a[row] scale_b[column] times the sum; all four at multiples of 16 bytes, as K, lda and ldb are
+     */
+    const float *scale_a, *scale_b;
     /* D = the sum over p < planes of A_p B_p, p * plane_a and p * plane_b elements further: an F32 factor beside a BF16
      * one is two planes of it (vp_product_factor). 0: one */
     int planes;

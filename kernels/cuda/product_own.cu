@@ -7,6 +7,7 @@
 
 struct product_args {
     const void *a, *b;
+    const float *scale_a, *scale_b; /* of FP8 */
     int64_t lda, ldb, plane_a, plane_b, stride_a, stride_b, stride_d;
     int planes;
     int64_t M, N, K;
@@ -48,8 +49,9 @@ template <bool sums_of_experts, class F> VP_DEVICE void walk(const product_args 
         vp_units_walk(p.units, body);
 }
 
-VP_DEVICE void store(const product_args &p, int64_t M, int64_t i, int64_t j, float sum) {
+template <bool f8 = false> VP_DEVICE void store(const product_args &p, int64_t M, int64_t i, int64_t j, float sum) {
     if (i >= M || j >= p.N) return;
+    if constexpr (f8) sum = sum * p.scale_a[i] * p.scale_b[j];
     const int64_t at = blockIdx.y * p.stride_d + i * p.ldd + j;
     if (p.d_type == VP_BF16)
         ((vp_bf16 *)p.d)[at] = vp_round<vp_bf16>(p.alpha * sum);
@@ -63,7 +65,8 @@ VP_DEVICE float start(const product_args &p, int64_t i, int64_t j) {
 }
 
 /* ---- BF16: tiles of 64 x 64, 64 of K at a time, four warps of 32 x 32. Products of adapters have few tiles and a long
- * K: two stages of that under way hide the latency of memory even where a multiprocessor has one block ---- */
+ * K: two stages of that under way hide the latency of memory even where a multiprocessor has one block. FP8 is the same
+ * with pairs of numbers in the place of numbers: a tile of bf16 is one of FP8 that is twice as deep ---- */
 constexpr int TILE = 64, DEPTH = 64, STAGES = 3, MMA_THREADS = 128;
 /* A tile in shared memory is as its operand is stored: [TILE][DEPTH] or, `turned`, [DEPTH][TILE]; rows of an odd number
  * of 16 bytes, so that the eight rows of a matrix lie in different banks. */
@@ -98,6 +101,13 @@ template <bool turned> struct product_tile {
     }
 };
 
+template <bool f8> VP_DEVICE void multiply(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    if constexpr (f8)
+        vp_mma_f8(d, a, b);
+    else
+        vp_mma(d, a, b);
+}
+
 /* Of a warp's sums: [16 rows][8 columns][what a lane holds of them]. */
 template <class F> VP_DEVICE void mma_each(F f) {
     VP_UNROLL for (int i = 0; i < 2; i++) {
@@ -107,7 +117,7 @@ template <class F> VP_DEVICE void mma_each(F f) {
     }
 }
 
-template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(MMA_THREADS) mma_kernel(product_args p) {
+template <bool turned_a, bool turned_b, bool experts, bool f8> VP_KERNEL(MMA_THREADS) mma_kernel(product_args p) {
     using A = product_tile<turned_a>;
     using B = product_tile<turned_b>;
     vp_cutter cut;
@@ -145,7 +155,7 @@ template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(MMA_THREADS) mma
                 VP_UNROLL for (int i = 0; i < 2; i++) A::fragment(fa[i], at, wm + 16 * i, k, true);
                 VP_UNROLL for (int j = 0; j < 2; j++) B::fragment(fb[j], bt, wn + 16 * j, k, false);
                 VP_UNROLL for (int i = 0; i < 2; i++) VP_UNROLL for (int j = 0; j < 4; j++)
-                    vp_mma(sum[i][j], fa[i], fb[j / 2] + 2 * (j % 2));
+                    multiply<f8>(sum[i][j], fa[i], fb[j / 2] + 2 * (j % 2));
             }
         }
         vp_copy_wait<0>();
@@ -153,7 +163,7 @@ template <bool turned_a, bool turned_b, bool experts> VP_KERNEL(MMA_THREADS) mma
         mma_each([&](int i, int j, int e) { total[i][j][e] += sum[i][j][e]; });
     });
     mma_each(
-        [&](int i, int j, int e) { store(p, M, row + 16 * i + 8 * (e / 2), col + 8 * j + e % 2, total[i][j][e]); });
+        [&](int i, int j, int e) { store<f8>(p, M, row + 16 * i + 8 * (e / 2), col + 8 * j + e % 2, total[i][j][e]); });
 }
 
 /* ---- F32: tiles of 64 x 64, 16 of K at a time, 4 x 4 a thread, one chain of fused products an element ---- */
@@ -239,6 +249,8 @@ static product_args product_args_of(const vp_product_op *op) {
     p.plane_a = op->plane_a, p.plane_b = op->plane_b;
     p.stride_a = op->stride_a, p.stride_b = op->stride_b, p.stride_d = op->stride_d;
     p.M = op->M, p.N = op->N, p.K = op->K;
+    p.scale_a = op->scale_a, p.scale_b = op->scale_b;
+    if (op->type == VP_F8) p.lda /= 2, p.ldb /= 2, p.K /= 2; /* pairs */
     p.alpha = op->alpha ? *op->alpha : 1.0f;
     p.d_type = op->d_type;
     p.add = op->add;
@@ -256,7 +268,10 @@ static int launch_as(vp_queue *q, const char *what, vp_dtype type, const product
         return vp_launch(q, what, fma_kernel<turned_a, turned_b, experts>, grid, FMA_THREADS, bytes, p);
     }
     const size_t bytes = STAGES * (product_tile<turned_a>::SIZE + product_tile<turned_b>::SIZE) * sizeof(vp_bf16);
-    return vp_launch(q, what, mma_kernel<turned_a, turned_b, experts>, grid, MMA_THREADS, bytes, p);
+    if constexpr (!turned_a && !turned_b && !experts)
+        if (type == VP_F8)
+            return vp_launch(q, what, mma_kernel<false, false, false, true>, grid, MMA_THREADS, bytes, p);
+    return vp_launch(q, what, mma_kernel<turned_a, turned_b, experts, false>, grid, MMA_THREADS, bytes, p);
 }
 
 template <bool turned_a, bool turned_b>
@@ -373,6 +388,7 @@ static int run_library(vp_queue *q, const char *what, const vp_product_op *op, i
         part.M = op->M - first < most ? op->M - first : most;
         part.a = rows_from(&a_at, first).ptr, part.lda = a_at.ld;
         part.d = rows_from(&d_at, first).ptr, part.ldd = d_at.ld;
+        if (op->scale_a) part.scale_a = op->scale_a + first;
         VP_TRY(vp_product_library(q, what, &part));
     }
     return d_at.ptr == d.ptr ? VP_OK : copy_mat(q, what, &d_at, &d);

@@ -82,7 +82,8 @@ VP_KERNEL(VP_ROW_THREADS, vp_row_blocks<F>())
 vp_row_kernel(F f, int64_t rows, int n) {
     f.run(vp_row<LANES, SLOTS>(rows, n));
 }
-/* Enqueue f over rows of n elements. Few registers a thread: more rows under way while others wait for memory. */
+/* Enqueue f over rows of n elements; one with LONG holds up to 16,384 of them. Few registers a thread: more rows under
+ * way while others wait for memory. */
 template <class F> int vp_row_map(vp_queue *q, const char *name, F f, int64_t rows, int64_t n) {
 #define ROWS(lanes, slots)                                                                                             \
     if (slots == 0 || n <= (int64_t)lanes * slots * VP_CELLS)                                                          \
@@ -94,6 +95,7 @@ template <class F> int vp_row_map(vp_queue *q, const char *name, F f, int64_t ro
     ROWS(VP_ROW_THREADS, 1) /* 2,048, */
     ROWS(VP_ROW_THREADS, 2)
     ROWS(VP_ROW_THREADS, 4) /* 8,192; */
+    if constexpr (requires { F::LONG; }) ROWS(VP_ROW_THREADS, 8)
     ROWS(VP_ROW_THREADS, 0)
 #undef ROWS
 }

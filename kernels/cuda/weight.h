@@ -3,14 +3,15 @@
 #define VP_CUDA_WEIGHT_H
 #include "kernels/cuda/cuda.h"
 
-/* One layout for every weight: [out, in] dense, row by row, at a multiple of 256 bytes. A product reads it so forward
+/* One layout for every weight: [out, ld], row by row, at a multiple of 256 bytes. A product reads it so forward
  * (x W^T) and backward (dout W), a lookup or a product of few rows reads single rows. All memory is the device's. */
 struct vp_weight {
     int64_t in, out;   /* K, N */
     int32_t experts;   /* matrices, one after the other in row and row_scale; 0: it is one */
-    vp_dtype row_type; /* of row: VP_F32, VP_BF16, or VP_I8 with a scale a row */
+    int64_t ld;        /* numbers from row to row: in; of VP_F8 the next multiple of 16, zeros between */
+    vp_dtype row_type; /* of row: VP_F32, VP_BF16, or VP_I8 or VP_F8 with a scale a row */
     void *row;         /* [N, K] */
-    float *row_scale;  /* [N] of VP_I8, else NULL */
+    float *row_scale;  /* [N] of VP_I8 and VP_F8, else NULL */
     float *bias;       /* [N] or NULL */
     bool rows;         /* was prepared with `rows`: inputs are not rounded to row_type, sums are f32 */
     bool backward;     /* linear_bwd_x may take it */

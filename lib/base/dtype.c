@@ -12,9 +12,11 @@ static const struct {
 };
 
 size_t vp_dtype_size(vp_dtype d) {
+    if (d == VP_F8) return 1;
     return (unsigned)d < VP_NDTYPES ? dtypes[d].size : 0;
 }
 const char *vp_dtype_name(vp_dtype d) {
+    if (d == VP_F8) return "F8_E4M3";
     return (unsigned)d < VP_NDTYPES ? dtypes[d].name : "?";
 }
 

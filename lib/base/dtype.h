@@ -24,7 +24,8 @@ typedef enum vp_dtype {
 #define X(e, name, size) VP_##e,
     VP_DTYPES(X)
 #undef X
-        VP_NDTYPES
+        VP_NDTYPES,
+    VP_F8 /* F8_E4M3, 1 byte: operands of products, on a device; no tensor of a file or a stream is of it here */
 } vp_dtype;
 
 size_t vp_dtype_size(vp_dtype d);      /* bytes an element */

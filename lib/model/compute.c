@@ -4,7 +4,14 @@
 #include <string.h>
 
 const char *vp_compute_name(vp_dtype type) {
-    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : "f32";
+    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : type == VP_F8 ? "fp8" : "f32";
+}
+
+static int allow_f8(const vp_compute *c, const vp_caps *caps, vp_error *err) {
+    if (!c->embeds) return vp_fail(err, VP_USAGE, "compute type fp8 is for embedding, not for training or generation");
+    if (caps->fp8) return VP_OK;
+    return vp_fail(err, VP_USAGE, "compute type fp8: the device (%s %s) has no such products, GPUs of sm_90 have",
+                   c->ops->name, caps->isa);
 }
 
 static int choose_type(vp_compute *c, const vp_caps *caps, const char *name, vp_error *err) {
@@ -12,6 +19,7 @@ static int choose_type(vp_compute *c, const vp_caps *caps, const char *name, vp_
     if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
     for (int i = 0; c->rows && i < 2; i++)
         if (!strcmp(name, vp_compute_name(c->type = i ? VP_I8 : VP_BF16))) return VP_OK;
+    if (!strcmp(name, vp_compute_name(c->type = VP_F8))) return allow_f8(c, caps, err);
     c->type = VP_BF16;
     if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
         return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
@@ -26,7 +34,8 @@ int vp_compute_open(vp_compute *c, const char *device, int threads, const char *
     c->ops->caps(c->device, &caps);
     c->separate = caps.separate;
     VP_TRY(choose_type(c, &caps, compute, err));
-    c->state = c->type == VP_BF16 && caps.bf16_states && !c->rows ? VP_BF16 : VP_F32;
+    const bool narrow = c->type == VP_BF16 || c->type == VP_F8;
+    c->state = narrow && caps.bf16_states && !c->rows ? VP_BF16 : VP_F32;
     return VP_OK;
 }
 

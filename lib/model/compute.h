@@ -8,15 +8,18 @@ typedef struct vp_compute {
     const vp_backend *ops;
     vp_device *device;
     vp_queue *queue;
-    vp_dtype type;  /* of the linears' products, VP_F32 or VP_BF16; with `rows` of their weights, VP_I8 too */
-    vp_dtype state; /* of activations, but for the residual stream: VP_F32, or VP_BF16 where `type` is and it can */
+    /* of the linears' products, VP_F32 or VP_BF16; with `rows` of their weights, VP_I8 too; where it embeds, VP_F8 (q,
+     * k and v are VP_BF16 then) */
+    vp_dtype type;
+    vp_dtype state; /* of activations, but for the residual stream: VP_F32; VP_BF16 where `type` is not and it can */
     bool rows;      /* weights are kept row by row, for generation */
+    bool embeds;    /* forward alone, no adapters */
     bool separate;  /* its memory is not the host's */
 } vp_compute;
 
 /* The device that `device` names (kernels/load.h; NULL: $VP_DEVICE, else "auto") with a queue, and the type of products
- * that `compute` names (VP_COMPUTES, NULL: auto) on it; c->rows is set before. VP_USAGE: no such name, or not this type
- * on this machine. VP_MEMORY: no such device. Close with vp_compute_close, also after a failure. */
+ * that `compute` names (VP_COMPUTES, NULL: auto) on it; c->rows and c->embeds are set before. VP_USAGE: no such name,
+ * or not this type on this machine. VP_MEMORY: no such device. Close with vp_compute_close, also after a failure. */
 int vp_compute_open(vp_compute *c, const char *device, int threads, const char *compute, vp_error *err);
 void vp_compute_close(vp_compute *c);
 const char *vp_compute_name(vp_dtype type);

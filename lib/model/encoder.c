@@ -48,6 +48,7 @@ static int check_operations(const vp_encoder *e, const vp_encode_options *o, vp_
                {"act", b->act, !c->arch->gated},
                {"route", b->route && b->permute && b->combine, c->experts > 0},
                {"route_bwd", b->route_bwd, c->experts && back},
+               {"quant_rows", b->quant_rows, e->on.type == VP_F8},
                {"linear_bwd", b->linear_bwd_x && b->linear_bwd_w, back},
                {"lora_bwd", b->lora_bwd, back},
                {"norm_bwd", b->norm_bwd, back},
@@ -70,9 +71,14 @@ static int choose_attention(vp_encoder *e, const char *option, const vp_map *hea
 static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map *header, vp_error *err) {
     e->batch_tokens = o->batch_tokens > 0 ? o->batch_tokens : VP_BATCH_TOKENS;
     e->on.rows = o->generate;
+    e->on.embeds = !o->generate && !o->train;
     VP_TRY(choose_attention(e, o->attention, header, err));
     VP_TRY(vp_compute_open(&e->on, o->device, o->threads, o->compute, err));
     VP_TRY(check_operations(e, o, err));
+    if (e->on.type == VP_F8 && e->model->nadapters)
+        return vp_fail(err, VP_USAGE, "compute type fp8 takes no adapters: merge them into the model first (vp merge)");
+    if (e->on.type == VP_F8 && e->model->config.experts)
+        return vp_fail(err, VP_USAGE, "compute type fp8 is not for the products of experts: take bf16");
     if (e->model->config.arch->post_norm) e->on.state = VP_F32; /* its norms are the residual stream */
     return o->train ? vp_training_open(e, o->train, err) : VP_OK;
 }

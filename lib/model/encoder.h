@@ -10,6 +10,7 @@
 /* A linear with the adapters on its input: out = x W^T + bias, then every part in order. */
 typedef struct vp_linear {
     vp_weight *weight;
+    vp_dtype type; /* of its product */
     int64_t in, out;
     vp_lora_part *lora; /* of adapters that stay as they are */
     int32_t nlora;

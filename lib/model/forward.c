@@ -18,10 +18,17 @@ int vp_pass_check(const vp_pass *p, int status, vp_error *err) {
     return vp_encoder_check(p->e, status, err);
 }
 
+static const char WHAT[] = "a micro-batch (lower --batch-tokens)";
+
 static int allocate(vp_pass *p, vp_mat *m, int64_t rows, int64_t cols, vp_dtype type, vp_error *err) {
     *m = (vp_mat){.dtype = type, .rows = rows, .cols = cols, .ld = cols};
-    const size_t bytes = (size_t)m->rows * (size_t)cols * vp_dtype_size(type);
-    m->ptr = vp_compute_take(&p->e->on, "a micro-batch (lower --batch-tokens)", bytes, err);
+    if (type == VP_F8) {
+        m->ld = (cols + 15) / 16 * 16;
+        m->scale = vp_compute_take(&p->e->on, WHAT, (size_t)m->rows * sizeof *m->scale, err);
+        if (!m->scale) return VP_MEMORY;
+    }
+    const size_t bytes = (size_t)m->rows * (size_t)m->ld * vp_dtype_size(type);
+    m->ptr = vp_compute_take(&p->e->on, WHAT, bytes, err);
     return m->ptr ? VP_OK : VP_MEMORY;
 }
 
@@ -47,8 +54,15 @@ int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step
         p->h = p->x;
     else
         VP_TRY(vp_pass_allocate(p, &p->h, c->width, err));
-    if (c->experts) VP_TRY(vp_experts_open(p, err));
-    return vp_pass_allocate_mlp(p, &p->mid, c->ffn, err);
+    p->in = p->h;
+    if (c->experts) {
+        VP_TRY(vp_experts_open(p, err));
+        return vp_pass_allocate_mlp(p, &p->mid, c->ffn, err);
+    }
+    const bool f8 = e->on.type == VP_F8;
+    if (f8 && !c->arch->post_norm && !c->arch->parallel)
+        VP_TRY(allocate(p, &p->in, batch->T, c->width, VP_F8, err));
+    return allocate(p, &p->mid, batch->T, c->ffn, f8 && c->arch->gated ? VP_F8 : e->on.state, err);
 }
 
 int vp_pass_scratch(vp_pass *p, vp_error *err) {
@@ -101,8 +115,8 @@ int vp_pass_norm(vp_pass *p, const vp_norm_weight *w, const vp_mat *y, const vp_
 }
 
 /* The first adapters take the product with them. */
-int vp_pass_linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
-                   vp_error *err) {
+static int multiply(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
+                    vp_error *err) {
     vp_encoder *e = p->e;
     vp_linear_op op = {.weight = w->weight, .x = *x, .out = *out, .batch = p->batch};
     if (w->experts) op.group = &p->routing;
@@ -117,6 +131,20 @@ int vp_pass_linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat
     lora.nparts = w->ntrained;
     lora.drop = vp_pass_drop(p, e->training->options.lora_dropout, w->layer, w->site);
     return vp_pass_check(p, e->on.ops->lora(e->on.queue, &lora), err);
+}
+
+/* FP8 products take x in FP8, whatever it is. */
+int vp_pass_linear(vp_pass *p, const vp_linear *w, const vp_mat *x, const vp_mat *out, const vp_mat *residual,
+                   vp_error *err) {
+    const vp_compute *on = &p->e->on;
+    if (w->type != VP_F8 || x->dtype == VP_F8) return multiply(p, w, x, out, residual, err);
+    vp_quant_op op = {.x = *x};
+    const size_t mark = on->ops->arena_mark(on->queue);
+    int status = allocate(p, &op.out, x->rows, x->cols, VP_F8, err);
+    if (!status) status = vp_pass_check(p, on->ops->quant_rows(on->queue, &op), err);
+    if (!status) status = multiply(p, w, &op.out, out, residual, err);
+    on->ops->arena_release(on->queue, mark);
+    return status;
 }
 
 int vp_pass_dropout(vp_pass *p, const vp_mat *from, const vp_mat *to, int64_t layer, vp_after after, vp_error *err) {
@@ -237,7 +265,7 @@ int vp_pass_out(vp_pass *p, const vp_layer *l, int64_t layer, vp_error *err) {
 }
 
 int vp_pass_up(vp_pass *p, const vp_layer *l, vp_error *err) {
-    return vp_pass_linear(p, &l->up, l->up.experts ? &p->rows : &p->h, &p->up, NULL, err);
+    return vp_pass_linear(p, &l->up, l->up.experts ? &p->rows : &p->in, &p->up, NULL, err);
 }
 
 int vp_pass_gate(vp_pass *p, vp_error *err) {
@@ -290,7 +318,7 @@ static int run_layer(vp_pass *p, int64_t i, const vp_mat *pending, vp_error *err
     if (p->keep) VP_TRY(vp_pass_copy(p, &p->keep->x, &p->x, err));
     VP_TRY(vp_pass_attention(p, l, i, err));
     VP_TRY(vp_pass_out(p, l, i, err));
-    if (!a->parallel) VP_TRY(vp_pass_norm(p, a->post_norm ? &l->attn_norm : &l->mlp_norm, &p->y, &p->h, err));
+    if (!a->parallel) VP_TRY(vp_pass_norm(p, a->post_norm ? &l->attn_norm : &l->mlp_norm, &p->y, &p->in, err));
     if (p->keep && p->keep->middle.ptr) VP_TRY(vp_pass_copy(p, &p->keep->middle, &p->x, err));
     VP_TRY(mlp(p, l, i, err));
     return a->post_norm ? vp_pass_norm(p, &l->mlp_norm, &p->y, &p->h, err) : VP_OK;

@@ -45,8 +45,9 @@ typedef struct vp_pass {
     const struct vp_cached *cached; /* NULL: the sequences are whole */
     const vp_exported *exported;    /* NULL: keys and values are not wanted */
     vp_mat x, h, y; /* [T, C]: residual stream, its norm (x itself in post-norm models), what a block adds to it */
+    vp_mat in;      /* [T, C]: the MLP's norm: h itself, or FP8 where its products are and the norm is its own */
     vp_mat raw, qkv, mixed, lse, up;
-    vp_mat mid; /* [T, F]; of experts [R, F] */
+    vp_mat mid; /* [T, F]; of experts [R, F]; FP8 where products are and a gate leaves it */
     /* a mixture of experts: the router's logits, where its rows go, and [R, C] what experts take and give */
     vp_mat logits, rows;
     vp_routing routing;

@@ -112,9 +112,15 @@ static int stack_bias(const vp_encoder *e, const site *s, int64_t outputs, float
     return VP_OK;
 }
 
+/* With FP8 the products of queries, keys and values stay in bf16: on SmolLM2-135M they are 16 % of the layers' work (of
+ * Mistral-7B's 12 %) and a third of what FP8 costs in accuracy. */
+static vp_dtype type_of(const vp_encoder *e, vp_site input) {
+    return e->on.type == VP_F8 && input == VP_SITE_LORA_QKV ? VP_BF16 : e->on.type;
+}
+
 /* The weights that share an input, as one product's description; bias [outputs] is the caller's. */
-static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, site *s, vp_weight_part *part,
-                           vp_weight_desc *desc, float **bias, vp_error *err) {
+static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, int n, vp_site input, site *s,
+                           vp_weight_part *part, vp_weight_desc *desc, float **bias, vp_error *err) {
     int64_t outputs = 0;
     *s = (site){.n = n};
     for (int k = 0; k < n; k++) {
@@ -128,7 +134,7 @@ static int describe_linear(vp_encoder *e, int64_t layer, const vp_role *roles, i
                              .in = s->part[0]->cols,
                              .out = outputs,
                              .bias = *bias,
-                             .compute = roles[0] == VP_W_ROUTER && e->on.type == VP_I8 ? VP_F32 : e->on.type,
+                             .compute = roles[0] == VP_W_ROUTER && e->on.type == VP_I8 ? VP_F32 : type_of(e, input),
                              .backward = e->training && e->training->options.backward,
                              .rows = e->on.rows,
                              .name = s->part[0]->module};
@@ -147,7 +153,7 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
     vp_weight_part part[MAX_PARTS];
     vp_weight_desc desc;
     float *bias = NULL;
-    int status = describe_linear(e, layer, roles, n, &s, part, &desc, &bias, err);
+    int status = describe_linear(e, layer, roles, n, input, &s, part, &desc, &bias, err);
     const bool again = linear->weight != NULL;
     if (!status && again)
         status = vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, linear->weight, &desc), err);
@@ -155,6 +161,7 @@ static int prepare_linear(vp_encoder *e, int64_t layer, const vp_role *roles, in
         status = e->on.ops->weight_prepare(e->on.device, &desc, &linear->weight, err);
     free(bias);
     if (status || again) return status;
+    linear->type = desc.compute;
     linear->in = desc.in;
     linear->out = desc.out;
     linear->layer = layer;
@@ -240,11 +247,12 @@ static int prepare_frequencies(vp_encoder *e, vp_error *err) {
 /* The rows on the device: in bf16 where its products are, as the other weights. */
 static int pack_table(vp_encoder *e, vp_error *err) {
     const vp_weight_part part = vp_token_rows_part(e->table);
+    const bool narrow = e->on.type == VP_BF16 || e->on.type == VP_F8;
     const vp_weight_desc desc = {.part = &part,
                                  .nparts = 1,
                                  .in = e->model->config.width,
                                  .out = part.rows,
-                                 .compute = e->on.type == VP_BF16 ? VP_BF16 : VP_F32,
+                                 .compute = narrow ? VP_BF16 : VP_F32,
                                  .name = "embed_tokens"};
     if (e->resident) return vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, e->resident, &desc), err);
     return e->on.ops->weight_prepare(e->on.device, &desc, &e->resident, err);

@@ -59,6 +59,7 @@ double vp_column_real(const vp_column *c, int64_t i) {
     case VP_U64:
         return (double)load_u64(c->data, i);
     case VP_NDTYPES:
+    case VP_F8:
         break;
     }
     return 0;

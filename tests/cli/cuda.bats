@@ -65,7 +65,7 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
 
 @test "a text alone, in a batch and in any micro-batch is the same bytes on the device" {
     need_shim
-    for compute in f32 bf16; do
+    for compute in f32 bf16 fp8; do
         fwd --device cuda --compute $compute --pool mean <ids.vp >whole.vp
         fwd --device cuda --compute $compute --pool mean --batch-tokens 1 <ids.vp >parts.vp
         peek --diff whole.vp parts.vp
@@ -73,6 +73,30 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
         peek --jsonl --columns emb whole.vp | sed -n 3p >in_batch
         cmp <(grep -o '"emb":.*' alone) <(grep -o '"emb":.*' in_batch)
     done
+}
+
+@test "fp8: near bf16 and of its space on sm_90, refused in one line on other devices, with adapters and for training" {
+    need_shim
+    export VP_DEVICE=cuda
+    for compute in bf16 fp8; do fwd --compute $compute --pool mean <ids.vp >$compute.vp; done
+    [ "$(peek bf16.vp | grep -o '"space":"[0-9a-f]*"')" = "$(peek fp8.vp | grep -o '"space":"[0-9a-f]*"')" ]
+    peek fp8.vp | grep '"compute":"fp8"'
+    run ! peek --diff bf16.vp fp8.vp --tol 0.001
+    within 0.06 "$(largest emb bf16.vp fp8.vp)"
+    VP_DEVICE=cpu refused 2 fwd --compute fp8 <ids.vp
+    grep -q 'compute type fp8: the device (cpu [a-z0-9]*) has no such products, GPUs of sm_90 have' err
+    VP_SHIM_MAJOR=8 refused 2 fwd --compute fp8 <ids.vp
+    grep -q 'compute type fp8: the device (cuda shim) has no such products' err
+    refused 2 fwd -m "$GOLDEN/llama" --adapter "$GOLDEN/llama/adapter" --compute fp8 <ids.vp
+    grep -q 'compute type fp8 takes no adapters: merge them' err
+    refused 2 gen --compute fp8 texts
+    grep -q 'compute type fp8 is for embedding' err
+    head -n 4 texts | tok --lines --pack 24 --batch 2 --steps 2 | mask mntp --rate 0.3 >masked.vp
+    refused 2 step --objective mntp --compute fp8 --lora r=2 --lr 1e-3 --out run <masked.vp
+    grep -q 'compute type fp8 is for embedding' err
+    [ ! -e run ]
+    refused 2 fwd --follow run --compute fp8 <masked.vp
+    grep -q 'follow: compute type fp8 is for embedding' err
 }
 
 @test "training on the device: fused and piped are the same bytes, and the loss is the CPU's" {

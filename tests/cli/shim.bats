@@ -54,7 +54,7 @@ stops() {
     expect 139 "$check" host
 }
 
-@test "shim: tiles, masks, blocks, powers of two, tanh of attention" {
+@test "shim: tiles, masks, blocks, powers of two, tanh of attention; E4M3" {
     expect 0 "$check"
     ! grep -v '^ok\|^1\.\.' out
 }

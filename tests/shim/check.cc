@@ -226,6 +226,73 @@ static bool tanh_is_near() {
     return worst < 2e-6 && vp_tile_tanh(INFINITY) == 1.0f && std::isnan(vp_tile_tanh(NAN));
 }
 
+/* ---- E4M3, against a search among all its numbers ---- */
+static double numbers[127]; /* of the codes 0 .. 0x7e, ascending */
+static uint32_t nearest(float x) {
+    const double size = fabs((double)x);
+    const uint32_t sign = std::signbit(x) ? 0x80 : 0;
+    uint32_t high = 0;
+    if (std::isnan(x)) return 0x7f;
+    while (high < 0x7e && numbers[high] < size) high++;
+    if (high == 0 || numbers[high] <= size) return sign | high;
+    const double up = numbers[high] - size, down = size - numbers[high - 1];
+    return sign | (up < down || (up == down && high % 2 == 0) ? high : high - 1);
+}
+static bool f8_is_right(float x) {
+    const float four[] = {1.0f, x, -x, x};
+    const uint32_t want = nearest(x), other = nearest(-x);
+    return vp_f8_bits(x) == want && vp_f8_bits(-x) == other &&
+           vp_f8_pack(four) == (0x38u | want << 8 | other << 16 | want << 24);
+}
+static bool f8_is_nearest() {
+    bool good = std::isnan(vp_f8_float(0x7f)) && std::isnan(vp_f8_float(0xff)) && std::signbit(vp_f8_float(0x80));
+    for (uint32_t code = 0; code < 0x7f; code++) {
+        const int exponent = (int)code >> 3, of = (int)code & 7;
+        numbers[code] = exponent ? (1.0 + of / 8.0) * exp2(exponent - 7) : of / 8.0 * exp2(-6);
+        good = good && (double)vp_f8_float(code) == numbers[code] && (double)vp_f8_float(code | 0x80) == -numbers[code];
+        good = good && (code == 0 || numbers[code] > numbers[code - 1]);
+    }
+    for (uint32_t code = 0; code < 0x7f; code++) { /* the code's own number, and around the middle of it and the next */
+        const float own = (float)numbers[code], next = code < 0x7e ? (float)numbers[code + 1] : 480.0f;
+        const float middle = (own + next) / 2.0f;
+        good = good && f8_is_right(own) && f8_is_right(middle) && f8_is_right(nextafterf(middle, 0.0f)) &&
+               f8_is_right(nextafterf(middle, 1e9f)) && (vp_f8_bits(own) == code);
+    }
+    for (uint32_t bits = 0; bits < 0x7f800000u - 4099u; bits += 4099u) good = good && f8_is_right(vp_float_of(bits));
+    return good && f8_is_right(INFINITY) && f8_is_right(3e38f) && f8_is_right(NAN) && vp_f8_bits(1e9f) == 0x7e;
+}
+
+/* ---- the product of FP8 fragments, by the layout that gpu.h gives ---- */
+static float mma_a[16][32], mma_b[32][8], mma_d[16][8];
+static void mma_kernel() {
+    const int lane = (int)threadIdx.x, g = lane / 4, t = lane % 4;
+    uint32_t a[4], b[2];
+    float d[4] = {1.0f, 2.0f, 3.0f, 4.0f};
+    for (int i = 0; i < 4; i++) a[i] = vp_f8_pack(&mma_a[g + i % 2 * 8][4 * t + i / 2 * 16]);
+    for (int i = 0; i < 2; i++) {
+        float column[4];
+        for (int k = 0; k < 4; k++) column[k] = mma_b[4 * t + i * 16 + k][g];
+        b[i] = vp_f8_pack(column);
+    }
+    vp_mma_f8(d, a, b);
+    for (int i = 0; i < 4; i++) mma_d[g + i / 2 * 8][2 * t + i % 2] = d[i] - (float)(i + 1);
+}
+static bool f8_fragments_multiply() {
+    bool good = true;
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < 32; k++) mma_a[i][k] = (float)((i * 7 + k * 3) % 15 - 7);
+    for (int k = 0; k < 32; k++)
+        for (int j = 0; j < 8; j++) mma_b[k][j] = (float)((k * 5 + j * 11) % 13 - 6) / 4.0f;
+    vp_shim_launch("mma", dim3(1), 32, 0, mma_kernel);
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 8; j++) {
+            float sum = 0.0f;
+            for (int k = 0; k < 32; k++) sum += mma_a[i][k] * mma_b[k][j];
+            good = good && sum == mma_d[i][j];
+        }
+    return good;
+}
+
 int main(int argc, char **argv) {
     if (argc == 2) {
         if (strcmp(argv[1], "host") == 0) touch_from_host();
@@ -240,6 +307,8 @@ int main(int argc, char **argv) {
     check(blocks_are_found(1) && blocks_are_found(16) && blocks_are_found(64), "blocks of sequences");
     check(powers_are_near(), "powers of two");
     check(tanh_is_near(), "tanh");
+    check(f8_is_nearest(), "E4M3");
+    check(f8_fragments_multiply(), "products of E4M3");
     printf("1..%d\n", tests);
     return 0;
 }

@@ -22,6 +22,7 @@ Shape shape_of(const vp_product_op *op) {
 }
 
 float read(const void *p, vp_dtype type, int64_t i) {
+    if (type == VP_F8) return vp_f8_float(((const uint8_t *)p)[i]);
     return type == VP_BF16 ? vp_float(((const vp_bf16 *)p)[i]) : ((const float *)p)[i];
 }
 
@@ -43,10 +44,11 @@ void columns(const vp_product_op *op, int64_t n, const std::vector<float> &a, st
         for (int64_t r = 0; r < rows; r++)
             for (int64_t j = 0; j < lanes; j++) {
                 const int64_t at = (m + r) * op->ldd + n + j;
+                const float x = op->scale_a ? sum[r][j] * op->scale_a[m + r] * op->scale_b[n + j] : sum[r][j];
                 if (op->d_type == VP_BF16)
-                    ((vp_bf16 *)op->d)[at] = vp_round<vp_bf16>(sum[r][j]);
+                    ((vp_bf16 *)op->d)[at] = vp_round<vp_bf16>(x);
                 else
-                    ((float *)op->d)[at] = sum[r][j];
+                    ((float *)op->d)[at] = x;
             }
     }
 }
@@ -74,7 +76,8 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
                      vp_error *err) {
     (void)err;
     const std::lock_guard<std::mutex> hold(d->product->lock);
-    if (N % 8 == 0 && K % 8 == 0) d->product->learned.insert({kind, N, K, type, d_type});
+    const int64_t step = type == VP_F8 ? 16 : 8;
+    if (N % step == 0 && K % step == 0) d->product->learned.insert({kind, N, K, type, d_type});
     return VP_OK;
 }
 

@@ -251,9 +251,10 @@ static float high_of(uint32_t pair) {
     return x;
 }
 
-void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+/* D += A B of 8 words of K: add(sum, x, y) adds the products of two words' numbers in their order. */
+template <class F> static void multiply(float d[4], const uint32_t a[4], const uint32_t b[2], const char *what, F add) {
     const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, lane = running % WARP;
-    const unsigned char *all = vp_shim_exchange("mma", mine, sizeof mine);
+    const unsigned char *all = vp_shim_exchange(what, mine, sizeof mine);
     auto word = [&](uint32_t of, uint32_t i) {
         uint32_t w;
         memcpy(&w, all + LANE_BYTES * of + 4 * i, sizeof w);
@@ -261,16 +262,25 @@ void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     };
     const uint32_t row = lane / 4, col = 2 * (lane % 4);
     float sum[4] = {};
-    for (uint32_t k = 0; k < 16; k += 2) {
-        const uint32_t t = k % 8 / 2, high = k / 8;
+    for (uint32_t k = 0; k < 8; k++) {
+        const uint32_t t = k % 4, high = k / 4;
         const uint32_t x[2] = {word(row * 4 + t, 2 * high), word(row * 4 + t, 2 * high + 1)};
         const uint32_t y[2] = {word(col * 4 + t, 4 + high), word(col * 4 + 4 + t, 4 + high)};
-        for (uint32_t i = 0; i < 4; i++) {
-            sum[i] += low_of(x[i / 2]) * low_of(y[i % 2]);
-            sum[i] += high_of(x[i / 2]) * high_of(y[i % 2]);
-        }
+        for (uint32_t i = 0; i < 4; i++) sum[i] = add(sum[i], x[i / 2], y[i % 2]);
     }
     for (uint32_t i = 0; i < 4; i++) d[i] += sum[i];
+}
+void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    multiply(d, a, b, "mma", [](float sum, uint32_t x, uint32_t y) {
+        sum += low_of(x) * low_of(y);
+        return sum + high_of(x) * high_of(y);
+    });
+}
+void vp_mma_f8(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    multiply(d, a, b, "mma of FP8", [](float sum, uint32_t x, uint32_t y) {
+        for (int i = 0; i < 32; i += 8) sum += vp_f8_float(x >> i & 0xff) * vp_f8_float(y >> i & 0xff);
+        return sum;
+    });
 }
 
 void vp_shim_load_matrix4(uint32_t r[4], size_t at, bool transposed) {

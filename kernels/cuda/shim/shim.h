@@ -13,6 +13,7 @@
 
 #define VP_DEVICE      static inline
 #define VP_INLINE      inline
+#define VP_BOTH        static inline
 #define VP_KERNEL(...) static void
 #define VP_UNROLL
 
@@ -90,6 +91,13 @@ inline int vp_lowest(uint32_t bits) {
 
 /* ---- tensor cores ---- */
 void vp_mma(float d[4], const uint32_t a[4], const uint32_t b[2]);
+void vp_mma_f8(float d[4], const uint32_t a[4], const uint32_t b[2]);
+inline float vp_f8_float(uint32_t code) { /* the number of an E4M3 code */
+    const int exponent = (int)(code >> 3 & 15), of = (int)(code & 7);
+    const float size =
+        (code & 0x7f) == 0x7f ? NAN : ldexpf((float)(exponent ? of + 8 : of), (exponent ? exponent : 1) - 10);
+    return code & 0x80 ? -size : size;
+}
 void vp_shim_load_matrix4(uint32_t r[4], size_t at, bool transposed);
 template <class T> void vp_load_matrix4(uint32_t r[4], vp_shared<T> row) {
     vp_shim_load_matrix4(r, row.at, false);

@@ -2,6 +2,7 @@
  */
 #include "lib/model/pass.h"
 #include "lib/model/pooler.h"
+#include "lib/model/room.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +67,7 @@ static int choose_attention(vp_encoder *e, const char *option, const vp_map *hea
 }
 
 static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map *header, vp_error *err) {
-    e->batch_tokens = o->batch_tokens > 0 ? o->batch_tokens : VP_BATCH_TOKENS;
+    e->batch_tokens = o->batch_tokens;
     e->on.rows = o->generate;
     VP_TRY(choose_attention(e, o->attention, header, err));
     VP_TRY(vp_compute_open(&e->on, o->device, o->threads, o->compute, err));
@@ -112,6 +113,10 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
 
 const char *vp_encoder_attention(const vp_encoder *e) {
     return e->attention;
+}
+
+vp_work vp_encoder_work(const vp_encoder *e) {
+    return e->work;
 }
 
 const char *vp_encoder_compute_type(const vp_encoder *e) {
@@ -177,9 +182,33 @@ int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *
     return VP_OK;
 }
 
-static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {
+static int planned_micro_batch(vp_encoder *e, const vp_planned_pass *pass, vp_error *err) {
+    return run_micro_batch(e, pass->s, pass->b0, pass->b1, pass->what, err);
+}
+
+/* What stays, at the arena's bottom; and above it memory for the largest micro-batch, and `more`. */
+static int make_ready(vp_encoder *e, const vp_sequences *s, const target *to, size_t more, vp_error *err) {
+    vp_planned_pass pass = {.run = planned_micro_batch, .s = s, .what = to};
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, s->top, err));
+    VP_TRY(vp_room_tokens(e, e->batch_tokens, pass, more, &e->batch_tokens, err));
+    e->work.batch_tokens = e->batch_tokens;
+    vp_planned_pass largest = pass;
+    size_t most = 0;
+    for (; pass.b0 < s->B; pass.b0 = pass.b1) {
+        vp_need need;
+        pass.b1 = vp_sequences_cut(s, pass.b0, e->batch_tokens);
+        VP_TRY(vp_room_plan(e, &pass, &need, err));
+        e->work.flops += need.flops;
+        if (need.bytes < most) continue;
+        most = need.bytes;
+        largest = pass;
+    }
+    return vp_room_make(e, &largest, most + more, err);
+}
+
+static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {
+    VP_TRY(make_ready(e, s, to, 0, err));
     for (int64_t b = 0, end; b < s->B; b = end) {
         end = vp_sequences_cut(s, b, e->batch_tokens);
         VP_TRY(run_micro_batch(e, s, b, end, to, err));
@@ -250,9 +279,10 @@ static int pool_on_device(vp_encoder *e, vp_pooler *p, vp_frame *f, const vp_seq
     const int64_t width = e->model->config.width;
     vp_mat states = {.dtype = e->on.state, .rows = s->T, .cols = width, .ld = width};
     const size_t bytes = (size_t)(s->T * width) * vp_dtype_size(states.dtype);
-    if (!(states.ptr = vp_compute_take(&e->on, "hidden states (lower tok --batch-tokens)", bytes, err)))
-        return VP_MEMORY;
-    VP_TRY(run_all(e, s, &(target){.states = &states}, err));
+    const target to = {.states = &states};
+    VP_TRY(make_ready(e, s, &to, bytes, err));
+    if (!(states.ptr = vp_compute_take(&e->on, "hidden states", bytes, err))) return VP_MEMORY;
+    VP_TRY(run_all(e, s, &to, err));
     VP_TRY(vp_pooler_run_on(p, &e->on, f, &states, empty, err));
     return check_vectors(f, err);
 }

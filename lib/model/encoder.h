@@ -79,7 +79,8 @@ struct vp_encoder {
     char attention[12];
     vp_attention mode;
     bool segments;
-    int64_t batch_tokens;
+    int64_t batch_tokens; /* 0: not chosen yet */
+    vp_work work;
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;

@@ -116,6 +116,11 @@ typedef struct vp_encode_options {
 } vp_encode_options;
 enum { VP_BATCH_TOKENS = 2048 };
 typedef struct vp_encoder vp_encoder;
+typedef struct vp_work { /* what an encoder was planned to do so far */
+    int64_t batch_tokens; /* tokens at a time; 0: not chosen yet */
+    size_t bytes;         /* the most memory at a time, beside its weights */
+    double flops;         /* of products and attention */
+} vp_work;
 /* The model is borrowed until vp_encoder_close; adapters must be added before. Nothing heavy happens before the first
  * vp_encoder_run: weights are packed then. `header` (NULL: none) is the stream's: its encoder.attention counts. One
  * encoder belongs to one thread (it runs its own). */
@@ -128,6 +133,7 @@ const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32" or "bf16" */
  * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
  * not depend on its neighbours. */
 int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err);
+vp_work vp_encoder_work(const vp_encoder *e);
 /* Layers, key/value heads and their width: L, G, d. */
 typedef struct vp_kv_shape {
     int64_t layers, groups, head_dim;

@@ -1,5 +1,6 @@
 /* Making weights ready for a backend: products packed with q, k, v and gate, up stacked, vectors and adapters copied to
  * the device, RoPE tables. Happens at the first batch. */
+#include "lib/model/room.h"
 #include "lib/model/token_rows.h"
 #include <stdlib.h>
 #include <string.h>
@@ -244,6 +245,7 @@ int vp_encoder_prepare(vp_encoder *e, vp_error *err) {
     if (e->prepared) return VP_OK;
     int status = prepare_all(e, err);
     if (status) vp_encoder_release(e);
+    if (status == VP_MEMORY && !strncmp(err->text, "out of ", 7)) vp_room_weights(e, err);
     e->prepared = !status;
     vp_source_forget(e->model->source); /* what was packed is not read again */
     return status;

@@ -18,7 +18,7 @@ typedef struct options {
     double attention_dropout, hidden_dropout;
     bool normalize, raw;
 } options;
-static options opt = {.batch_tokens = VP_BATCH_TOKENS};
+static options opt;
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
@@ -33,13 +33,7 @@ static const vp_option table[] = {
     OPTION_COMPUTE(&opt.compute, "arithmetic of the products"),
     OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
-    {.name = "batch-tokens",
-     .kind = VP_OPT_INT,
-     .target = &opt.batch_tokens,
-     .value = "N",
-     .min = 1,
-     .max = 1 << 24,
-     .help = "tokens computed at a time, in whole rows; bounds the memory"},
+    OPTION_BATCH_TOKENS(&opt.batch_tokens, "tokens computed at a time, in whole rows; auto: 2048, on a GPU what fits"),
     {.kind = VP_OPT_GROUP, .help = "Training"},
     {.name = "follow",
      .kind = VP_OPT_STRING,
@@ -99,6 +93,7 @@ typedef struct state {
     vp_pooler *pooler;
     vp_map *header;
     vp_progress *progress;
+    const vp_encoder *used; /* for the last batch */
     int64_t rows, tokens, empty;
 } state;
 
@@ -288,6 +283,7 @@ static int encode_parts(state *s, vp_encoder *encoder, vp_frame *f, vp_error *er
 static int take_batch(state *s, vp_frame *f, vp_error *err) {
     vp_encoder *encoder;
     VP_TRY(choose_encoder(s, f, &encoder, err));
+    s->used = encoder;
     if (s->pooler) vp_pooler_use(s->pooler, encoder);
     return s->kv ? encode_parts(s, encoder, f, err) : encode(s, encoder, f, err);
 }
@@ -323,6 +319,7 @@ int main(int argc, char **argv) {
         status = vp_fail(&err, VP_USAGE, "'%s': the stream is read from standard input", argv[first]);
     if (!status && action == VP_CLI_RUN) status = run(&s, command.data, &err);
     vp_progress_finish(s.progress);
+    if (!status) tell_work(s.used, s.tokens);
     vp_pooler_close(s.pooler);
     vp_following_close(s.following);
     vp_encoder_close(s.encoder);

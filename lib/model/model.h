@@ -110,7 +110,7 @@ typedef struct vp_encode_options {
     const char *compute;   /* one of VP_COMPUTES; a type that the machine lacks is VP_USAGE */
     const char *attention; /* one of VP_ATTENTIONS; NULL: the header's, else the model's. "segments": causal, and column
                               seg is required */
-    int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: the default */
+    int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: VP_BATCH_TOKENS, on a device what fits */
     bool generate;         /* for lib/model/cache.h: weights are kept row by row, once; `compute` is their type */
     const struct vp_train_options *train; /* lib/model/training.h; NULL: no training */
 } vp_encode_options;

@@ -97,7 +97,9 @@ static int make_room(vp_encoder *e, const vp_sequences *s, bool keep, vp_error *
 int vp_encoder_fit(vp_encoder *e, int64_t tokens, int64_t kept, int64_t *out, vp_error *err) {
     const bool keep = true;
     VP_TRY(vp_encoder_warm(e, err));
-    return vp_room_tokens(e, tokens, (vp_planned_pass){.run = run_planned, .what = &keep}, (size_t)kept, out, err);
+    VP_TRY(vp_room_tokens(e, tokens, (vp_planned_pass){.run = run_planned, .what = &keep}, (size_t)kept, out, err));
+    e->work.batch_tokens = *out;
+    return VP_OK;
 }
 
 int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape **tape, vp_error *err) {

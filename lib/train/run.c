@@ -346,6 +346,10 @@ int64_t vp_run_vocab(const vp_run *r) {
     return vp_model_vocab(r->model);
 }
 
+const vp_encoder *vp_run_encoder(const vp_run *r) {
+    return r->encoder;
+}
+
 /* ---- running ---- */
 
 int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err) {

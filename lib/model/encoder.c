@@ -91,6 +91,35 @@ int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, c
     return status;
 }
 
+int vp_encoder_twin(const vp_encoder *e, vp_encoder **out, vp_error *err) {
+    vp_encoder *t = vp_calloc(1, sizeof *t);
+    if (!t) return vp_fail_memory(err, "an encoder", sizeof *t);
+    *t = *e;
+    t->work = (vp_work){0};
+    t->cosines = t->sines = NULL; /* as they lie on the queue's arena, and grow */
+    t->rope_positions = 0;
+    const int status = e->on.ops->queue_open(&t->on.queue, e->on.device, err);
+    if (status) {
+        free(t);
+        return status;
+    }
+    *out = t;
+    return VP_OK;
+}
+
+void vp_encoder_twin_close(vp_encoder *t) {
+    if (!t) return;
+    t->on.ops->queue_close(t->on.queue);
+    free(t);
+}
+
+void vp_encoder_add_work(vp_encoder *e, vp_encoder *t) {
+    e->work.batch_tokens = t->work.batch_tokens;
+    e->work.flops += t->work.flops;
+    if (t->work.bytes > e->work.bytes) e->work.bytes = t->work.bytes;
+    t->work = (vp_work){0};
+}
+
 void vp_encoder_close(vp_encoder *e) {
     if (!e) return;
     if (e->on.device) vp_encoder_release(e);
@@ -191,7 +220,7 @@ static int make_ready(vp_encoder *e, const vp_sequences *s, const target *to, si
     vp_planned_pass pass = {.run = planned_micro_batch, .s = s, .what = to};
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, s->top, err));
-    VP_TRY(vp_room_tokens(e, e->batch_tokens, pass, more, &e->batch_tokens, err));
+    VP_TRY(vp_room_tokens(e, &(vp_room_limits){pass, more, .at_once = 1}, &e->batch_tokens, err));
     e->work.batch_tokens = e->batch_tokens;
     vp_planned_pass largest = pass;
     size_t most = 0;
@@ -205,6 +234,16 @@ static int make_ready(vp_encoder *e, const vp_sequences *s, const target *to, si
         largest = pass;
     }
     return vp_room_make(e, &largest, most + more, err);
+}
+
+int vp_encoder_fits_twice(vp_encoder *e, bool *fits, vp_error *err) {
+    const target none = {0};
+    const vp_room_limits twice = {{.run = planned_micro_batch, .what = &none}, .at_once = 2};
+    *fits = false;
+    if (!e->on.separate || e->training) return VP_OK;
+    VP_TRY(vp_encoder_prepare(e, err));
+    VP_TRY(vp_room_tokens(e, &twice, &e->batch_tokens, err));
+    return vp_room_fits(e, e->batch_tokens < VP_DEVICE_TOKENS ? e->batch_tokens : VP_DEVICE_TOKENS, &twice, fits, err);
 }
 
 static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {

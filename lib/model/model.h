@@ -190,6 +190,8 @@ int vp_encoder_pool(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp
 /* How many vectors it makes of a frame. */
 int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err);
 const char *vp_pooler_kind(const vp_pooler *p); /* one of VP_POOLINGS, or "pick" */
+/* What it makes of a frame is what another one of these options makes, whatever frames came before. */
+bool vp_pooler_alike(const vp_pooler *p);
 bool vp_pooler_picks(const vp_pooler *p);       /* marked rows, not one vector a row */
 /* The same of this frame: of text to be generated always (vp_frame_generates). */
 int vp_pooler_picks_of(const vp_pooler *p, const vp_frame *f, bool *picks, vp_error *err);

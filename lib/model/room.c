@@ -108,17 +108,24 @@ static int need_of(vp_encoder *e, int64_t tokens, vp_planned_pass pass, vp_need 
     return status;
 }
 
-int vp_room_tokens(vp_encoder *e, int64_t tokens, vp_planned_pass pass, size_t more, int64_t *out, vp_error *err) {
-    const size_t left = e->on.ops->memory_free(e->on.device);
-    const size_t ours = e->on.separate ? left / 8 * 7 : left / 2;
-    int64_t n = e->on.separate && left ? VP_DEVICE_TOKENS : VP_BATCH_TOKENS;
-    *out = tokens;
-    if (tokens > 0) return VP_OK;
-    for (; left && n > VP_ROOM_ROW; n /= 2) {
-        vp_need need;
-        VP_TRY(need_of(e, n, pass, &need, err));
-        if (with_slack(need.bytes) + more <= ours) break;
+int vp_room_fits(vp_encoder *e, int64_t tokens, const vp_room_limits *l, bool *fits, vp_error *err) {
+    const size_t left = e->on.ops->memory_free(e->on.device), ours = e->on.separate ? left / 8 * 7 : left / 2;
+    vp_need need;
+    *fits = true;
+    if (!left) return VP_OK; /* it is not known */
+    VP_TRY(need_of(e, tokens, l->pass, &need, err));
+    *fits = (with_slack(need.bytes) + l->more) * l->at_once <= ours;
+    return VP_OK;
+}
+
+int vp_room_tokens(vp_encoder *e, const vp_room_limits *l, int64_t *tokens, vp_error *err) {
+    int64_t n = e->on.separate ? VP_DEVICE_TOKENS : VP_BATCH_TOKENS;
+    bool fits = *tokens > 0;
+    if (fits) return VP_OK;
+    for (;; n /= 2) {
+        VP_TRY(vp_room_fits(e, n, l, &fits, err));
+        if (fits || n <= VP_ROOM_ROW) break;
     }
-    *out = n;
+    *tokens = n;
     return VP_OK;
 }

@@ -23,10 +23,18 @@ int vp_room_plan(const vp_encoder *e, const vp_planned_pass *pass, vp_need *need
 /* Memory for `bytes`, at once, so that the arena does not grow while the pass runs that needs them. VP_MEMORY: there is
  * not that much; the message has the numbers, and names the option that helps. */
 int vp_room_make(vp_encoder *e, const vp_planned_pass *pass, size_t bytes, vp_error *err);
-/* `tokens`; 0: as many as fit beside `more` bytes, from VP_BATCH_TOKENS on the CPU and VP_DEVICE_TOKENS on a device
- * downwards, of which the pass's rows, made up, may have at most VP_ROOM_ROW. */
+/* How many tokens a pass may have: of rows that are made up, at most VP_ROOM_ROW tokens long, so many passes at a time,
+ * beside `more` bytes. Of the CPU's free memory half may be used. */
+typedef struct vp_room_limits {
+    vp_planned_pass pass;
+    size_t more;
+    size_t at_once;
+} vp_room_limits;
 enum { VP_DEVICE_TOKENS = 32768, VP_ROOM_ROW = 512 };
-int vp_room_tokens(vp_encoder *e, int64_t tokens, vp_planned_pass pass, size_t more, int64_t *out, vp_error *err);
+/* Whether there is room for passes of so many tokens. */
+int vp_room_fits(vp_encoder *e, int64_t tokens, const vp_room_limits *l, bool *fits, vp_error *err);
+/* *tokens where it is 0: what fits, from VP_BATCH_TOKENS on the CPU and VP_DEVICE_TOKENS on a device downwards. */
+int vp_room_tokens(vp_encoder *e, const vp_room_limits *l, int64_t *tokens, vp_error *err);
 
 /* In place of err, which tells that a weight found no memory: how much they need together. */
 int vp_room_weights(const vp_encoder *e, vp_error *err);

@@ -97,7 +97,9 @@ static int make_room(vp_encoder *e, const vp_sequences *s, bool keep, vp_error *
 int vp_encoder_fit(vp_encoder *e, int64_t tokens, int64_t kept, int64_t *out, vp_error *err) {
     const bool keep = true;
     VP_TRY(vp_encoder_warm(e, err));
-    VP_TRY(vp_room_tokens(e, tokens, (vp_planned_pass){.run = run_planned, .what = &keep}, (size_t)kept, out, err));
+    const vp_room_limits l = {{.run = run_planned, .what = &keep}, .more = (size_t)kept, .at_once = 1};
+    *out = tokens;
+    VP_TRY(vp_room_tokens(e, &l, out, err));
     e->work.batch_tokens = *out;
     return VP_OK;
 }

@@ -1,5 +1,6 @@
 /* Plans (kernels/plan.h): what a pass is planned to take of the arena is what it takes, for every model, size of
  * micro-batch, and way of training; planning leaves no trace; too little memory is told in numbers. */
+#include "lib/model/ahead.h"
 #include "lib/model/room.h"
 #include "tests/unit/model_support.h"
 #include "tests/unit/tap.h"
@@ -120,6 +121,50 @@ static void check_choice(const packed *p) {
     vp_model_close(m);
 }
 
+/* ---- two at a time ---- */
+
+static int note_encoder(void *ctx, int place, vp_encoder *e, vp_error *err) {
+    vp_encoder **used = ctx;
+    used[place] = e;
+    return place ? vp_fail(err, VP_DATA, "place %d", place) : VP_OK;
+}
+
+/* Frames are taken in the order in which they were given, each with its own status and its own queue. */
+static void check_order(vp_ahead *a, vp_encoder *const *used) {
+    vp_error err = {0};
+    int status = VP_OK;
+    bool good = vp_ahead_idle(a) && vp_ahead_place(a) == 0;
+    vp_ahead_give(a);
+    good = good && vp_ahead_place(a) == 1 && !vp_ahead_idle(a);
+    vp_ahead_give(a);
+    OK(good && vp_ahead_place(a) == -1, "two places");
+    OK(vp_ahead_take(a, true, &status, &err) == 0 && !status && !err.code, "the first one comes first");
+    OK(vp_ahead_place(a) == 0 && !vp_ahead_idle(a), "its place is free");
+    OK(vp_ahead_take(a, true, &status, &err) == 1 && status == VP_DATA && !strcmp(err.text, "place 1"),
+       "then the second, with its failure");
+    OK(vp_ahead_take(a, true, &status, &err) == -1 && vp_ahead_idle(a), "and no more");
+    OK(used[0] && used[1] && used[0]->on.queue != used[1]->on.queue && used[0]->layer == used[1]->layer,
+       "one set of weights, two queues");
+}
+
+static void check_ahead(const char *memory) {
+    vp_error err = {0};
+    vp_model *m = NULL;
+    vp_encoder *e = NULL, *used[2] = {0};
+    vp_ahead *a = NULL;
+    if (memory) setenv("VP_SHIM_MEMORY", memory, 1);
+    int status = vp_model_open(&m, golden_path("llama"), &err);
+    if (!status) status = vp_encoder_open(&e, m, &(vp_encode_options){.batch_tokens = 16384}, NULL, &err);
+    if (!status) status = vp_ahead_open(&a, e, note_encoder, used, &err);
+    OK(!status && (a != NULL) == (e->on.separate && !memory), "frames ahead %s",
+       a ? "on a device" : "not on the CPU, nor without memory for two");
+    if (a) check_order(a, used);
+    vp_ahead_close(a);
+    vp_encoder_close(e);
+    vp_model_close(m);
+    unsetenv("VP_SHIM_MEMORY");
+}
+
 int main(void) {
     static texts t;
     static const char *const models[] = {"llama", "llama-gqa-tied", "mistral-window", "qwen3", "gptj", "bert"};
@@ -147,6 +192,8 @@ int main(void) {
         if (!shim || i / 6 == 3) check_training(models[i / 6], shim ? "bf16" : NULL, &train, &p);
     }
     check_choice(&p);
+    check_ahead(NULL);
+    check_ahead("30000000");
     packed_free(&p);
     return done();
 }

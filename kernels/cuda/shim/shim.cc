@@ -1,6 +1,7 @@
 /* The GPU on the host that shim.h describes: fibers, rendezvous, checked shared memory, device memory that only kernels
  * may touch. One launch at a time. */
 #include "kernels/cuda/shim/shim.h"
+#include <atomic>
 #include <csetjmp>
 #include <cstdarg>
 #include <cstdio>
@@ -319,7 +320,7 @@ void vp_shim_copy_wait(int groups) {
 static const size_t RANGE = (size_t)1 << 40, PAGE = 4096;
 static char *range, *next_free;
 static std::map<void *, size_t> given;
-static size_t taken;
+static std::atomic<size_t> taken;
 static std::mutex memory;
 
 static void open_range(bool yes) {

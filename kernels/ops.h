@@ -446,9 +446,9 @@ typedef struct vp_backend {
     void *(*arena_alloc)(vp_queue *q, size_t bytes); /* 256-byte aligned; NULL: out of memory; grows by chunks */
     size_t (*arena_mark)(const vp_queue *q);
     void (*arena_release)(vp_queue *q, size_t mark);
-    size_t (*arena_most)(const vp_queue *q);          /* the largest that the mark has been */
-    int (*arena_reserve)(vp_queue *q, size_t bytes);  /* so that as many are taken without growth; else VP_MEMORY */
-    size_t (*memory_free)(const vp_device *d);        /* bytes that it could still take; 0: not known */
+    size_t (*arena_most)(const vp_queue *q);         /* the largest that the mark has been */
+    int (*arena_reserve)(vp_queue *q, size_t bytes); /* so that as many are taken without growth; else VP_MEMORY */
+    size_t (*memory_free)(const vp_device *d);       /* bytes that it could still take; 0: not known */
     void *(*host_alloc)(vp_device *d, size_t bytes); /* pinned where that exists */
     void (*host_free)(vp_device *d, void *p);
     int (*copy)(vp_queue *q, void *to, const void *from, size_t bytes); /* async, any direction */

@@ -18,12 +18,13 @@
     { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
 
 /* With -v: what the program computes on; and at its end how much that was of `tokens`. */
-static inline void tell_device(const vp_encoder *e) {
+static inline void tell_compute(vp_compute on) {
     char name[40];
-    const vp_compute on = vp_encoder_compute(e);
-    if (!vp_cli_verbose()) return;
     vp_compute_describe(&on, name);
-    vp_cli_note("computes on %s", name);
+    if (vp_cli_verbose()) vp_cli_note("computes on %s", name);
+}
+static inline void tell_device(const vp_encoder *e) {
+    tell_compute(vp_encoder_compute(e));
 }
 static inline void tell_work(const vp_encoder *e, int64_t tokens) {
     if (!vp_cli_verbose() || !e || !tokens) return;

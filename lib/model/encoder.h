@@ -117,8 +117,8 @@ int vp_encoder_check(const vp_encoder *e, int status, vp_error *err);
 /* n bytes of `host` on the device: in the queue's arena, until the caller's mark is released. */
 int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err);
 
-/* For ahead.c: whether memory holds two micro-batches at a time, of a device with memory of its own; where the tokens of
- * one are not chosen yet, so many that it does. The encoder is prepared then. */
+/* For ahead.c: whether memory holds two micro-batches at a time, of a device with memory of its own; where the tokens
+ * of one are not chosen yet, so many that it does. The encoder is prepared then. */
 int vp_encoder_fits_twice(vp_encoder *e, bool *fits, vp_error *err);
 /* The same encoder, prepared, with a queue of its own, for another thread. What it did is added to e's. */
 int vp_encoder_twin(const vp_encoder *e, vp_encoder **twin, vp_error *err);

@@ -116,7 +116,7 @@ typedef struct vp_encode_options {
 } vp_encode_options;
 enum { VP_BATCH_TOKENS = 2048 };
 typedef struct vp_encoder vp_encoder;
-typedef struct vp_work { /* what an encoder was planned to do so far */
+typedef struct vp_work {  /* what an encoder was planned to do so far */
     int64_t batch_tokens; /* tokens at a time; 0: not chosen yet */
     size_t bytes;         /* the most memory at a time, beside its weights */
     double flops;         /* of products and attention */
@@ -192,7 +192,7 @@ int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, v
 const char *vp_pooler_kind(const vp_pooler *p); /* one of VP_POOLINGS, or "pick" */
 /* What it makes of a frame is what another one of these options makes, whatever frames came before. */
 bool vp_pooler_alike(const vp_pooler *p);
-bool vp_pooler_picks(const vp_pooler *p);       /* marked rows, not one vector a row */
+bool vp_pooler_picks(const vp_pooler *p); /* marked rows, not one vector a row */
 /* The same of this frame: of text to be generated always (vp_frame_generates). */
 int vp_pooler_picks_of(const vp_pooler *p, const vp_frame *f, bool *picks, vp_error *err);
 int64_t vp_pooler_dims(const vp_pooler *p, int64_t width); /* D */

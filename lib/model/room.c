@@ -85,8 +85,7 @@ static int make_up(vp_sequences *s, const vp_encoder *e, int64_t tokens, vp_erro
     s->cu = vp_calloc(B + 1, sizeof *s->cu);
     s->row = vp_calloc(B, sizeof *s->row);
     s->unit = vp_calloc(B, sizeof *s->unit);
-    if (!s->ids || !s->pos || !s->cu || !s->row || !s->unit)
-        return vp_fail_memory(err, "a plan", T * sizeof *s->ids);
+    if (!s->ids || !s->pos || !s->cu || !s->row || !s->unit) return vp_fail_memory(err, "a plan", T * sizeof *s->ids);
     for (int64_t b = 0; b < s->B; b++) {
         s->row[b] = b;
         s->unit[b] = (int32_t)b;

@@ -90,6 +90,8 @@ void vp_pooler_give_projection(vp_pooler *p, int64_t dims, int64_t width, const 
 /* When the gradient of a step's last micro-batch was made: what all of them share goes on to the latents. */
 int vp_pooler_finish(vp_pooler *p, vp_error *err);
 
+/* Where a pooler computes: with a latent layer on that one's device. */
+vp_compute vp_pooler_place(const vp_pooler *p);
 /* The device that an encoder computes on, for what computes beside it. */
 vp_compute vp_encoder_compute(const vp_encoder *e);
 

@@ -13,7 +13,6 @@ setup() {
     export VP_MODEL=$PWD/tiny
     cut -c1-50 >texts <<<"$(sed -n 's/.*"text": *"\([^"]*\)".*/\1/p' "$REPO/examples/corpus.jsonl")"
     head -n 5 texts | tok --lines --batch-tokens 20 >ids.vp
-    [ "$(peek ids.vp | grep -c '"kind":"batch"')" -ge 5 ] || [ "$(peek --jsonl ids.vp | wc -l)" -ge 5 ]
 }
 
 # in_turn ARGS...: fwd with memory for one micro-batch of that many tokens, not for two.
@@ -38,7 +37,6 @@ both() {
     both 0 --pool mean
     both 0 --pool weighted_mean --dims 16 --no-normalize
     both 0 --pool pick
-    peek --jsonl --columns id out | wc -l
 }
 
 @test "an error in a frame is told as it is in turn, after what was complete before it was written" {
@@ -60,10 +58,9 @@ both() {
 }
 
 @test "a result does not wait for the next frame" {
-    export -f program vp 2>/dev/null || true
     { head -n 1 texts; for _ in {1..300}; do [ ! -e seen ] || break; sleep 0.1; done; [ -e seen ]; sed -n 2p texts; } |
         tok --lines --window 1 --batch-tokens 1 | fwd --pool mean | peek --jsonl --columns id - |
-        { read -r first; touch seen; cat; } >rest
+        { read -r _; touch seen; cat; } >rest
     [ "$(wc -l <rest)" -ge 1 ]
 }
 

@@ -340,7 +340,8 @@ void *vp_shim_malloc(size_t bytes) {
         if (p == MAP_FAILED) return nullptr;
         range = next_free = (char *)p;
     }
-    if (bytes > RANGE / 4 || bytes > vp_shim_left() || RANGE - (size_t)(next_free - range) < bytes + 2 * PAGE) return nullptr;
+    if (bytes > RANGE / 4 || bytes > vp_shim_left() || RANGE - (size_t)(next_free - range) < bytes + 2 * PAGE)
+        return nullptr;
     char *p = next_free;
     next_free += (bytes + PAGE - 1) / PAGE * PAGE;
     given[p] = bytes;

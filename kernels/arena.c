@@ -39,7 +39,7 @@ void *vp_arena_take(vp_arena *a, size_t bytes) {
     if (a->chunks == 0 || a->chunk[a->current].size - a->used < bytes) {
         const size_t top = vp_arena_top(a);
         const int next = a->chunks ? a->current + 1 : 0;
-        if (!have_chunk(a, bytes, 100)) return NULL;
+        if (!have_chunk(a, bytes, 50)) return NULL;
         a->current = next;
         a->chunk[next].start = top;
         a->used = 0;

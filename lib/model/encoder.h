@@ -128,6 +128,8 @@ void vp_encoder_add_work(vp_encoder *e, vp_encoder *twin);
 /* prepare.c: pack every weight, once. */
 int vp_encoder_prepare(vp_encoder *e, vp_error *err);
 void vp_encoder_release(vp_encoder *e);
+/* The type of the table of tokens on a device with memory of its own; VP_NDTYPES: there is none. */
+vp_dtype vp_encoder_table_type(const vp_encoder *e);
 /* RoPE tables for positions 0..top at least; called between passes. */
 int vp_encoder_rope(vp_encoder *e, int32_t top, vp_error *err);
 

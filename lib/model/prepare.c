@@ -200,14 +200,20 @@ static int prepare_frequencies(vp_encoder *e, vp_error *err) {
     return status;
 }
 
-/* The rows on the device: in bf16 where its products are, as the other weights. */
+vp_dtype vp_encoder_table_type(const vp_encoder *e) {
+    return !e->on.separate ? VP_NDTYPES : e->on.type == VP_BF16 ? VP_BF16 : VP_F32;
+}
+
+/* The rows on the device: in bf16 where its products are, as the other weights; a tied output head is the same ones. */
 static int pack_table(vp_encoder *e, vp_error *err) {
     const vp_weight_part part = vp_token_rows_part(e->table);
     const vp_weight_desc desc = {.part = &part,
                                  .nparts = 1,
                                  .in = e->model->config.width,
                                  .out = part.rows,
-                                 .compute = e->on.type == VP_BF16 ? VP_BF16 : VP_F32,
+                                 .compute = vp_encoder_table_type(e),
+                                 .backward = e->training && e->training->options.backward,
+                                 .rows = e->on.rows,
                                  .name = "embed_tokens"};
     if (e->resident) return vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, e->resident, &desc), err);
     return e->on.ops->weight_prepare(e->on.device, &desc, &e->resident, err);

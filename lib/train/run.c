@@ -184,8 +184,7 @@ static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
     if (!r->o.objective && !trained) return VP_OK;
     VP_TRY(vp_objective_open(&r->objective, &o, err));
     if (!tokens) return VP_OK;
-    const vp_compute c = vp_encoder_compute(r->encoder);
-    return vp_head_open_on(&r->head, r->model, &c, err);
+    return vp_head_open_on(&r->head, r->model, r->encoder, err);
 }
 
 static int open_trainer(vp_run *r, vp_error *err) {

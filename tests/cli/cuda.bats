@@ -104,6 +104,20 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     done
 }
 
+@test "a tied output head, which is the table on the device: generation and training are the CPU's" {
+    need_shim
+    cp "$GOLDEN/llama-gqa-tied/model.safetensors" "$GOLDEN/llama-gqa-tied/config.json" tiny/
+    head -n 2 texts | cut -c1-40 >prompts
+    gen --lines --greedy --max-tokens 4 --device cpu prompts >cpu.txt
+    gen --lines --greedy --max-tokens 4 --device cuda prompts | cmp cpu.txt -
+    head -n 4 texts | tok --lines --pack 24 --batch 2 --steps 2 | mask mntp --rate 0.3 >masked.vp
+    for device in cpu cuda; do
+        step --device $device --objective mntp --full --lr 1e-3 --log $device.log --out $device <masked.vp
+    done
+    paste <(grep -o '"loss":[0-9.]*' cuda.log) <(grep -o '"loss":[0-9.]*' cpu.log) | tr -c '0-9.\n' ' ' |
+        awk '{ n++; d = $1 - $2; if (d * d > 1e-8 * $2 * $2) bad++ } END { exit !(n == 2 && !bad) }'
+}
+
 @test "exact search on the device finds the CPU's hits" {
     need_shim
     tok --lines <texts | fwd --device cpu | pool | knn add x.idx

@@ -1,6 +1,7 @@
 /* Plans (kernels/plan.h): what a pass is planned to take of the arena is what it takes, for every model, size of
  * micro-batch, and way of training; planning leaves no trace; too little memory is told in numbers. */
 #include "lib/model/ahead.h"
+#include "lib/model/head.h"
 #include "lib/model/room.h"
 #include "tests/unit/model_support.h"
 #include "tests/unit/tap.h"
@@ -165,6 +166,28 @@ static void check_ahead(const char *memory) {
     unsetenv("VP_SHIM_MEMORY");
 }
 
+/* ---- weights ---- */
+
+/* A tied head takes no memory of a device, on which the table is. */
+static void check_tied(const char *name, const char *compute, bool shared) {
+    const vp_encode_options o = {.compute = compute, .threads = 1, .generate = !strcmp(compute, "i8")};
+    vp_error err = {0};
+    vp_model *m = NULL;
+    vp_encoder *e = NULL;
+    vp_head *h = NULL;
+    int status = vp_model_open(&m, golden_path("%s", name), &err);
+    if (!status) status = vp_encoder_open(&e, m, &o, NULL, &err);
+    if (!status) status = vp_encoder_prepare(e, &err);
+    const size_t before = status ? 0 : e->on.ops->memory_free(e->on.device);
+    if (!status) status = vp_head_open_on(&h, m, e, &err);
+    const size_t after = status ? 0 : e->on.ops->memory_free(e->on.device);
+    OK(!status && (before == after) == shared, "%s in %s: the head takes %zu bytes %s", name, compute, before - after,
+       err.text);
+    vp_head_close(h);
+    vp_encoder_close(e);
+    vp_model_close(m);
+}
+
 int main(void) {
     static texts t;
     static const char *const models[] = {"llama", "llama-gqa-tied", "mistral-window", "qwen3", "gptj", "bert"};
@@ -192,6 +215,12 @@ int main(void) {
         if (!shim || i / 6 == 3) check_training(models[i / 6], shim ? "bf16" : NULL, &train, &p);
     }
     check_choice(&p);
+    if (shim) { /* on the CPU there is no table, and what is free is another's business, too */
+        check_tied("llama-gqa-tied", "f32", true);
+        check_tied("llama-gqa-tied", "bf16", true);
+        check_tied("llama-gqa-tied", "i8", false);
+        check_tied("llama", "f32", false);
+    }
     check_ahead(NULL);
     check_ahead("30000000");
     packed_free(&p);

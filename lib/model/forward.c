@@ -21,7 +21,7 @@ int vp_pass_check(const vp_pass *p, int status, vp_error *err) {
 static int allocate(vp_pass *p, vp_mat *m, int64_t cols, vp_dtype type, vp_error *err) {
     *m = (vp_mat){.dtype = type, .rows = p->batch->T, .cols = cols, .ld = cols};
     const size_t bytes = (size_t)m->rows * (size_t)cols * vp_dtype_size(type);
-    m->ptr = vp_compute_take(&p->e->on, "a micro-batch", bytes, err);
+    m->ptr = vp_compute_take(&p->e->on, "a micro-batch (lower --batch-tokens)", bytes, err);
     return m->ptr ? VP_OK : VP_MEMORY;
 }
 

@@ -6,15 +6,18 @@
 
 int vp_room_plan(const vp_encoder *e, const vp_planned_pass *pass, vp_need *need, vp_error *err) {
     vp_encoder planned = *e; /* its weights are the encoder's own */
-    vp_planner *p;
+    vp_planner *p = NULL;
+    vp_error why = {0};
     *need = (vp_need){0};
-    VP_TRY(vp_planner_open(&p, e->on.ops, e->on.device, err));
-    planned.on.ops = vp_planner_table(p);
-    planned.on.queue = vp_planner_queue(p);
-    const int status = pass->run(&planned, pass, err);
-    *need = (vp_need){vp_planner_bytes(p), vp_planner_flops(p)};
+    int status = vp_planner_open(&p, e->on.ops, e->on.device, &why);
+    if (!status) {
+        planned.on.ops = vp_planner_table(p);
+        planned.on.queue = vp_planner_queue(p);
+        status = pass->run(&planned, pass, &why);
+    }
+    if (!status) *need = (vp_need){vp_planner_bytes(p), vp_planner_flops(p)};
     vp_planner_close(p);
-    return status;
+    return status && status != VP_MEMORY ? vp_fail(err, status, "%s", why.text) : VP_OK;
 }
 
 /* ---- messages ---- */

@@ -17,7 +17,8 @@ typedef struct vp_planned_pass {
     int64_t b0, b1;
     const void *what; /* run's own */
 } vp_planned_pass;
-/* The encoder must be prepared, and have RoPE tables. */
+/* The encoder must be prepared, and have RoPE tables. Where the process may have too few addresses to plan with, the
+ * need is 0: not known. */
 int vp_room_plan(const vp_encoder *e, const vp_planned_pass *pass, vp_need *need, vp_error *err);
 
 /* Memory for `bytes`, at once, so that the arena does not grow while the pass runs that needs them. VP_MEMORY: there is

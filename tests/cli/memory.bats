@@ -82,3 +82,9 @@ tokens_at_a_time() { sed -n 's/^fwd: \([0-9]*\) tokens at a time in [0-9.]* MB b
     VP_DEVICE=cuda VP_SHIM_MEMORY=100000 expect 5 fwd --compute bf16 <ids.vp
     grep -Eqx 'fwd: out of memory: the weights need [0-9.]+ [kM]B as bf16, [0-9.]+ kB free' err
 }
+
+@test "with few addresses nothing is planned, and everything computed" {
+    fwd <ids.vp >want.vp
+    (ulimit -v 200000 && fwd --threads 1 <ids.vp) >got.vp
+    peek --diff want.vp got.vp
+}

@@ -22,7 +22,8 @@ int vp_scan_open(vp_scan *c, const char *device, int threads, vp_error *err) {
     if (!c->ops->topk) return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation topk", c->ops->name);
     c->ops->caps(c->device, &caps);
     c->separate = caps.separate;
-    c->room = caps.memory / 4 * 3;
+    const size_t left = c->ops->memory_free(c->device);
+    c->room = (left ? left : caps.memory) / 4 * 3;
     return caps.separate ? c->ops->queue_open(&c->memory, c->device, err) : VP_OK;
 }
 

@@ -48,7 +48,6 @@ static void *place_main(void *arg) {
         pthread_cond_broadcast(&a->changed);
     }
     pthread_mutex_unlock(&a->lock);
-    vp_encoder_twin_close(p->encoder);
     return NULL;
 }
 
@@ -107,7 +106,6 @@ int vp_ahead_take(vp_ahead *a, bool wait, int *status, vp_error *err) {
     pthread_mutex_unlock(&a->lock);
     if (!done) return -1;
     a->oldest = (a->oldest + 1) % VP_AHEAD;
-    if (p->encoder) vp_encoder_add_work(a->encoder, p->encoder);
     *status = p->status;
     if (p->status) *err = p->error;
     return p->number;
@@ -119,8 +117,10 @@ void vp_ahead_close(vp_ahead *a) {
     a->stop = true;
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
-    for (int i = 0; i < VP_AHEAD; i++)
+    for (int i = 0; i < VP_AHEAD; i++) {
         if (a->place[i].started) pthread_join(a->place[i].thread, NULL);
+        vp_encoder_twin_close(a->place[i].encoder, a->encoder);
+    }
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
     free(a);

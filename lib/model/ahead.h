@@ -20,7 +20,7 @@ bool vp_ahead_idle(vp_ahead *a); /* nothing was given that was not taken */
 /* The place that was given longest ago, if it is done or `wait`; -1: none. *status and err are those of its function.
  */
 int vp_ahead_take(vp_ahead *a, bool wait, int *status, vp_error *err);
-/* Waits for what is on its way. NULL is fine. */
+/* Waits for what is on its way; vp_encoder_work then counts all of it. NULL is fine. */
 void vp_ahead_close(vp_ahead *a);
 
 #endif

@@ -107,17 +107,13 @@ int vp_encoder_twin(const vp_encoder *e, vp_encoder **out, vp_error *err) {
     return VP_OK;
 }
 
-void vp_encoder_twin_close(vp_encoder *t) {
+void vp_encoder_twin_close(vp_encoder *t, vp_encoder *e) {
     if (!t) return;
-    t->on.ops->queue_close(t->on.queue);
-    free(t);
-}
-
-void vp_encoder_add_work(vp_encoder *e, vp_encoder *t) {
-    e->work.batch_tokens = t->work.batch_tokens;
+    if (t->work.batch_tokens) e->work.batch_tokens = t->work.batch_tokens;
     e->work.flops += t->work.flops;
     if (t->work.bytes > e->work.bytes) e->work.bytes = t->work.bytes;
-    t->work = (vp_work){0};
+    t->on.ops->queue_close(t->on.queue);
+    free(t);
 }
 
 void vp_encoder_close(vp_encoder *e) {

@@ -120,10 +120,10 @@ int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void 
 /* For ahead.c: whether memory holds two micro-batches at a time, of a device with memory of its own; where the tokens
  * of one are not chosen yet, so many that it does. The encoder is prepared then. */
 int vp_encoder_fits_twice(vp_encoder *e, bool *fits, vp_error *err);
-/* The same encoder, prepared, with a queue of its own, for another thread. What it did is added to e's. */
+/* The same encoder, prepared, with a queue of its own, for another thread. */
 int vp_encoder_twin(const vp_encoder *e, vp_encoder **twin, vp_error *err);
-void vp_encoder_twin_close(vp_encoder *twin); /* NULL is fine */
-void vp_encoder_add_work(vp_encoder *e, vp_encoder *twin);
+/* What it did is added to e's. NULL is fine. */
+void vp_encoder_twin_close(vp_encoder *twin, vp_encoder *e);
 
 /* prepare.c: pack every weight, once. */
 int vp_encoder_prepare(vp_encoder *e, vp_error *err);

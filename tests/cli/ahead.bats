@@ -69,3 +69,16 @@ both() {
     (set +o pipefail; fwd <ids.vp 2>err; echo $? >status) | head -c 100 >/dev/null || status=$?
     [ "$(cat status)" -eq 141 ]
 }
+
+@test "killed, what it wrote is the beginning of what it would have written" {
+    for _ in 1 2 3 4; do cat texts; done | tok --lines --batch-tokens 20 >ids.vp
+    fwd <ids.vp >whole.vp
+    fwd <ids.vp >part.vp &
+    local fwd=$! status=0
+    for _ in {1..300}; do [ "$(wc -c <part.vp)" -lt 8000 ] || break; sleep 0.02; done
+    kill -TERM $fwd
+    wait $fwd || status=$?
+    [ "$status" -eq 143 ] || [ "$status" -eq 0 ] # it may have been done
+    [ "$(wc -c <part.vp)" -ge 8000 ]
+    cmp -n "$(wc -c <part.vp)" whole.vp part.vp
+}

@@ -44,6 +44,7 @@ int vp_arena_pretend(vp_queue *q, vp_error *err) {
     while ((p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0)) == MAP_FAILED && bytes > (size_t)1 << 28)
         bytes /= 2;
     if (p == MAP_FAILED) return vp_fail_memory(err, "a plan", bytes);
+    madvise(p, bytes, MADV_NOHUGEPAGE); /* what is written of it is little, here and there */
     q->arena = (vp_arena){.give = give_range, .ctx = q, .chunk = {{.data = p, .size = bytes}}, .chunks = 1};
     return VP_OK;
 }

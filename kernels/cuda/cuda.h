@@ -30,7 +30,7 @@ struct vp_queue {
     cudaStream_t stream;
     vp_arena arena;
     vp_error error;
-    bool plans; /* nothing is enqueued, and its arena has addresses only */
+    bool plans; /* its arena has addresses only: nothing is enqueued, by vp_launch or otherwise */
 };
 
 /* ---- device.cu ---- */

@@ -350,11 +350,11 @@ static int write_meanwhile(state *s, vp_error *err) {
     return VP_OK;
 }
 
-static int give(state *s, const vp_frame *f, vp_error *err) {
+static int give(state *s, vp_error *err) {
     bool more;
     int place;
     while ((place = vp_ahead_place(s->ahead)) < 0) VP_TRY(write_done(s, true, &more, err));
-    VP_TRY(vp_frame_slice(f, 0, f->B, &s->place[place].f, err));
+    VP_TRY(vp_reader_keep(s->reader, &s->place[place].f, err));
     vp_ahead_give(s->ahead);
     return VP_OK;
 }
@@ -362,7 +362,7 @@ static int give(state *s, const vp_frame *f, vp_error *err) {
 static int take_batch(state *s, vp_frame *f, vp_error *err) {
     vp_encoder *encoder;
     VP_TRY(look_ahead(s, err));
-    if (s->ahead) return give(s, f, err);
+    if (s->ahead) return give(s, err);
     VP_TRY(choose_encoder(s, f, &encoder, err));
     s->used = encoder;
     return s->kv ? encode_parts(s, encoder, f, err) : encode(s, encoder, f, err);

@@ -243,7 +243,6 @@ int vp_encoder_fits_twice(vp_encoder *e, bool *fits, vp_error *err) {
 }
 
 static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {
-    VP_TRY(make_ready(e, s, to, 0, err));
     for (int64_t b = 0, end; b < s->B; b = end) {
         end = vp_sequences_cut(s, b, e->batch_tokens);
         VP_TRY(run_micro_batch(e, s, b, end, to, err));
@@ -265,7 +264,9 @@ static int run(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, 
     }
     if (!status && kv && !(*kv = vp_calloc(cached, sizeof **kv)))
         status = vp_fail_memory(err, "keys and values", cached * sizeof **kv);
-    if (!status && s.T) status = run_all(e, &s, &(target){.kv = kv ? *kv : NULL, .hidden = *hidden}, err);
+    const target to = {.kv = kv ? *kv : NULL, .hidden = *hidden};
+    if (!status && s.T) status = make_ready(e, &s, &to, 0, err);
+    if (!status && s.T) status = run_all(e, &s, &to, err);
     if (!status) status = vp_hidden_check(e, f, &s, *hidden, err);
     vp_sequences_free(&s);
     if (!status) return VP_OK;
@@ -314,10 +315,9 @@ static int pool_on_device(vp_encoder *e, vp_pooler *p, vp_frame *f, const vp_seq
     const int64_t width = e->model->config.width;
     vp_mat states = {.dtype = e->on.state, .rows = s->T, .cols = width, .ld = width};
     const size_t bytes = (size_t)(s->T * width) * vp_dtype_size(states.dtype);
-    const target to = {.states = &states};
-    VP_TRY(make_ready(e, s, &to, bytes, err));
+    VP_TRY(make_ready(e, s, &(target){0}, bytes, err));
     if (!(states.ptr = vp_compute_take(&e->on, "hidden states", bytes, err))) return VP_MEMORY;
-    VP_TRY(run_all(e, s, &to, err));
+    VP_TRY(run_all(e, s, &(target){.states = &states}, err));
     VP_TRY(vp_pooler_run_on(p, &e->on, f, &states, empty, err));
     return check_vectors(f, err);
 }

@@ -16,7 +16,7 @@ LINK      = $(CC) $(SAN) -pthread -fopenmp -o $@ $^ $(LIBS)
 
 PROGRAMS := vp $(shell sed -n 's/^X[^"]*"\([a-z-]*\)".*/\1/p' tools/programs.def)
 LIB_SRC   = $(wildcard lib/*/*.c)
-CPU_SRC   = $(filter-out kernels/cpu/simd_%,$(wildcard kernels/*.c kernels/cpu/*.c))
+CPU_SRC   = $(filter-out kernels/cpu/simd_%,$(wildcard kernels/*.c kernels/cpu/*.c kernels/plan/*.c))
 # kernels/cpu/simd_*.c are compiled once an instruction set
 SIMD_SRC  = $(wildcard kernels/cpu/simd_*.c)
 ISA_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512

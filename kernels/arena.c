@@ -10,36 +10,51 @@ static void drop_chunks(vp_arena *a, int from) {
     while (a->chunks > from) a->give(a->ctx, a->chunk[--a->chunks].data);
 }
 
-/* A chunk of at least `bytes` after the current one. Too small ones are replaced; each is twice as large as all before.
- */
-static bool next_chunk(vp_arena *a, size_t bytes) {
+/* A chunk of at least `bytes` after the current one, which replaces one that is too small: of `percent` of all before
+ * it, if that is more. Steps that grow so keep the chunks few. */
+static bool have_chunk(vp_arena *a, size_t bytes, size_t percent) {
     int next = a->chunks ? a->current + 1 : 0;
-    if (next >= a->chunks || a->chunk[next].size < bytes) {
-        drop_chunks(a, next);
-        if (next == VP_MAX_CHUNKS) return false;
-        size_t start = next ? a->chunk[next - 1].start + a->chunk[next - 1].size : 0;
-        size_t size = start ? 2 * start : FIRST_CHUNK;
-        if (size < bytes) size = bytes;
-        void *data = a->take(a->ctx, size);
-        if (!data && size > bytes) data = a->take(a->ctx, size = bytes);
-        if (!data) return false;
-        a->chunk[next] = (vp_chunk){.data = data, .start = start, .size = size};
-        a->chunks = next + 1;
-    }
-    a->current = next;
-    a->used = 0;
+    if (next < a->chunks && a->chunk[next].size >= bytes) return true;
+    drop_chunks(a, next);
+    if (next == VP_MAX_CHUNKS) return false;
+    size_t all = 0;
+    for (int i = 0; i < next; i++) all += a->chunk[i].size;
+    size_t size = all ? all / 100 * percent : FIRST_CHUNK;
+    if (size < bytes) size = bytes;
+    void *data = a->take(a->ctx, size);
+    if (!data && size > bytes) data = a->take(a->ctx, size = bytes);
+    if (!data) return false;
+    a->chunk[next] = (vp_chunk){.data = data, .size = size};
+    a->chunks = next + 1;
     return true;
+}
+
+static size_t aligned(size_t bytes) {
+    return bytes ? (bytes + ALIGN - 1) / ALIGN * ALIGN : ALIGN;
 }
 
 void *vp_arena_take(vp_arena *a, size_t bytes) {
     if (bytes > SIZE_MAX / 4) return NULL;
-    bytes = (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    if (bytes == 0) bytes = ALIGN;
-    if (a->chunks == 0 || a->chunk[a->current].size - a->used < bytes)
-        if (!next_chunk(a, bytes)) return NULL;
+    bytes = aligned(bytes);
+    if (a->chunks == 0 || a->chunk[a->current].size - a->used < bytes) {
+        const size_t top = vp_arena_top(a);
+        const int next = a->chunks ? a->current + 1 : 0;
+        if (!have_chunk(a, bytes, 50)) return NULL;
+        a->current = next;
+        a->chunk[next].start = top;
+        a->used = 0;
+    }
     void *p = a->chunk[a->current].data + a->used;
     a->used += bytes;
+    if (vp_arena_top(a) > a->most) a->most = vp_arena_top(a);
     return p;
+}
+
+bool vp_arena_reserve(vp_arena *a, size_t bytes) {
+    if (bytes > SIZE_MAX / 4) return false;
+    bytes = aligned(bytes);
+    if (a->chunks && a->chunk[a->current].size - a->used >= bytes) return true;
+    return have_chunk(a, bytes, 25);
 }
 
 size_t vp_arena_top(const vp_arena *a) {

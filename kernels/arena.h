@@ -3,6 +3,7 @@
  */
 #ifndef VP_KERNELS_ARENA_H
 #define VP_KERNELS_ARENA_H
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -10,7 +11,7 @@ extern "C" {
 #endif
 typedef struct vp_chunk {
     char *data;
-    size_t start, size; /* start: sum of the sizes before it */
+    size_t start, size; /* start: what was taken before it */
 } vp_chunk;
 enum { VP_MAX_CHUNKS = 64 };
 typedef struct vp_arena {
@@ -20,11 +21,15 @@ typedef struct vp_arena {
     vp_chunk chunk[VP_MAX_CHUNKS];
     int chunks, current;
     size_t used; /* of the current chunk */
+    size_t most; /* the largest top so far */
 } vp_arena;
 
 void *vp_arena_take(vp_arena *a, size_t bytes); /* NULL: there is no more */
 size_t vp_arena_top(const vp_arena *a);
 void vp_arena_back(vp_arena *a, size_t mark); /* to where vp_arena_top was */
+/* Make room for pieces of `bytes` in all after the top, so that taking them does not grow it. False: there is no more.
+ */
+bool vp_arena_reserve(vp_arena *a, size_t bytes);
 void vp_arena_drop(vp_arena *a);
 #ifdef __cplusplus
 }

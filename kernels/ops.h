@@ -424,7 +424,32 @@ typedef struct vp_caps {
     size_t memory;
 } vp_caps;
 
-#define VP_OP(name, type) int (*name)(vp_queue * q, const type *op);
+/* Every operation and the type of its descriptor: X(name, type). */
+/* clang-format off */
+#define VP_OPERATIONS(X) \
+    X(embed, vp_embed_op) X(embed_bwd, vp_embed_op) \
+    X(norm, vp_norm_op) X(norm_bwd, vp_norm_op) \
+    X(linear, vp_linear_op) X(linear_bwd_x, vp_linear_op) X(linear_bwd_w, vp_linear_op) \
+    X(lora, vp_lora_op) X(lora_bwd, vp_lora_op) \
+    X(bmm, vp_bmm_op) X(bmm_bwd, vp_bmm_op) \
+    X(softmax_rows, vp_softmax_op) X(softmax_rows_bwd, vp_softmax_op) \
+    X(rope, vp_rope_op) X(rope_shift, vp_rope_shift_op) \
+    X(attn, vp_attn_op) X(attn_bwd, vp_attn_op) \
+    X(kv_append, vp_kv_op) X(kv_export, vp_kv_op) \
+    X(glu, vp_glu_op) X(glu_bwd, vp_glu_op) \
+    X(act, vp_act_op) X(act_bwd, vp_act_op) \
+    X(add, vp_elem_op) X(dropout, vp_elem_op) X(cast, vp_elem_op) X(fill, vp_elem_op) \
+    X(quant_rows, vp_quant_op) \
+    X(route, vp_moe_op) X(route_bwd, vp_moe_op) X(permute, vp_moe_op) X(combine, vp_moe_op) \
+    X(pool, vp_pool_op) X(pool_bwd, vp_pool_op) \
+    X(pick, vp_pick_op) X(pick_bwd, vp_pick_op) \
+    X(l2norm, vp_l2norm_op) X(l2norm_bwd, vp_l2norm_op) \
+    X(xent, vp_xent_op) X(bag, vp_bag_op) X(nce, vp_nce_op) \
+    X(sumsq, vp_optim_op) X(clip, vp_optim_op) X(adamw, vp_optim_op) X(sgd, vp_optim_op) \
+    X(rmsprop, vp_optim_op) \
+    X(topk, vp_topk_op) X(sample, vp_sample_op)
+/* clang-format on */
+
 typedef struct vp_backend {
     const char *name;
     /* device */
@@ -433,6 +458,9 @@ typedef struct vp_backend {
     void (*caps)(const vp_device *d, vp_caps *caps);
     int (*queue_open)(vp_queue **q, vp_device *d, vp_error *err);
     void (*queue_close)(vp_queue *q);
+    /* One that plans: what runs on it takes of its arena what it would take, computes nothing and copies nothing. Its
+     * memory has addresses only, so there is as much of it as is asked for. For kernels/plan.h. */
+    int (*queue_plan)(vp_queue **q, vp_device *d, vp_error *err);
     int (*queue_wait)(vp_queue *q, vp_error *err); /* everything enqueued is done; reports the first failure */
     const char *(*why)(const vp_queue *q);         /* reason of the last non-zero status */
     int (*event_record)(vp_queue *q, vp_event **e);
@@ -440,6 +468,9 @@ typedef struct vp_backend {
     void *(*arena_alloc)(vp_queue *q, size_t bytes); /* 256-byte aligned; NULL: out of memory; grows by chunks */
     size_t (*arena_mark)(const vp_queue *q);
     void (*arena_release)(vp_queue *q, size_t mark);
+    size_t (*arena_most)(const vp_queue *q);         /* the largest that the mark has been */
+    int (*arena_reserve)(vp_queue *q, size_t bytes); /* so that as many are taken without growth; else VP_MEMORY */
+    size_t (*memory_free)(const vp_device *d);       /* bytes that it could still take; 0: not known */
     void *(*host_alloc)(vp_device *d, size_t bytes); /* pinned where that exists */
     void (*host_free)(vp_device *d, void *p);
     int (*copy)(vp_queue *q, void *to, const void *from, size_t bytes); /* async, any direction */
@@ -448,31 +479,10 @@ typedef struct vp_backend {
     int (*weight_update)(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);
     void (*weight_free)(vp_device *d, vp_weight *w);
     /* forward and backward */
-    /* clang-format off */
-    VP_OP(embed, vp_embed_op) VP_OP(embed_bwd, vp_embed_op)
-    VP_OP(norm, vp_norm_op) VP_OP(norm_bwd, vp_norm_op)
-    VP_OP(linear, vp_linear_op) VP_OP(linear_bwd_x, vp_linear_op) VP_OP(linear_bwd_w, vp_linear_op)
-    VP_OP(lora, vp_lora_op) VP_OP(lora_bwd, vp_lora_op)
-    VP_OP(bmm, vp_bmm_op) VP_OP(bmm_bwd, vp_bmm_op)
-    VP_OP(softmax_rows, vp_softmax_op) VP_OP(softmax_rows_bwd, vp_softmax_op)
-    VP_OP(rope, vp_rope_op) VP_OP(rope_shift, vp_rope_shift_op)
-    VP_OP(attn, vp_attn_op) VP_OP(attn_bwd, vp_attn_op)
-    VP_OP(kv_append, vp_kv_op) VP_OP(kv_export, vp_kv_op)
-    VP_OP(glu, vp_glu_op) VP_OP(glu_bwd, vp_glu_op)
-    VP_OP(act, vp_act_op) VP_OP(act_bwd, vp_act_op)
-    VP_OP(add, vp_elem_op) VP_OP(dropout, vp_elem_op) VP_OP(cast, vp_elem_op) VP_OP(fill, vp_elem_op)
-    VP_OP(quant_rows, vp_quant_op)
-    VP_OP(route, vp_moe_op) VP_OP(route_bwd, vp_moe_op) VP_OP(permute, vp_moe_op) VP_OP(combine, vp_moe_op)
-    VP_OP(pool, vp_pool_op) VP_OP(pool_bwd, vp_pool_op)
-    VP_OP(pick, vp_pick_op) VP_OP(pick_bwd, vp_pick_op)
-    VP_OP(l2norm, vp_l2norm_op) VP_OP(l2norm_bwd, vp_l2norm_op)
-    VP_OP(xent, vp_xent_op) VP_OP(bag, vp_bag_op) VP_OP(nce, vp_nce_op)
-    VP_OP(sumsq, vp_optim_op) VP_OP(clip, vp_optim_op) VP_OP(adamw, vp_optim_op) VP_OP(sgd, vp_optim_op)
-    VP_OP(rmsprop, vp_optim_op)
-    VP_OP(topk, vp_topk_op) VP_OP(sample, vp_sample_op)
-    /* clang-format on */
-} vp_backend;
+#define VP_OP(name, type) int (*name)(vp_queue * q, const type *op);
+    VP_OPERATIONS(VP_OP)
 #undef VP_OP
+} vp_backend;
 
 /* The CPU backend, always present. */
 const vp_backend *vp_backend_cpu(void);

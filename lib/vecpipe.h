@@ -17,6 +17,7 @@
 #include "lib/text/feed.h"
 #include "lib/text/input.h"
 #include "lib/model/model.h"
+#include "lib/model/ahead.h"
 #include "lib/gen/gen.h"
 #include "lib/gen/rerank.h"
 #include "lib/index/index.h"

@@ -12,16 +12,25 @@
 #define OPTION_DEVICE_AS(to, what)                                                                                     \
     { .name = "device", .kind = VP_OPT_STRING, .target = (to), .value = VP_DEVICES, .help = (what) }
 #define OPTION_DEVICE(to) OPTION_DEVICE_AS(to, "where to compute; else $VP_DEVICE, else auto: a GPU where there is one")
+#define OPTION_BATCH_TOKENS(to, what)                                                                                  \
+    { .name = "batch-tokens", .kind = VP_OPT_AUTO, .target = (to), .value = "auto|N", .min = 1, .max = 1 << 24, .help = (what) }
 #define OPTION_THREADS(to, what)                                                                                       \
     { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
 
-/* With -v: what the program computes on. */
-static inline void tell_device(const vp_encoder *e) {
+/* With -v: what the program computes on; and at its end how much that was of `tokens`. */
+static inline void tell_compute(vp_compute on) {
     char name[40];
-    const vp_compute on = vp_encoder_compute(e);
-    if (!vp_cli_verbose()) return;
     vp_compute_describe(&on, name);
-    vp_cli_note("computes on %s", name);
+    if (vp_cli_verbose()) vp_cli_note("computes on %s", name);
+}
+static inline void tell_device(const vp_encoder *e) {
+    tell_compute(vp_encoder_compute(e));
+}
+static inline void tell_work(const vp_encoder *e, int64_t tokens) {
+    if (!vp_cli_verbose() || !e || !tokens) return;
+    const vp_work w = vp_encoder_work(e);
+    vp_cli_note("%lld tokens at a time in %.1f MB beside the weights, %.3g GFLOP a token", (long long)w.batch_tokens,
+                (double)w.bytes / 1e6, w.flops / 1e9 / (double)tokens);
 }
 
 #endif

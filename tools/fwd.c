@@ -18,7 +18,7 @@ typedef struct options {
     double attention_dropout, hidden_dropout;
     bool normalize, raw;
 } options;
-static options opt = {.batch_tokens = VP_BATCH_TOKENS};
+static options opt;
 
 static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
@@ -33,13 +33,7 @@ static const vp_option table[] = {
     OPTION_COMPUTE(&opt.compute, "arithmetic of the products"),
     OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
-    {.name = "batch-tokens",
-     .kind = VP_OPT_INT,
-     .target = &opt.batch_tokens,
-     .value = "N",
-     .min = 1,
-     .max = 1 << 24,
-     .help = "tokens computed at a time, in whole rows; bounds the memory"},
+    OPTION_BATCH_TOKENS(&opt.batch_tokens, "tokens computed at a time, in whole rows; auto: 2048, on a GPU what fits"),
     {.kind = VP_OPT_GROUP, .help = "Training"},
     {.name = "follow",
      .kind = VP_OPT_STRING,
@@ -89,6 +83,14 @@ static const vp_program program = {
              "--emit emb,kv adds instead emb [B, D] and k, v [L, T, G, d]: 2 * L * G * d * 2 bytes a token.\n",
 };
 
+typedef struct result { /* of a frame; its vectors are the pooler's until that pools again */
+    vp_frame *f;
+    float *hidden;
+    uint16_t *kv;
+    int64_t empty;
+    vp_pooler *pooler;
+} result;
+
 typedef struct state {
     bool hidden, emb, kv; /* emitted */
     vp_reader *reader;
@@ -97,8 +99,12 @@ typedef struct state {
     vp_encoder *encoder;
     vp_following *following; /* opened when the first batch is there: the header goes on before anything waits */
     vp_pooler *pooler;
+    bool asked;      /* whether frames may be on their way ahead: then `ahead`, or NULL */
+    vp_ahead *ahead; /* and their places */
+    result place[VP_AHEAD];
     vp_map *header;
     vp_progress *progress;
+    const vp_encoder *used; /* for the last batch */
     int64_t rows, tokens, empty;
 } state;
 
@@ -121,16 +127,20 @@ static int choose_output(state *s, vp_error *err) {
     return VP_OK;
 }
 
-static int open_pooler(state *s, vp_error *err) {
+static int open_pooler(const state *s, vp_pooler **pooler, vp_error *err) {
+    vp_pool_options o;
+    VP_TRY(vp_pool_options_set(&o, opt.pool ? opt.pool : "auto", opt.normalize, opt.raw, opt.dims, err));
+    o.trained = opt.follow != NULL;
+    return vp_pooler_open(pooler, &o, s->header, err);
+}
+
+static int describe_pooling(state *s, vp_error *err) {
     if (!s->emb) {
         if (opt.normalize || opt.raw || opt.dims)
             return vp_fail(err, VP_USAGE, "--normalize, --no-normalize and --dims go with --pool");
         return VP_OK;
     }
-    vp_pool_options o;
-    VP_TRY(vp_pool_options_set(&o, opt.pool ? opt.pool : "auto", opt.normalize, opt.raw, opt.dims, err));
-    o.trained = opt.follow != NULL;
-    VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
+    VP_TRY(open_pooler(s, &s->pooler, err));
     return vp_pooler_describe(s->pooler, s->header, vp_model_width(s->model), err);
 }
 
@@ -190,7 +200,7 @@ static int open_all(state *s, vp_error *err) {
     if (opt.follow) VP_TRY(describe_following(s, err));
     VP_TRY(declare_output(s, err));
     vp_reader_set_vocab(s->reader, vp_model_vocab(s->model));
-    VP_TRY(open_pooler(s, err));
+    VP_TRY(describe_pooling(s, err));
     vp_map *columns = vp_map_sub(s->header, "columns");
     const bool lost = s->kv && !(columns && vp_map_has(columns, "k"));
     vp_map_free(columns);
@@ -236,24 +246,36 @@ static int put_kv(const state *s, vp_frame *f, const uint16_t *kv, vp_error *err
     return vp_frame_put(f, "v", VP_BF16, 4, shape, v, err);
 }
 
-static int encode(state *s, vp_encoder *encoder, vp_frame *f, vp_error *err) {
-    float *hidden = NULL;
-    uint16_t *kv = NULL;
+static int compute(const state *s, vp_encoder *encoder, result *r, vp_error *err) {
+    vp_frame *f = r->f;
     const int64_t width = vp_model_width(s->model), shape[] = {f->T, width};
     const bool pooled = s->emb && !s->kv;
-    int status = pooled  ? vp_encoder_pool(encoder, s->pooler, f, &s->empty, err)
-                 : s->kv ? vp_encoder_run_kv(encoder, f, &hidden, &kv, err)
-                         : vp_encoder_run(encoder, f, &hidden, err);
-    if (!status && s->kv) status = put_kv(s, f, kv, err);
-    if (!status && s->hidden) status = vp_frame_put(f, "hidden", VP_F32, 2, shape, hidden, err);
-    if (!status && s->emb && !pooled) status = vp_pooler_run(s->pooler, f, hidden, width, &s->empty, err);
-    if (!status) status = vp_writer_batch(s->writer, f, err);
-    free(hidden);
-    free(kv);
-    s->rows += f->B;
-    s->tokens += f->T;
-    vp_progress_add(s->progress, f->B, f->T);
+    if (r->pooler) vp_pooler_use(r->pooler, encoder);
+    VP_TRY(pooled  ? vp_encoder_pool(encoder, r->pooler, f, &r->empty, err)
+           : s->kv ? vp_encoder_run_kv(encoder, f, &r->hidden, &r->kv, err)
+                   : vp_encoder_run(encoder, f, &r->hidden, err));
+    if (s->kv) VP_TRY(put_kv(s, f, r->kv, err));
+    if (s->hidden) VP_TRY(vp_frame_put(f, "hidden", VP_F32, 2, shape, r->hidden, err));
+    return s->emb && !pooled ? vp_pooler_run(r->pooler, f, r->hidden, width, &r->empty, err) : VP_OK;
+}
+
+/* Write what was computed, unless that failed; the result's memory is given back. */
+static int send(state *s, int status, result *r, vp_error *err) {
+    if (!status) status = vp_writer_batch(s->writer, r->f, err);
+    free(r->hidden);
+    free(r->kv);
+    s->rows += r->f->B;
+    s->tokens += r->f->T;
+    s->empty += r->empty;
+    vp_progress_add(s->progress, r->f->B, r->f->T);
+    *r = (result){.pooler = r->pooler};
     return status;
+}
+
+static int encode(state *s, vp_encoder *encoder, vp_frame *f, vp_error *err) {
+    result r = {.f = f, .pooler = s->pooler};
+    const int status = compute(s, encoder, &r, err);
+    return send(s, status, &r, err);
 }
 
 /* The end of the part that begins at row b: whole rows of together `most` tokens at most, but one at least. A row that
@@ -287,10 +309,64 @@ static int encode_parts(state *s, vp_encoder *encoder, vp_frame *f, vp_error *er
     return status;
 }
 
+/* ---- frames on their way ahead of what is written ---- */
+
+static int compute_place(void *ctx, int place, vp_encoder *e, vp_error *err) {
+    state *s = ctx;
+    return compute(s, e, &s->place[place], err);
+}
+
+/* Not where the weights change from step to step, nor where a frame is cut into parts. */
+static int look_ahead(state *s, vp_error *err) {
+    if (s->asked) return VP_OK;
+    s->asked = true;
+    if (opt.follow || s->kv || (s->pooler && !vp_pooler_alike(s->pooler))) return VP_OK;
+    VP_TRY(vp_ahead_open(&s->ahead, s->encoder, compute_place, s, err));
+    for (int i = 0; s->ahead && s->pooler && i < VP_AHEAD; i++) VP_TRY(open_pooler(s, &s->place[i].pooler, err));
+    return VP_OK;
+}
+
+/* Write the oldest frame that is done; *more: there was one. */
+static int write_done(state *s, bool wait, bool *more, vp_error *err) {
+    int status = VP_OK;
+    const int place = s->ahead ? vp_ahead_take(s->ahead, wait, &status, err) : -1;
+    *more = place >= 0;
+    if (!*more) return VP_OK;
+    vp_frame *own = s->place[place].f;
+    status = send(s, status, &s->place[place], err);
+    vp_frame_free(own);
+    return status;
+}
+
+static int write_all(state *s, vp_error *err) {
+    for (bool more = true; more;) VP_TRY(write_done(s, true, &more, err));
+    return VP_OK;
+}
+
+/* Until the next frame comes, what is done is written. */
+static int write_meanwhile(state *s, vp_error *err) {
+    enum { LOOK_MS = 2 };
+    bool more;
+    while (s->ahead && !vp_ahead_idle(s->ahead) && !vp_reader_ready(s->reader, LOOK_MS))
+        VP_TRY(write_done(s, false, &more, err));
+    return VP_OK;
+}
+
+static int give(state *s, vp_error *err) {
+    bool more;
+    int place;
+    while ((place = vp_ahead_place(s->ahead)) < 0) VP_TRY(write_done(s, true, &more, err));
+    VP_TRY(vp_reader_keep(s->reader, &s->place[place].f, err));
+    vp_ahead_give(s->ahead);
+    return VP_OK;
+}
+
 static int take_batch(state *s, vp_frame *f, vp_error *err) {
     vp_encoder *encoder;
+    VP_TRY(look_ahead(s, err));
+    if (s->ahead) return give(s, err);
     VP_TRY(choose_encoder(s, f, &encoder, err));
-    if (s->pooler) vp_pooler_use(s->pooler, encoder);
+    s->used = encoder;
     return s->kv ? encode_parts(s, encoder, f, err) : encode(s, encoder, f, err);
 }
 
@@ -305,11 +381,23 @@ static int run(state *s, const char *command, vp_error *err) {
     VP_TRY(begin(s, command, err));
     s->progress = vp_progress_start("rows", -1);
     vp_frame *f = NULL;
+    vp_error failed = {0};
     do {
-        VP_TRY(vp_reader_next(s->reader, &f, err));
+        VP_TRY(write_meanwhile(s, err));
+        const int status = vp_reader_next(s->reader, &f, &failed);
+        if (status || !f || f->kind != VP_FRAME_BATCH) VP_TRY(write_all(s, err)); /* an earlier frame's failure first */
+        if (status) *err = failed;
+        VP_TRY(status);
         if (f) VP_TRY(f->kind == VP_FRAME_BATCH ? take_batch(s, f, err) : end(s, f, err));
     } while (f);
     return VP_OK;
+}
+
+static void close_place(result *r) {
+    vp_frame_free(r->f);
+    vp_pooler_close(r->pooler);
+    free(r->hidden);
+    free(r->kv);
 }
 
 int main(int argc, char **argv) {
@@ -325,6 +413,9 @@ int main(int argc, char **argv) {
         status = vp_fail(&err, VP_USAGE, "'%s': the stream is read from standard input", argv[first]);
     if (!status && action == VP_CLI_RUN) status = run(&s, command.data, &err);
     vp_progress_finish(s.progress);
+    vp_ahead_close(s.ahead);
+    if (!status) tell_work(s.used ? s.used : s.encoder, s.tokens);
+    for (int i = 0; i < VP_AHEAD; i++) close_place(&s.place[i]);
     vp_pooler_close(s.pooler);
     vp_following_close(s.following);
     vp_encoder_close(s.encoder);

@@ -278,6 +278,9 @@ static int search_batches(search_run *s, vp_index *x, vp_reader *r, vp_error *er
         if (!status) status = print_results(s, results, n, err);
         if (status) break;
     }
+    char device[40];
+    vp_search_device(searcher, device);
+    if (!status && *device && vp_cli_verbose()) vp_cli_note("searched on %s", device);
     vp_search_close(searcher);
     /* answers that wait for their turn are answers, also when the upstream died */
     vp_error late = {0};

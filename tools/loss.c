@@ -201,6 +201,7 @@ static int open_head(state *s, vp_error *err) {
     const int status = opt.follow ? vp_head_following_open(&s->following, s->model, opt.follow, &o, STDOUT_FILENO, err)
                                   : vp_head_open(&s->head, s->model, &o, err);
     vp_map_free(encoder);
+    if (s->head) tell_compute(vp_head_compute(s->head));
     return status;
 }
 

@@ -83,6 +83,7 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
     s->header = vp_map_copy(f->keys);
     if (!s->header) return vp_fail_memory(err, "the header", 1);
     VP_TRY(vp_pooler_open(&s->pooler, &o, s->header, err));
+    tell_compute(vp_pooler_place(s->pooler));
     if (opt.follow && !opt.project && strcmp(vp_pooler_kind(s->pooler), "latent") != 0)
         return vp_fail(err, VP_USAGE, "--follow: only latent attention, or with --project a projection, is trained");
     VP_TRY(vp_header_width(s->header, &s->width, err));

@@ -202,13 +202,8 @@ static const vp_option table[] = {
      .max = 1 << 20,
      .help = "steps whose mean gradient makes one update"},
     {.kind = VP_OPT_GROUP, .help = "Computing"},
-    {.name = "batch-tokens",
-     .kind = VP_OPT_INT,
-     .target = &opt.trainer.batch_tokens,
-     .value = "N",
-     .min = 1,
-     .max = 1 << 24,
-     .help = "tokens computed at a time, in whole gradient units; bounds the memory"},
+    OPTION_BATCH_TOKENS(&opt.trainer.batch_tokens,
+                        "tokens computed at a time, in whole gradient units; auto: 2048, on a GPU what fits"),
     {.name = "recompute",
      .kind = VP_OPT_CHOICE,
      .target = &opt.recompute,
@@ -340,6 +335,7 @@ static int begin(state *s, vp_error *err) {
     s->header = vp_map_copy(f->keys);
     if (!s->header) return vp_fail_memory(err, "the header", 1);
     VP_TRY(vp_run_open(&s->run, &o, s->header, err));
+    tell_device(vp_run_encoder(s->run));
     vp_reader_set_vocab(s->reader, vp_run_vocab(s->run));
     return vp_steps_open(&s->steps, s->reader, err);
 }
@@ -379,6 +375,7 @@ static int run(state *s, vp_error *err) {
         VP_TRY(report(s, step, &done, err));
     }
     VP_TRY(vp_run_finish(s->run, err));
+    tell_work(vp_run_encoder(s->run), s->tokens);
     if (s->done)
         vp_cli_note("%lld steps, loss %.4f, %.0f tokens/s: %s", (long long)s->done, s->loss,
                     (double)s->tokens / fmax(now() - s->started, 1e-6), opt.resume ? opt.resume : opt.out);

@@ -24,6 +24,7 @@ struct vp_queue {
     vp_device *device;
     vp_arena arena;
     vp_error error;
+    vp_device *pretended; /* of a queue that plans, its own: `device` with threads that run nothing; else NULL */
 };
 
 typedef struct vp_panel { /* columns [first, first + n) of a weight */
@@ -82,9 +83,15 @@ int64_t vp_grain(int64_t work);
  * released by free. */
 void *vp_pages_alloc(size_t bytes);
 void vp_arena_open(vp_queue *q);
+/* An arena of addresses alone: what is not written takes no memory. */
+int vp_arena_pretend(vp_queue *q, vp_error *err);
+bool vp_arena_holds(const vp_queue *q, const void *p);
 void *vp_arena_alloc(vp_queue *q, size_t bytes);
 size_t vp_arena_mark(const vp_queue *q);
 void vp_arena_release(vp_queue *q, size_t mark);
+size_t vp_cpu_arena_most(const vp_queue *q);
+int vp_cpu_arena_reserve(vp_queue *q, size_t bytes);
+size_t vp_cpu_memory_free(const vp_device *d);
 
 /* slab.c */
 /* A piece of `bytes`, not zeroed, at a multiple of 256, of *open or of a new slab that takes its place. NULL: there is

@@ -21,6 +21,7 @@ struct vp_threads {
     int invited; /* workers that may still join the loop */
     int running; /* workers that have joined it */
     bool stop;
+    bool pretends;
     int started;
     worker *workers;
 };
@@ -56,7 +57,7 @@ int vp_threads_count(const vp_threads *pool) {
 }
 
 void vp_threads_run(vp_threads *pool, int64_t n, vp_parallel_fn *fn, void *ctx) {
-    if (n <= 0) return;
+    if (n <= 0 || pool->pretends) return;
     pthread_mutex_lock(&pool->turn);
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     int help = n - 1 < pool->started ? (int)(n - 1) : pool->started;
@@ -80,6 +81,13 @@ void vp_threads_run(vp_threads *pool, int64_t n, vp_parallel_fn *fn, void *ctx) 
         pthread_mutex_unlock(&pool->lock);
     }
     pthread_mutex_unlock(&pool->turn);
+}
+
+int vp_threads_pretend(vp_threads **pool, int threads, vp_error *err) {
+    VP_TRY(vp_threads_open(pool, 1, err));
+    (*pool)->pretends = true;
+    (*pool)->started = threads - 1;
+    return VP_OK;
 }
 
 int vp_threads_open(vp_threads **out, int threads, vp_error *err) {
@@ -113,7 +121,7 @@ void vp_threads_close(vp_threads *pool) {
     pool->stop = true;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
-    for (int i = 0; i < pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
+    for (int i = 0; i < pool->started && !pool->pretends; i++) pthread_join(pool->workers[i].thread, NULL);
     free(pool->workers);
     pthread_cond_destroy(&pool->work);
     pthread_cond_destroy(&pool->idle);

@@ -10,6 +10,8 @@ typedef void vp_parallel_fn(void *ctx, int64_t item, int thread);
 
 /* threads >= 1 counts the caller: threads - 1 are started. */
 int vp_threads_open(vp_threads **pool, int threads, vp_error *err);
+/* A pool of that many threads that runs nothing. */
+int vp_threads_pretend(vp_threads **pool, int threads, vp_error *err);
 void vp_threads_close(vp_threads *pool);
 int vp_threads_count(const vp_threads *pool);
 /* fn(ctx, i, thread) for every i in [0, n), handed out one by one in ascending order; returns when all are done. The

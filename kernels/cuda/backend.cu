@@ -12,12 +12,16 @@ static vp_backend make_table() {
     b.close = vp_cuda_close;
     b.caps = vp_cuda_caps;
     b.queue_open = vp_cuda_queue_open;
+    b.queue_plan = vp_cuda_queue_plan;
     b.queue_close = vp_cuda_queue_close;
     b.queue_wait = vp_cuda_queue_wait;
     b.why = vp_cuda_why;
     b.arena_alloc = vp_cuda_arena_alloc;
     b.arena_mark = vp_cuda_arena_mark;
     b.arena_release = vp_cuda_arena_release;
+    b.arena_most = vp_cuda_arena_most;
+    b.arena_reserve = vp_cuda_arena_reserve;
+    b.memory_free = vp_cuda_memory_free;
     b.host_alloc = vp_cuda_host_alloc;
     b.host_free = vp_cuda_host_free;
     b.copy = vp_cuda_copy;

@@ -30,6 +30,7 @@ struct vp_queue {
     cudaStream_t stream;
     vp_arena arena;
     vp_error error;
+    bool plans; /* its arena has addresses only: nothing is enqueued, by vp_launch or otherwise */
 };
 
 /* ---- device.cu ---- */
@@ -59,7 +60,7 @@ int vp_device_put(void *to, const void *from, size_t bytes, vp_error *err);
 template <class... P, class... A>
 int vp_launch(vp_queue *q, const char *name, void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared,
               A... args) {
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return VP_OK;
+    if (q->plans || grid.x == 0 || grid.y == 0 || grid.z == 0) return VP_OK;
 #ifdef VP_SHIM
     (vp_shim_argument(name, &args, sizeof args), ...);
     vp_shim_launch(name, grid, threads, shared, [=] { kernel(static_cast<P>(args)...); });

@@ -39,7 +39,7 @@ int vp_check_f8(vp_queue *q, const char *what, const vp_mat *m, int64_t rows, in
 
 void *vp_queue_take(vp_queue *q, const char *what, size_t bytes) {
     void *p = vp_arena_take(&q->arena, bytes);
-    if (!p) vp_queue_fail(q, VP_MEMORY, "out of device memory: %s needs %zu bytes; lower --batch-tokens", what, bytes);
+    if (!p) vp_queue_fail(q, VP_MEMORY, "out of device memory: %s needs %zu bytes", what, bytes);
     return p;
 }
 
@@ -69,6 +69,10 @@ int vp_device_put(void *to, const void *from, size_t bytes, vp_error *err) {
     vp_shim_copy(to, from, bytes);
     return VP_OK;
 }
+size_t vp_cuda_memory_free(const vp_device *d) {
+    (void)d;
+    return vp_shim_left();
+}
 int vp_launched(vp_queue *q, const char *name) {
     (void)q, (void)name;
     return VP_OK;
@@ -85,6 +89,7 @@ int vp_cuda_queue_wait(vp_queue *q, vp_error *err) {
     return VP_OK;
 }
 int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
+    if (q->plans) return VP_OK;
     if (bytes && (!to || !from)) return vp_queue_fail(q, VP_BUG, "copy: no memory given");
     if (bytes) vp_shim_copy(to, from, bytes);
     return VP_OK;
@@ -144,6 +149,12 @@ int vp_device_put(void *to, const void *from, size_t bytes, vp_error *err) {
     if (e == cudaSuccess) e = cudaStreamSynchronize(cudaStreamLegacy); /* what was staged has arrived for all streams */
     return e == cudaSuccess ? VP_OK : cuda_fail(err, "copy", e);
 }
+size_t vp_cuda_memory_free(const vp_device *d) {
+    size_t bytes = 0, all;
+    if (cudaSetDevice(d->number) != cudaSuccess || cudaMemGetInfo(&bytes, &all) != cudaSuccess) bytes = 0;
+    cudaGetLastError();
+    return bytes;
+}
 int vp_launched(vp_queue *q, const char *name) {
     cudaError_t e = cudaGetLastError();
     return e == cudaSuccess ? VP_OK : vp_queue_fail(q, VP_MEMORY, "%s: %s", name, cudaGetErrorString(e));
@@ -159,12 +170,14 @@ static void stream_close(vp_queue *q) {
     cudaStreamDestroy(q->stream);
 }
 int vp_cuda_queue_wait(vp_queue *q, vp_error *err) {
+    if (q->plans) return VP_OK;
     cudaError_t e = cudaStreamSynchronize(q->stream);
     if (e == cudaSuccess) return VP_OK;
     vp_queue_fail(q, VP_MEMORY, "%s", cudaGetErrorString(e));
     return cuda_fail(err, "CUDA", e);
 }
 int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
+    if (q->plans) return VP_OK;
     if (bytes && (!to || !from)) return vp_queue_fail(q, VP_BUG, "copy: no memory given");
     cudaError_t e = bytes ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, q->stream) : cudaSuccess;
     return e == cudaSuccess ? VP_OK : vp_queue_fail(q, VP_MEMORY, "copy: %s", cudaGetErrorString(e));
@@ -228,6 +241,23 @@ static void give_chunk(void *ctx, void *p) {
     vp_device_give(p);
 }
 
+/* Addresses at which there is nothing. */
+static void give_nothing(void *ctx, void *p) {
+    (void)ctx, (void)p;
+}
+
+int vp_cuda_queue_plan(vp_queue **out, vp_device *d, vp_error *err) {
+    vp_queue *q = (vp_queue *)vp_calloc(1, sizeof *q);
+    if (!q) return vp_fail_memory(err, "queue", sizeof *q);
+    q->device = d;
+    q->plans = true;
+    q->arena.give = give_nothing;
+    q->arena.chunk[0] = {(char *)((size_t)1 << 12), 0, (size_t)1 << 46};
+    q->arena.chunks = 1;
+    *out = q;
+    return VP_OK;
+}
+
 int vp_cuda_queue_open(vp_queue **out, vp_device *d, vp_error *err) {
     vp_queue *q = (vp_queue *)vp_calloc(1, sizeof *q);
     if (!q) return vp_fail_memory(err, "queue", sizeof *q);
@@ -245,7 +275,7 @@ int vp_cuda_queue_open(vp_queue **out, vp_device *d, vp_error *err) {
 
 void vp_cuda_queue_close(vp_queue *q) {
     if (!q) return;
-    stream_close(q);
+    if (!q->plans) stream_close(q);
     vp_arena_drop(&q->arena);
     free(q);
 }
@@ -264,4 +294,13 @@ size_t vp_cuda_arena_mark(const vp_queue *q) {
 
 void vp_cuda_arena_release(vp_queue *q, size_t mark) {
     vp_arena_back(&q->arena, mark);
+}
+
+size_t vp_cuda_arena_most(const vp_queue *q) {
+    return q->arena.most;
+}
+
+int vp_cuda_arena_reserve(vp_queue *q, size_t bytes) {
+    if (vp_arena_reserve(&q->arena, bytes)) return VP_OK;
+    return vp_queue_fail(q, VP_MEMORY, "out of device memory: scratch memory needs %zu bytes", bytes);
 }

@@ -118,6 +118,7 @@ int vp_product_library(vp_queue *q, const char *what, const vp_product_op *op) {
     }
     void *workspace = vp_queue_take(q, what, VP_PLAN_WORKSPACE);
     if (!workspace) return VP_MEMORY;
+    if (q->plans) return VP_OK;
     const vp_plan_call call(shape, op->M, op->lda, op->ldb, op->ldd, {op->scale_a, op->scale_b});
     const cublasStatus_t status =
         vp_plan_run(q->device->product->library, call, &algo, op->a, op->b, op->d, workspace, q->stream);

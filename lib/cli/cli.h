@@ -8,6 +8,7 @@ typedef enum vp_option_kind {
     VP_OPT_FLAG,   /* bool *: --name sets true */
     VP_OPT_STRING, /* const char **: borrowed from argv */
     VP_OPT_INT,    /* int64_t *: strict decimal with optional K M G suffix (powers of 1024), within [min, max] */
+    VP_OPT_AUTO,   /* the same, or the word auto, which is 0 */
     VP_OPT_REAL,   /* double *: strict, finite, within [min, max] */
     VP_OPT_CHOICE, /* int *: index into `choices`, "auto|f32|bf16" */
     VP_OPT_LIST,   /* vp_list *: may be repeated */
@@ -27,7 +28,7 @@ typedef struct vp_option {
     const char *value;   /* placeholder: "PATH", "N"; VP_OPT_CHOICE may leave it NULL (the choices are shown) */
     const char *help;    /* one line; the live default is appended by the printer */
     const char *choices; /* VP_OPT_CHOICE */
-    double min, max;     /* VP_OPT_INT and VP_OPT_REAL; both 0: no limits */
+    double min, max;     /* VP_OPT_INT, VP_OPT_AUTO and VP_OPT_REAL; both 0: no limits */
 } vp_option;
 
 typedef struct vp_program {

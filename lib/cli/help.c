@@ -48,6 +48,12 @@ static void describe_default(const vp_option *o, char *out, size_t cap) {
         if (s) snprintf(out, cap, " [%s]", *s ? s : "empty");
         return;
     }
+    case VP_OPT_AUTO:
+        if (*(const int64_t *)o->target == 0) {
+            snprintf(out, cap, " [auto]");
+            return;
+        }
+        /* fallthrough */
     case VP_OPT_INT:
         snprintf(out, cap, " [%" PRId64 "]", *(const int64_t *)o->target);
         return;

@@ -120,6 +120,10 @@ static int set_value(const parser *p, const vp_option *o, const spelling *as, co
         return append(p, o->target, value);
     case VP_OPT_CHOICE:
         return set_choice(p, o, as, value);
+    case VP_OPT_AUTO:
+        *(int64_t *)o->target = 0;
+        if (!strcmp(value, "auto")) return VP_OK;
+        /* fallthrough */
     case VP_OPT_INT:
         if (!parse_int(value, &whole)) return refuse(p, as, value, "is not a whole number");
         VP_TRY(check_range(p, o, as, value, (double)whole));

@@ -85,7 +85,7 @@ static int open_gen(vp_gen *g, const vp_model *m, vp_error *err) {
     }
     if (!on.ops->sample || !on.ops->kv_append)
         return vp_fail(err, VP_MEMORY, "the %s backend does not generate", on.ops->name);
-    VP_TRY(vp_head_open_on(&g->head, m, &on, err));
+    VP_TRY(vp_head_open_on(&g->head, m, g->encoder, err));
     g->width = vp_head_width(g->head);
     g->vocab = vp_head_vocab(g->head);
     const int status = vp_detokenize(&d, 0, &nothing, err);

@@ -129,6 +129,8 @@ typedef struct vp_searcher vp_searcher;
 int vp_search_open(vp_searcher **s, vp_index *x, const vp_frame *header, const vp_search_options *o, vp_error *err);
 /* All queries of a batch on one snapshot: emb [B, D] and, for BM25, text. *results: [B], valid until the next call. */
 int vp_search_frame(vp_searcher *s, const vp_frame *f, const vp_search_result **results, int64_t *n, vp_error *err);
+/* Name and processor of the device on which the vectors were searched, "cpu avx512"; "": none were. */
+void vp_search_device(const vp_searcher *s, char out[40]);
 void vp_search_close(vp_searcher *s);
 /* Append a result's hits as JSON lines {query, rank, id, parent, score, text, meta, query_text} (absent ones left out),
  * or as a

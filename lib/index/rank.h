@@ -64,6 +64,7 @@ typedef struct vp_scan {
 /* On the device that `device` names (kernels/load.h), but auto is the CPU here. Once; nothing is done then. */
 int vp_scan_open(vp_scan *c, const char *device, int threads, vp_error *err);
 void vp_scan_close(vp_scan *c);
+void vp_scan_device(const vp_scan *c, char out[40]);
 typedef struct vp_scan_job { /* the best `width` rows of each query */
     const float *queries;    /* [count, dims] */
     int64_t count, width;

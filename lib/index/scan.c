@@ -2,6 +2,7 @@
  * the rows once for as long as the snapshot is the same, where they fit; else in blocks, for every call. */
 #include "kernels/load.h"
 #include "lib/index/rank.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +22,8 @@ int vp_scan_open(vp_scan *c, const char *device, int threads, vp_error *err) {
     if (!c->ops->topk) return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation topk", c->ops->name);
     c->ops->caps(c->device, &caps);
     c->separate = caps.separate;
-    c->room = caps.memory / 4 * 3;
+    const size_t left = c->ops->memory_free(c->device);
+    c->room = (left ? left : caps.memory) / 4 * 3;
     return caps.separate ? c->ops->queue_open(&c->memory, c->device, err) : VP_OK;
 }
 
@@ -30,6 +32,14 @@ void vp_scan_close(vp_scan *c) {
     if (c->queue) c->ops->queue_close(c->queue);
     if (c->device) c->ops->close(c->device);
     *c = (vp_scan){0};
+}
+
+void vp_scan_device(const vp_scan *c, char out[40]) {
+    vp_caps caps;
+    out[0] = '\0';
+    if (!c->queue) return;
+    c->ops->caps(c->device, &caps);
+    snprintf(out, 40, "%s %s", c->ops->name, caps.isa);
 }
 
 static int check(const vp_scan *c, int status, vp_error *err) {

@@ -29,6 +29,10 @@ int vp_search_open(vp_searcher **out, vp_index *x, const vp_frame *header, const
     return VP_OK;
 }
 
+void vp_search_device(const vp_searcher *s, char out[40]) {
+    vp_scan_device(&s->scan, out);
+}
+
 void vp_search_close(vp_searcher *s) {
     if (!s) return;
     vp_snapshot_drop(&s->snapshot);

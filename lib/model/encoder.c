@@ -2,6 +2,7 @@
  */
 #include "lib/model/pass.h"
 #include "lib/model/pooler.h"
+#include "lib/model/room.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,7 +70,7 @@ static int choose_attention(vp_encoder *e, const char *option, const vp_map *hea
 }
 
 static int open_encoder(vp_encoder *e, const vp_encode_options *o, const vp_map *header, vp_error *err) {
-    e->batch_tokens = o->batch_tokens > 0 ? o->batch_tokens : VP_BATCH_TOKENS;
+    e->batch_tokens = o->batch_tokens;
     e->on.rows = o->generate;
     e->on.embeds = !o->generate && !o->train;
     VP_TRY(choose_attention(e, o->attention, header, err));
@@ -98,6 +99,31 @@ int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, c
     return status;
 }
 
+int vp_encoder_twin(const vp_encoder *e, vp_encoder **out, vp_error *err) {
+    vp_encoder *t = vp_calloc(1, sizeof *t);
+    if (!t) return vp_fail_memory(err, "an encoder", sizeof *t);
+    *t = *e;
+    t->work = (vp_work){0};
+    t->cosines = t->sines = NULL; /* as they lie on the queue's arena, and grow */
+    t->rope_positions = 0;
+    const int status = e->on.ops->queue_open(&t->on.queue, e->on.device, err);
+    if (status) {
+        free(t);
+        return status;
+    }
+    *out = t;
+    return VP_OK;
+}
+
+void vp_encoder_twin_close(vp_encoder *t, vp_encoder *e) {
+    if (!t) return;
+    if (t->work.batch_tokens) e->work.batch_tokens = t->work.batch_tokens;
+    e->work.flops += t->work.flops;
+    if (t->work.bytes > e->work.bytes) e->work.bytes = t->work.bytes;
+    t->on.ops->queue_close(t->on.queue);
+    free(t);
+}
+
 void vp_encoder_close(vp_encoder *e) {
     if (!e) return;
     if (e->on.device) vp_encoder_release(e);
@@ -120,6 +146,10 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
 
 const char *vp_encoder_attention(const vp_encoder *e) {
     return e->attention;
+}
+
+vp_work vp_encoder_work(const vp_encoder *e) {
+    return e->work;
 }
 
 const char *vp_encoder_compute_type(const vp_encoder *e) {
@@ -185,9 +215,42 @@ int vp_hidden_check(const vp_encoder *e, const vp_frame *f, const vp_sequences *
     return VP_OK;
 }
 
-static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {
+static int planned_micro_batch(vp_encoder *e, const vp_planned_pass *pass, vp_error *err) {
+    return run_micro_batch(e, pass->s, pass->b0, pass->b1, pass->what, err);
+}
+
+/* What stays, at the arena's bottom; and above it memory for the largest micro-batch, and `more`. */
+static int make_ready(vp_encoder *e, const vp_sequences *s, const target *to, size_t more, vp_error *err) {
+    vp_planned_pass pass = {.run = planned_micro_batch, .s = s, .what = to};
     VP_TRY(vp_encoder_prepare(e, err));
     VP_TRY(vp_encoder_rope(e, s->top, err));
+    VP_TRY(vp_room_tokens(e, &(vp_room_limits){pass, more, .at_once = 1}, &e->batch_tokens, err));
+    e->work.batch_tokens = e->batch_tokens;
+    vp_planned_pass largest = pass;
+    size_t most = 0;
+    for (; pass.b0 < s->B; pass.b0 = pass.b1) {
+        vp_need need;
+        pass.b1 = vp_sequences_cut(s, pass.b0, e->batch_tokens);
+        VP_TRY(vp_room_plan(e, &pass, &need, err));
+        e->work.flops += need.flops;
+        if (need.bytes < most) continue;
+        most = need.bytes;
+        largest = pass;
+    }
+    return vp_room_make(e, &largest, most + more, err);
+}
+
+int vp_encoder_fits_twice(vp_encoder *e, bool *fits, vp_error *err) {
+    const target none = {0};
+    const vp_room_limits twice = {{.run = planned_micro_batch, .what = &none}, .at_once = 2};
+    *fits = false;
+    if (!e->on.separate || e->training) return VP_OK;
+    VP_TRY(vp_encoder_prepare(e, err));
+    VP_TRY(vp_room_tokens(e, &twice, &e->batch_tokens, err));
+    return vp_room_fits(e, e->batch_tokens < VP_DEVICE_TOKENS ? e->batch_tokens : VP_DEVICE_TOKENS, &twice, fits, err);
+}
+
+static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_error *err) {
     for (int64_t b = 0, end; b < s->B; b = end) {
         end = vp_sequences_cut(s, b, e->batch_tokens);
         VP_TRY(run_micro_batch(e, s, b, end, to, err));
@@ -209,7 +272,9 @@ static int run(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, 
     }
     if (!status && kv && !(*kv = vp_calloc(cached, sizeof **kv)))
         status = vp_fail_memory(err, "keys and values", cached * sizeof **kv);
-    if (!status && s.T) status = run_all(e, &s, &(target){.kv = kv ? *kv : NULL, .hidden = *hidden}, err);
+    const target to = {.kv = kv ? *kv : NULL, .hidden = *hidden};
+    if (!status && s.T) status = make_ready(e, &s, &to, 0, err);
+    if (!status && s.T) status = run_all(e, &s, &to, err);
     if (!status) status = vp_hidden_check(e, f, &s, *hidden, err);
     vp_sequences_free(&s);
     if (!status) return VP_OK;
@@ -258,8 +323,8 @@ static int pool_on_device(vp_encoder *e, vp_pooler *p, vp_frame *f, const vp_seq
     const int64_t width = e->model->config.width;
     vp_mat states = {.dtype = e->on.state, .rows = s->T, .cols = width, .ld = width};
     const size_t bytes = (size_t)(s->T * width) * vp_dtype_size(states.dtype);
-    if (!(states.ptr = vp_compute_take(&e->on, "hidden states (lower tok --batch-tokens)", bytes, err)))
-        return VP_MEMORY;
+    VP_TRY(make_ready(e, s, &(target){0}, bytes, err));
+    if (!(states.ptr = vp_compute_take(&e->on, "hidden states", bytes, err))) return VP_MEMORY;
     VP_TRY(run_all(e, s, &(target){.states = &states}, err));
     VP_TRY(vp_pooler_run_on(p, &e->on, f, &states, empty, err));
     return check_vectors(f, err);

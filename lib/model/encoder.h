@@ -82,7 +82,8 @@ struct vp_encoder {
     char attention[12];
     vp_attention mode;
     bool segments;
-    int64_t batch_tokens;
+    int64_t batch_tokens; /* 0: not chosen yet */
+    vp_work work;
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;
@@ -119,9 +120,19 @@ int vp_encoder_check(const vp_encoder *e, int status, vp_error *err);
 /* n bytes of `host` on the device: in the queue's arena, until the caller's mark is released. */
 int vp_encoder_upload(vp_encoder *e, const void *host, size_t bytes, const void **out, vp_error *err);
 
+/* For ahead.c: whether memory holds two micro-batches at a time, of a device with memory of its own; where the tokens
+ * of one are not chosen yet, so many that it does. The encoder is prepared then. */
+int vp_encoder_fits_twice(vp_encoder *e, bool *fits, vp_error *err);
+/* The same encoder, prepared, with a queue of its own, for another thread. */
+int vp_encoder_twin(const vp_encoder *e, vp_encoder **twin, vp_error *err);
+/* What it did is added to e's. NULL is fine. */
+void vp_encoder_twin_close(vp_encoder *twin, vp_encoder *e);
+
 /* prepare.c: pack every weight, once. */
 int vp_encoder_prepare(vp_encoder *e, vp_error *err);
 void vp_encoder_release(vp_encoder *e);
+/* The type of the table of tokens on a device with memory of its own; VP_NDTYPES: there is none. */
+vp_dtype vp_encoder_table_type(const vp_encoder *e);
 /* RoPE tables for positions 0..top at least; called between passes. */
 int vp_encoder_rope(vp_encoder *e, int32_t top, vp_error *err);
 

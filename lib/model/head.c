@@ -6,9 +6,10 @@
 
 struct vp_head {
     vp_compute on;
-    bool owns; /* `on` was opened here */
-    vp_weight *weight;
-    float *bias; /* [vocab], or NULL */
+    bool owns;              /* `on` was opened here */
+    vp_weight *weight;      /* NULL: */
+    const vp_encoder *from; /* whose table on the device it is, once that is prepared */
+    float *bias;            /* [vocab], or NULL */
     int64_t width, vocab;
     const vp_weight_entry *rows; /* an untied head's */
     vp_token_rows table;         /* a tied one's */
@@ -79,6 +80,8 @@ static int pack(vp_head *h, const vp_model *m, vp_error *err) {
     h->rows = head->alias ? NULL : rows;
     vp_token_rows_set(&h->table, m, NULL);
     if (h->single) VP_TRY(keep_single(h, err));
+    if (h->from && vp_head_is_tied(h) && !h->bias && !h->single) return VP_OK;
+    h->from = NULL;
     const vp_weight_part part = own_rows(h);
     const vp_weight_desc desc = describe(h, &part);
     const int status = h->on.ops->weight_prepare(h->on.device, &desc, &h->weight, err);
@@ -99,12 +102,14 @@ static int read_live(const void *ctx, int64_t row, float *out, vp_error *err) {
 }
 
 int vp_head_set(vp_head *h, const float *rows, vp_error *err) {
+    if (h->from) return VP_OK; /* the encoder's table has followed them */
     const live_rows live = {rows, h->width};
     const vp_weight_part part = {.rows = h->vocab, .read_row = read_live, .ctx = &live};
     return pack_again(h, &part, err);
 }
 
 int vp_head_set_tokens(vp_head *h, const float *rows, int64_t n, vp_error *err) {
+    if (h->from) return VP_OK;
     if (h->rows || n < 0 || n > h->vocab) return vp_fail(err, VP_BUG, "rows of %lld tokens of a head", (long long)n);
     h->table.trained = rows;
     h->table.trained_first = h->vocab - n;
@@ -129,10 +134,11 @@ int vp_head_open(vp_head **out, const vp_model *m, const vp_encode_options *o, v
     return finish_open(out, h, status);
 }
 
-int vp_head_open_on(vp_head **out, const vp_model *m, const vp_compute *on, vp_error *err) {
+int vp_head_open_on(vp_head **out, const vp_model *m, const vp_encoder *e, vp_error *err) {
     vp_head *h = *out = vp_calloc(1, sizeof *h);
     if (!h) return vp_fail_memory(err, "an output head", sizeof *h);
-    h->on = *on;
+    h->on = e->on;
+    if (vp_encoder_table_type(e) == e->on.type) h->from = e;
     return finish_open(out, h, pack(h, m, err));
 }
 
@@ -171,8 +177,12 @@ int64_t vp_head_vocab(const vp_head *h) {
 
 /* ---- operations ---- */
 
+static const vp_weight *weight_of(const vp_head *h) {
+    return h->from ? h->from->resident : h->weight;
+}
+
 int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logits, vp_error *err) {
-    const vp_linear_op op = {.weight = h->weight, .x = *x, .out = *logits};
+    const vp_linear_op op = {.weight = weight_of(h), .x = *x, .out = *logits};
     VP_TRY(vp_compute_check(&h->on, h->on.ops->linear(h->on.queue, &op), err));
     return h->on.ops->queue_wait(h->on.queue, err);
 }
@@ -181,7 +191,7 @@ int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
     const int64_t M = op->x.rows;
     vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
     vp_xent_op on = *op;
-    on.head = h->weight;
+    on.head = weight_of(h);
     on.x = vp_transfer_put_mat(&t, &op->x);
     on.target = vp_transfer_put(&t, op->target, M, sizeof *op->target);
     on.weight = vp_transfer_put(&t, op->weight, M, sizeof *op->weight);
@@ -202,7 +212,7 @@ int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
     const int64_t n = op->bags;
     vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
     vp_bag_op on = *op;
-    on.head = h->weight;
+    on.head = weight_of(h);
     on.x = vp_transfer_put_mat(&t, &op->x);
     on.target = vp_transfer_put(&t, op->target, op->target_cu[n], sizeof *op->target);
     on.weight = vp_transfer_put(&t, op->weight, n, sizeof *op->weight);

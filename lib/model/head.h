@@ -13,10 +13,11 @@ typedef struct vp_head vp_head;
 /* Packs the head for products in both directions, which takes twice its size in memory; on an encoder that generates,
  * row by row in its type. VP_DATA: the model has no
  * output head. The first on a device of its own, of which `o` tells device, threads and compute type (VP_USAGE as for
- * vp_encoder_open); the second on an encoder's (training.h). Model and encoder stay open as long as the head
+ * vp_encoder_open); the second on an encoder's, where a tied head is its table if that lies there in the same type:
+ * then it may be used once the encoder is prepared. Model and encoder stay open as long as the head
  * (borrowed). Close with vp_head_close (NULL is fine). */
 int vp_head_open(vp_head **h, const vp_model *m, const vp_encode_options *o, vp_error *err);
-int vp_head_open_on(vp_head **h, const vp_model *m, const struct vp_compute *on, vp_error *err);
+int vp_head_open_on(vp_head **h, const vp_model *m, const vp_encoder *e, vp_error *err);
 /* As the second, of one token's row alone: V is 1, and its logit has the bits that the whole head gives. VP_BUG: the
  * encoder does not generate. VP_DATA: no such token. */
 int vp_head_open_token(vp_head **h, const vp_model *m, const struct vp_compute *on, int32_t id, vp_error *err);

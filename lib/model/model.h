@@ -116,12 +116,17 @@ typedef struct vp_encode_options {
     const char *compute;   /* one of VP_COMPUTES; a type that the machine lacks is VP_USAGE */
     const char *attention; /* one of VP_ATTENTIONS; NULL: the header's, else the model's. "segments": causal, and column
                               seg is required */
-    int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: the default */
+    int64_t batch_tokens;  /* tokens of a micro-batch inside a frame; 0: VP_BATCH_TOKENS, on a device what fits */
     bool generate;         /* for lib/model/cache.h: weights are kept row by row, once; `compute` is their type */
     const struct vp_train_options *train; /* lib/model/training.h; NULL: no training */
 } vp_encode_options;
 enum { VP_BATCH_TOKENS = 2048 };
 typedef struct vp_encoder vp_encoder;
+typedef struct vp_work {  /* what an encoder was planned to do so far */
+    int64_t batch_tokens; /* tokens at a time; 0: not chosen yet */
+    size_t bytes;         /* the most memory at a time, beside its weights */
+    double flops;         /* of products and attention */
+} vp_work;
 /* The model is borrowed until vp_encoder_close; adapters must be added before. Nothing heavy happens before the first
  * vp_encoder_run: weights are packed then. `header` (NULL: none) is the stream's: its encoder.attention counts. One
  * encoder belongs to one thread (it runs its own). */
@@ -134,6 +139,7 @@ const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32", "bf16" or "f
  * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
  * not depend on its neighbours. */
 int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err);
+vp_work vp_encoder_work(const vp_encoder *e);
 /* Layers, key/value heads and their width: L, G, d. */
 typedef struct vp_kv_shape {
     int64_t layers, groups, head_dim;
@@ -190,7 +196,9 @@ int vp_encoder_pool(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp
 /* How many vectors it makes of a frame. */
 int vp_pooler_vectors(const vp_pooler *p, const vp_frame *f, int64_t *vectors, vp_error *err);
 const char *vp_pooler_kind(const vp_pooler *p); /* one of VP_POOLINGS, or "pick" */
-bool vp_pooler_picks(const vp_pooler *p);       /* marked rows, not one vector a row */
+/* What it makes of a frame is what another one of these options makes, whatever frames came before. */
+bool vp_pooler_alike(const vp_pooler *p);
+bool vp_pooler_picks(const vp_pooler *p); /* marked rows, not one vector a row */
 /* The same of this frame: of text to be generated always (vp_frame_generates). */
 int vp_pooler_picks_of(const vp_pooler *p, const vp_frame *f, bool *picks, vp_error *err);
 int64_t vp_pooler_dims(const vp_pooler *p, int64_t width); /* D */

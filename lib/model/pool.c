@@ -269,6 +269,11 @@ int vp_pooler_run_on(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_m
     return pool(p, on, f, x, mask, empty, err);
 }
 
+/* Words are counted from frame to frame; a latent layer is large. */
+bool vp_pooler_alike(const vp_pooler *p) {
+    return p->kind->makes != VP_MAKES_WORDS && !p->kind->latent;
+}
+
 vp_compute vp_pooler_place(const vp_pooler *p) {
     return p->latent.encoder ? p->latent.encoder->on : p->own;
 }

@@ -49,8 +49,6 @@ struct vp_pooler {
     int64_t before; /* rows of the frames before it */
 };
 
-/* Where it computes: with a latent layer on that one's device. */
-vp_compute vp_pooler_place(const vp_pooler *p);
 /* vp_pooler_run of states x [T, width] that lie in the memory of `on` (BF16 or F32). */
 int vp_pooler_run_on(vp_pooler *p, const vp_compute *on, vp_frame *f, const vp_mat *x, int64_t *empty, vp_error *err);
 /* Positions to pick: target other than -1, or keep = 1 (its default) where there is no target. Caller frees. */

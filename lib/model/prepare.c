@@ -1,5 +1,6 @@
 /* Making weights ready for a backend: products packed with q, k, v and gate, up stacked, vectors and adapters copied to
  * the device, RoPE tables. Happens at the first batch. */
+#include "lib/model/room.h"
 #include "lib/model/token_rows.h"
 #include <stdlib.h>
 #include <string.h>
@@ -244,15 +245,21 @@ static int prepare_frequencies(vp_encoder *e, vp_error *err) {
     return status;
 }
 
-/* The rows on the device: in bf16 where its products are, as the other weights. */
+vp_dtype vp_encoder_table_type(const vp_encoder *e) {
+    const bool narrow = e->on.type == VP_BF16 || e->on.type == VP_F8;
+    return !e->on.separate ? VP_NDTYPES : narrow ? VP_BF16 : VP_F32;
+}
+
+/* The rows on the device: in bf16 where its products are, as the other weights; a tied output head is the same ones. */
 static int pack_table(vp_encoder *e, vp_error *err) {
     const vp_weight_part part = vp_token_rows_part(e->table);
-    const bool narrow = e->on.type == VP_BF16 || e->on.type == VP_F8;
     const vp_weight_desc desc = {.part = &part,
                                  .nparts = 1,
                                  .in = e->model->config.width,
                                  .out = part.rows,
-                                 .compute = narrow ? VP_BF16 : VP_F32,
+                                 .compute = vp_encoder_table_type(e),
+                                 .backward = e->training && e->training->options.backward,
+                                 .rows = e->on.rows,
                                  .name = "embed_tokens"};
     if (e->resident) return vp_encoder_check(e, e->on.ops->weight_update(e->on.queue, e->resident, &desc), err);
     return e->on.ops->weight_prepare(e->on.device, &desc, &e->resident, err);
@@ -290,6 +297,7 @@ int vp_encoder_prepare(vp_encoder *e, vp_error *err) {
     if (e->prepared) return VP_OK;
     int status = prepare_all(e, err);
     if (status) vp_encoder_release(e);
+    if (status == VP_MEMORY && !strncmp(err->text, "out of ", 7)) vp_room_weights(e, err);
     e->prepared = !status;
     vp_source_forget(e->model->source); /* what was packed is not read again */
     return status;

@@ -69,6 +69,8 @@ void vp_encoder_release_to(vp_encoder *e, size_t mark);
 void vp_tape_free(vp_tape *t);
 /* Bytes that the tape of T tokens takes, about. */
 size_t vp_tape_bytes(const vp_encoder *e, int64_t tokens);
+/* `tokens`, or where that is 0 how many a micro-batch of both ways may have beside `kept` bytes of other tapes. */
+int vp_encoder_fit(vp_encoder *e, int64_t tokens, int64_t kept, int64_t *out, vp_error *err);
 /* hidden [T, C] of a whole frame as one micro-batch, into the caller's memory; tape NULL: nothing is kept. With dropout
  * the frame needs column `row` and key `step`. Without column `unit` it is one gradient unit. */
 int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape **tape, vp_error *err);
@@ -103,6 +105,8 @@ void vp_pooler_give_projection(vp_pooler *p, int64_t dims, int64_t width, const 
 /* When the gradient of a step's last micro-batch was made: what all of them share goes on to the latents. */
 int vp_pooler_finish(vp_pooler *p, vp_error *err);
 
+/* Where a pooler computes: with a latent layer on that one's device. */
+vp_compute vp_pooler_place(const vp_pooler *p);
 /* The device that an encoder computes on, for what computes beside it. */
 vp_compute vp_encoder_compute(const vp_encoder *e);
 

@@ -63,6 +63,16 @@ void vp_reader_close(vp_reader *r) {
 void vp_reader_watch(vp_reader *r, int output) {
     vp_input_watch(r->in, output);
 }
+int vp_reader_keep(vp_reader *r, vp_frame **f, vp_error *err) {
+    vp_frame *next = new_frame(r, err);
+    if (!next) return err->code;
+    *f = r->frame;
+    r->frame = next;
+    return VP_OK;
+}
+bool vp_reader_ready(vp_reader *r, int timeout_ms) {
+    return vp_input_ready(r->in, timeout_ms);
+}
 void vp_reader_set_vocab(vp_reader *r, int64_t vocab) {
     r->vocab = vocab;
 }

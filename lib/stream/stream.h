@@ -147,6 +147,11 @@ int vp_reader_next(vp_reader *r, vp_frame **f, vp_error *err);
 /* Waiting for a frame ends when `output`, a pipe that the program writes to, lost its reader: VP_IO with broken_pipe.
  * For every filter; without it a silent input keeps it alive after the rest of its pipeline. */
 void vp_reader_watch(vp_reader *r, int output);
+/* The frame that vp_reader_next gave last, not a header, becomes the caller's: to be freed by vp_frame_free before the
+ * reader is closed. */
+int vp_reader_keep(vp_reader *r, vp_frame **f, vp_error *err);
+/* True if the next frame, or the input's end, begins to be there within timeout_ms. */
+bool vp_reader_ready(vp_reader *r, int timeout_ms);
 void vp_reader_set_vocab(vp_reader *r, int64_t vocab); /* from the next frame on; 0: not known */
 const vp_frame *vp_reader_header(const vp_reader *r);  /* valid until close */
 void vp_reader_close(vp_reader *r);

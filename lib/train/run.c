@@ -202,8 +202,7 @@ static int open_objective(vp_run *r, const vp_map *header, vp_error *err) {
     VP_TRY(vp_objective_open(&r->objective, &o, err));
     if (r->o.objective) r->balance = vp_objective_balance(r->objective);
     if (!tokens) return VP_OK;
-    const vp_compute c = vp_encoder_compute(r->encoder);
-    return vp_head_open_on(&r->head, r->model, &c, err);
+    return vp_head_open_on(&r->head, r->model, r->encoder, err);
 }
 
 static int open_trainer(vp_run *r, vp_error *err) {
@@ -362,6 +361,10 @@ void vp_run_close(vp_run *r) {
 
 int64_t vp_run_vocab(const vp_run *r) {
     return vp_model_vocab(r->model);
+}
+
+const vp_encoder *vp_run_encoder(const vp_run *r) {
+    return r->encoder;
 }
 
 /* ---- running ---- */

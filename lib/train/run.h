@@ -31,6 +31,7 @@ typedef struct vp_run vp_run;
  * one whose checkpoint was made with other adapters, dropout, seed, attention, compute type or optimiser. */
 int vp_run_open(vp_run **r, const vp_run_options *o, const vp_map *header, vp_error *err);
 int64_t vp_run_vocab(const vp_run *r); /* of the model, for the reader's checks */
+const vp_encoder *vp_run_encoder(const vp_run *r);
 /* Train on a step, tell the followers, and write a checkpoint when it is time. VP_DATA: not the step whose turn it is.
  */
 int vp_run_step(vp_run *r, const vp_step *s, vp_trained *done, vp_error *err);

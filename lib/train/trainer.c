@@ -88,18 +88,24 @@ static int join_tied(vp_trainer *t, vp_error *err) {
     return vp_compute_check(&c, c.ops->add(c.queue, &op), err);
 }
 
-/* Tokens of a micro-batch, whose tape must fit where it is longer than a unit. */
-static int64_t micro_tokens(const vp_trainer *t) {
+/* Tokens of a micro-batch, whose tape must fit where it is longer than a unit; before the loss of rows is known tapes
+ * are kept. */
+static int micro_tokens(vp_trainer *t, int64_t *tokens, vp_error *err) {
     const int64_t fit = t->o.activations / (int64_t)vp_tape_bytes(t->p.encoder, 1);
-    return fit < t->o.batch_tokens ? fit : t->o.batch_tokens;
+    const int64_t kept = t->p.objective && vp_objective_wants_rows(t->p.objective) ? t->o.activations : 0;
+    VP_TRY(vp_encoder_fit(t->p.encoder, t->o.batch_tokens, kept, &t->o.batch_tokens, err));
+    *tokens = fit < t->o.batch_tokens ? fit : t->o.batch_tokens;
+    return VP_OK;
 }
 
 int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error *err) {
     vp_micros all;
+    int64_t tokens;
     *done = (vp_trained){.rows = s->B, .tokens = s->T, .lr = vp_schedule_lr(&t->schedule, s->step)};
     if (!t->waiting) VP_TRY(vp_encoder_gradient_clear(t->p.encoder, err));
     if (t->tied) VP_TRY(clear_tied(t, err));
-    int status = vp_micros_open(&all, s, t->p.pooler, t->width, micro_tokens(t), err);
+    VP_TRY(micro_tokens(t, &tokens, err));
+    int status = vp_micros_open(&all, s, t->p.pooler, t->width, tokens, err);
     if (!status) status = vp_trainer_gradient(t, s, &all, err);
     if (!status) status = vp_pooler_finish(t->p.pooler, err);
     if (!status && t->tied) status = join_tied(t, err);

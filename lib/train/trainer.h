@@ -16,14 +16,11 @@ typedef struct vp_trainer_options {
     double beta1, beta2, eps, decay; /* beta1 is SGD's momentum */
     double clip;                     /* largest length of the gradient; 0: any */
     int64_t accumulate;              /* steps whose gradients' mean makes one update, >= 1 */
-    int64_t batch_tokens;            /* tokens of a micro-batch: whole units, at least one */
+    int64_t batch_tokens;            /* tokens of a micro-batch: whole units, at least one; 0: vp_encoder_fit's */
     int64_t activations;             /* bytes of tapes at a time, at least a unit's; the others: computed twice */
 } vp_trainer_options;
 #define VP_TRAINER_DEFAULTS                                                                                            \
-    {                                                                                                                  \
-        .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1, .accumulate = 1, .batch_tokens = 2048,                   \
-        .activations = (int64_t)2 << 30                                                                                \
-    }
+    { .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1, .accumulate = 1, .activations = (int64_t)2 << 30 }
 
 /* What computes; all borrowed. Without objective, gradients must come; head: of objectives of tokens, and where it is
  * trained: its gradient is that of the cross-entropy of `target`, also when the gradient of what is below it came. */

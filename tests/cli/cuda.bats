@@ -105,9 +105,12 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     train='--lora r=2,alpha=4 --lr 1e-3'
     export VP_DEVICE=cuda
     # shellcheck disable=SC2086
-    step --objective mntp --attention bi $train --log fused.log --out fused <masked.vp
+    step -v --objective mntp --attention bi $train --log fused.log --out fused <masked.vp 2>err
+    grep -q '^step: computes on cuda shim$' err
+    grep -Eq '^step: 32768 tokens at a time in [0-9.]+ MB beside the weights, [0-9.e-]+ GFLOP a token$' err || { cat err; false; }
     # shellcheck disable=SC2086
-    fwd --follow piped --attention bi <masked.vp | pool pick | loss mntp | step $train --out piped
+    fwd --follow piped --attention bi <masked.vp | pool -v pick 2>pool.err | loss mntp | step $train --out piped
+    grep -q '^pool: computes on cpu' pool.err
     cmp fused/adapter_model.safetensors piped/adapter_model.safetensors
     # shellcheck disable=SC2086
     step --device cpu --objective mntp --attention bi $train --log cpu.log --out cpu <masked.vp
@@ -157,11 +160,26 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
         awk '{ n++; d = $1 - $2; if (d * d > 1e-8 * $2 * $2) bad++ } END { exit !(n == 2 && !bad) }'
 }
 
+@test "a tied output head, which is the table on the device: generation and training are the CPU's" {
+    need_shim
+    cp "$GOLDEN/llama-gqa-tied/model.safetensors" "$GOLDEN/llama-gqa-tied/config.json" tiny/
+    head -n 2 texts | cut -c1-40 >prompts
+    gen --lines --greedy --max-tokens 4 --device cpu prompts >cpu.txt
+    gen --lines --greedy --max-tokens 4 --device cuda prompts | cmp cpu.txt -
+    head -n 4 texts | tok --lines --pack 24 --batch 2 --steps 2 | mask mntp --rate 0.3 >masked.vp
+    for device in cpu cuda; do
+        step --device $device --objective mntp --full --lr 1e-3 --log $device.log --out $device <masked.vp
+    done
+    paste <(grep -o '"loss":[0-9.]*' cuda.log) <(grep -o '"loss":[0-9.]*' cpu.log) | tr -c '0-9.\n' ' ' |
+        awk '{ n++; d = $1 - $2; if (d * d > 1e-8 * $2 * $2) bad++ } END { exit !(n == 2 && !bad) }'
+}
+
 @test "exact search on the device finds the CPU's hits" {
     need_shim
     tok --lines <texts | fwd --device cpu | pool | knn add x.idx
     head -n 3 texts | tok --lines | fwd --device cpu | pool >queries.vp
     knn search --device cpu -k 3 x.idx queries.vp | sed 's/"score":[^,}]*//' >cpu.jsonl
-    knn search --device cuda -k 3 x.idx queries.vp | sed 's/"score":[^,}]*//' >cuda.jsonl
+    knn search -v --device cuda -k 3 x.idx queries.vp 2>err | sed 's/"score":[^,}]*//' >cuda.jsonl
     cmp cpu.jsonl cuda.jsonl
+    grep -q '^knn: searched on cuda shim$' err || { cat err; false; }
 }

@@ -55,8 +55,8 @@ only() {
     only 'lib/(base|stream|text|file)/.*' lib/text/*.[ch]
 }
 
-@test "lib/model reaches arithmetic through kernels/ops.h, and opens a device by kernels/load.h" {
-    only 'lib/(base|file|stream|model)/.*|lib/index/(index|kv)\.h|kernels/(ops|load)\.h' lib/model/*.[ch]
+@test "lib/model reaches arithmetic through kernels/ops.h, opens a device by kernels/load.h, plans by kernels/plan.h" {
+    only 'lib/(base|file|stream|model)/.*|lib/index/(index|kv)\.h|kernels/(ops|load|plan)\.h' lib/model/*.[ch]
 }
 
 @test "lib/index does not know models, and opens a device by kernels/load.h" {
@@ -86,6 +86,7 @@ only() {
 @test "no backend includes another, and ops.h includes none" {
     only 'lib/base/.*|kernels/[a-z_]+\.h' kernels/*.h
     only 'lib/base/.*|kernels/([a-z_]+\.h|cpu/.*)' kernels/cpu/*.[ch]
+    only 'kernels/[a-z_]+\.h' kernels/plan/*.[ch]
 }
 
 @test "tests include public headers and the library's private ones, never a .c file" {

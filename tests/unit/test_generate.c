@@ -24,8 +24,7 @@ static int open_setup(setup *s, const char *path, const char *compute, int threa
     const vp_encode_options o = {.threads = threads, .compute = compute, .attention = "causal", .generate = true};
     VP_TRY(vp_model_open(&s->model, path, err));
     VP_TRY(vp_encoder_open(&s->encoder, s->model, &o, NULL, err));
-    const vp_compute on = vp_encoder_compute(s->encoder);
-    VP_TRY(vp_head_open_on(&s->head, s->model, &on, err));
+    VP_TRY(vp_head_open_on(&s->head, s->model, s->encoder, err));
     s->width = vp_head_width(s->head);
     s->vocab = vp_head_vocab(s->head);
     return VP_OK;

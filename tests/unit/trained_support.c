@@ -26,8 +26,7 @@ static int open_setup(setup *s, const trained_case *c, int64_t activations, vp_e
     VP_TRY(vp_encoder_warm(s->encoder, err));
     VP_TRY(vp_pooler_open(&s->pooler, &pool, NULL, err));
     VP_TRY(vp_objective_open(&s->objective, &c->objective, err));
-    const vp_compute on = vp_encoder_compute(s->encoder);
-    VP_TRY(vp_head_open_on(&s->head, s->model, &on, err));
+    VP_TRY(vp_head_open_on(&s->head, s->model, s->encoder, err));
     const vp_trainer_parts parts = {s->encoder, s->pooler, s->objective, s->head, vp_objective_balance(s->objective)};
     VP_TRY(vp_trainer_open(&s->trainer, &trainer, &parts, err));
     VP_TRY(vp_schedule_set(&still, "constant", 0, 0, 0, err));

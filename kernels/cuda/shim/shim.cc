@@ -1,6 +1,7 @@
 /* The GPU on the host that shim.h describes: fibers, rendezvous, checked shared memory, device memory that only kernels
  * may touch. One launch at a time. */
 #include "kernels/cuda/shim/shim.h"
+#include <atomic>
 #include <csetjmp>
 #include <cstdarg>
 #include <cstdio>
@@ -329,10 +330,17 @@ void vp_shim_copy_wait(int groups) {
 static const size_t RANGE = (size_t)1 << 40, PAGE = 4096;
 static char *range, *next_free;
 static std::map<void *, size_t> given;
+static std::atomic<size_t> taken;
 static std::mutex memory;
 
 static void open_range(bool yes) {
     if (next_free > range) mprotect(range, (size_t)(next_free - range), yes ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+size_t vp_shim_left() {
+    const char *most = getenv("VP_SHIM_MEMORY");
+    const size_t all = most ? strtoull(most, nullptr, 10) : RANGE;
+    return all > taken ? all - taken : 0;
 }
 
 void *vp_shim_malloc(size_t bytes) {
@@ -342,10 +350,12 @@ void *vp_shim_malloc(size_t bytes) {
         if (p == MAP_FAILED) return nullptr;
         range = next_free = (char *)p;
     }
-    if (bytes > RANGE / 4 || RANGE - (size_t)(next_free - range) < bytes + 2 * PAGE) return nullptr;
+    if (bytes > RANGE / 4 || bytes > vp_shim_left() || RANGE - (size_t)(next_free - range) < bytes + 2 * PAGE)
+        return nullptr;
     char *p = next_free;
     next_free += (bytes + PAGE - 1) / PAGE * PAGE;
     given[p] = bytes;
+    taken += bytes;
     return p;
 }
 
@@ -355,6 +365,7 @@ void vp_shim_free(void *p) {
     if (!p) return;
     if (it == given.end()) vp_shim_stop("freed what is no memory of the device");
     madvise(p, (it->second + PAGE - 1) / PAGE * PAGE, MADV_DONTNEED);
+    taken -= it->second;
     given.erase(it);
 }
 

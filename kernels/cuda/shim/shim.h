@@ -122,7 +122,8 @@ template <int n> void vp_copy_wait() {
 }
 
 /* ---- memory of the device ---- */
-void *vp_shim_malloc(size_t bytes); /* NULL: there is no more */
+void *vp_shim_malloc(size_t bytes); /* NULL: there is no more; there are $VP_SHIM_MEMORY bytes, or 1 TiB */
+size_t vp_shim_left();
 void vp_shim_free(void *p);
 void vp_shim_copy(void *to, const void *from, size_t bytes);
 void *vp_shim_pin(size_t bytes); /* zeroed memory of the host's that kernels reach; NULL: there is no more */

@@ -131,6 +131,7 @@ typedef struct vp_norm_op { /* x += d when d.ptr; out = norm(x) * weight (+ bias
 
 /* A mixture of E experts, of which a token passes top_k: R = T top_k rows, ascending by token within an expert; those
  * of expert e begin at offset[e]. Where they end is known on the device alone: the host counts with R. */
+enum { VP_MOST_EXPERTS = 256, VP_MOST_TOP_K = 8 };
 typedef struct vp_routing {
     int32_t experts, top_k;
     int32_t *offset; /* [E + 1] */

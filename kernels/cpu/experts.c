@@ -5,10 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 256, MOST_TOP = 8 }; /* experts, and those of a token */
-
 static int check_routing(vp_queue *q, const char *what, const vp_routing *to) {
-    if (!to || to->experts < 1 || to->experts > MOST || to->top_k < 1 || to->top_k > MOST_TOP ||
+    if (!to || to->experts < 1 || to->experts > VP_MOST_EXPERTS || to->top_k < 1 || to->top_k > VP_MOST_TOP_K ||
         to->top_k > to->experts)
         return vp_queue_fail(q, VP_BUG, "%s: %d of %d experts", what, to ? (int)to->top_k : 0,
                              to ? (int)to->experts : 0);
@@ -30,7 +28,7 @@ static float rank_of(float logit) {
 
 /* The top_k largest of a row of logits, of equal ones the first; ascending by expert. */
 static void choose(const float *logit, int32_t experts, int32_t top_k, int32_t *chosen) {
-    bool taken[MOST] = {false};
+    bool taken[VP_MOST_EXPERTS] = {false};
     int32_t n = 0;
     for (int32_t k = 0; k < top_k; k++) {
         int32_t best = -1;
@@ -60,7 +58,7 @@ static void choose_rows(void *ctx, int64_t first, int64_t last, int thread) {
 static void place_rows(const route_job *j, int64_t T) {
     const vp_routing *to = j->op->to;
     const int64_t R = T * to->top_k;
-    int32_t next[MOST];
+    int32_t next[VP_MOST_EXPERTS];
     memset(to->offset, 0, (size_t)(to->experts + 1) * sizeof *to->offset);
     for (int64_t i = 0; i < R; i++) to->offset[j->expert[i] + 1]++;
     for (int32_t e = 0; e < to->experts; e++) to->offset[e + 1] += to->offset[e];
@@ -105,7 +103,7 @@ static void route_bwd_rows(void *ctx, int64_t first, int64_t last, int thread) {
     const vp_routing *to = op->to;
     for (int64_t t = first; t < last; t++) {
         const int32_t *row = to->row + t * to->top_k;
-        float s[MOST_TOP], sum = 0.0f, *dlogit = vp_row(op->dlogits, t);
+        float s[VP_MOST_TOP_K], sum = 0.0f, *dlogit = vp_row(op->dlogits, t);
         memset(dlogit, 0, (size_t)to->experts * sizeof *dlogit);
         for (int32_t k = 0; k < to->top_k; k++) {
             s[k] = j->simd->grads->dot(vp_row(&op->x, row[k]), vp_row(op->dout, row[k]), op->x.cols);

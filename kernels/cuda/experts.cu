@@ -4,10 +4,10 @@
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/vec.h"
 
-enum { THREADS = 256, MOST = 256, MOST_TOP = 8 };
+enum { THREADS = 256 };
 
 static int check_routing(vp_queue *q, const char *what, const vp_routing *to) {
-    if (!to || to->experts < 1 || to->experts > MOST || to->top_k < 1 || to->top_k > MOST_TOP ||
+    if (!to || to->experts < 1 || to->experts > VP_MOST_EXPERTS || to->top_k < 1 || to->top_k > VP_MOST_TOP_K ||
         to->top_k > to->experts)
         return vp_queue_fail(q, VP_BUG, "%s: %d of %d experts", what, to ? (int)to->top_k : 0,
                              to ? (int)to->experts : 0);
@@ -26,9 +26,9 @@ choose_kernel(vp_rows_of<const float> logits, int64_t T, int E, int k, int32_t *
     const int64_t t = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (t >= T) return;
     const float *logit = logits.p + t * logits.ld;
-    int chosen[MOST_TOP];
-    float power[MOST_TOP], sum = 0.0f;
-    VP_UNROLL for (int i = 0; i < MOST_TOP; i++) {
+    int chosen[VP_MOST_TOP_K];
+    float power[VP_MOST_TOP_K], sum = 0.0f;
+    VP_UNROLL for (int i = 0; i < VP_MOST_TOP_K; i++) {
         const float before = i ? rank_of(logit[chosen[i ? i - 1 : 0]]) : INFINITY;
         int best = -1;
         for (int e = 0; e < E && i < k; e++) { /* the next in the order of logits, then of experts */
@@ -38,13 +38,13 @@ choose_kernel(vp_rows_of<const float> logits, int64_t T, int E, int k, int32_t *
         }
         chosen[i] = i < k ? best : chosen[0];
     }
-    VP_UNROLL for (int i = 0; i < MOST_TOP; i++) {
+    VP_UNROLL for (int i = 0; i < VP_MOST_TOP_K; i++) {
         power[i] = v_exp(logit[chosen[i]] - logit[chosen[0]]);
         if (i < k) sum += power[i];
     }
-    VP_UNROLL for (int i = 0; i < MOST_TOP; i++) {
+    VP_UNROLL for (int i = 0; i < VP_MOST_TOP_K; i++) {
         int at = 0;
-        VP_UNROLL for (int j = 0; j < MOST_TOP; j++) at += j < k && chosen[j] < chosen[i];
+        VP_UNROLL for (int j = 0; j < VP_MOST_TOP_K; j++) at += j < k && chosen[j] < chosen[i];
         if (i < k) {
             expert[t * k + at] = chosen[i];
             gate[t * k + at] = power[i] / sum;

@@ -49,7 +49,7 @@ typedef enum vp_window_rule {
     VP_WINDOW_SWITCHED /* if `use_sliding_window`, by `layer_types` or from layer `max_window_layers` on */
 } vp_window_rule;
 
-enum { VP_MAX_LAYERS = 512, VP_MAX_EXPERTS = 256, VP_MAX_TOP_K = 8 };
+enum { VP_MAX_LAYERS = 512 };
 
 /* A model's numbers; an architecture's row holds the values for keys that a config leaves out. */
 typedef struct vp_config {

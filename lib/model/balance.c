@@ -35,7 +35,7 @@ static void softmax(const balance *b, const float *logit, double *p) {
 /* f, P [E] of tokens [first, past) in all layers; the loss E sum f P. */
 static double measure(const balance *b, int64_t first, int64_t past, double *f, double *P) {
     const double n = (double)((past - first) * b->layers);
-    double p[VP_MAX_EXPERTS], loss = 0;
+    double p[VP_MOST_EXPERTS], loss = 0;
     for (int64_t e = 0; e < b->experts; e++) f[e] = P[e] = 0;
     for (int64_t l = 0; l < b->layers; l++)
         for (int64_t t = first; t < past; t++) {
@@ -56,7 +56,7 @@ static double measure(const balance *b, int64_t first, int64_t past, double *f, 
 /* share times the gradient of the unit's loss, in place of its logits: E / n p_e (f_e - sum_i f_i p_i) */
 static void differentiate(balance *b, int64_t first, int64_t past, const double *f, double share) {
     const double scale = share * (double)b->experts / (double)((past - first) * b->layers);
-    double p[VP_MAX_EXPERTS];
+    double p[VP_MOST_EXPERTS];
     for (int64_t l = 0; l < b->layers; l++)
         for (int64_t t = first; t < past; t++) {
             float *logit = row_of(b, l, t);
@@ -68,7 +68,7 @@ static void differentiate(balance *b, int64_t first, int64_t past, const double 
 }
 
 static void all_units(balance *b, const vp_balance *of) {
-    double f[VP_MAX_EXPERTS], P[VP_MAX_EXPERTS];
+    double f[VP_MOST_EXPERTS], P[VP_MOST_EXPERTS];
     for (int64_t row = 0, end; row < of->B; row = end) {
         double share = 0;
         for (end = row; end < of->B && of->unit[end] == of->unit[row]; end++) share += of->share[end];

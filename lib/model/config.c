@@ -16,8 +16,8 @@ const vp_config_field vp_config_fields[VP_CONFIG_FIELDS] = {
     FIELD(positions, 1 << 24, "max_position_embeddings", "n_positions", "context_length"),
     FIELD(types, 1 << 16, "type_vocab_size", NULL, NULL),
     FIELD(rotary, 1 << 12, "rotary_dim", NULL, "rope.dimension_count"),
-    FIELD(experts, VP_MAX_EXPERTS, "num_local_experts", NULL, "expert_count"),
-    FIELD(top_k, VP_MAX_TOP_K, "num_experts_per_tok", NULL, "expert_used_count"),
+    FIELD(experts, VP_MOST_EXPERTS, "num_local_experts", NULL, "expert_count"),
+    FIELD(top_k, VP_MOST_TOP_K, "num_experts_per_tok", NULL, "expert_used_count"),
 };
 
 static const struct {

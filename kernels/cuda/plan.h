@@ -31,7 +31,7 @@ struct vp_product {
 };
 
 /* The descriptors of one product. Of FP8 the scales of rows of A and of B stand in them; to ask what the library has
- * for a shape, they need not be there. */
+ * for a shape, they are not read. */
 struct vp_plan_scales {
     const float *a, *b;
 };

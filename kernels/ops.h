@@ -460,7 +460,8 @@ typedef struct vp_backend {
     int (*queue_open)(vp_queue **q, vp_device *d, vp_error *err);
     void (*queue_close)(vp_queue *q);
     /* One that plans: what runs on it takes of its arena what it would take, computes nothing and copies nothing. Its
-     * memory has addresses only, so there is as much of it as is asked for. For kernels/plan.h. */
+     * memory has addresses only, so there is as much of it as is asked for; on the CPU it reads as zeros where kernels
+     * would have written. For kernels/plan.h. */
     int (*queue_plan)(vp_queue **q, vp_device *d, vp_error *err);
     int (*queue_wait)(vp_queue *q, vp_error *err); /* everything enqueued is done; reports the first failure */
     const char *(*why)(const vp_queue *q);         /* reason of the last non-zero status */

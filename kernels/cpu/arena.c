@@ -49,6 +49,13 @@ int vp_arena_pretend(vp_queue *q, vp_error *err) {
     return VP_OK;
 }
 
+/* Zeros again between two offsets: to the end of a page, and whole pages from there. */
+static void forget(char *data, size_t from, size_t to) {
+    const size_t page = 4096, next = (from + page - 1) / page * page;
+    if (from < to) memset(data + from, 0, (next < to ? next : to) - from);
+    if (next < to) madvise(data + next, (to - next + page - 1) / page * page, MADV_DONTNEED);
+}
+
 bool vp_arena_holds(const vp_queue *q, const void *p) {
     const vp_chunk *c = &q->arena.chunk[0];
     return (uintptr_t)p - (uintptr_t)c->data < c->size;
@@ -65,7 +72,9 @@ size_t vp_arena_mark(const vp_queue *q) {
 }
 
 void vp_arena_release(vp_queue *q, size_t mark) {
+    const size_t top = vp_arena_top(&q->arena);
     vp_arena_back(&q->arena, mark);
+    if (q->pretended) forget(q->arena.chunk[0].data, vp_arena_top(&q->arena), top);
 }
 
 size_t vp_cpu_arena_most(const vp_queue *q) {

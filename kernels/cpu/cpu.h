@@ -24,7 +24,9 @@ struct vp_queue {
     vp_device *device;
     vp_arena arena;
     vp_error error;
-    vp_device *pretended; /* of a queue that plans, its own: `device` with threads that run nothing; else NULL */
+    /* Of a queue that plans, its own: `device` with threads that run nothing; else NULL. What a loop would have
+     * computed is zeros then, for what follows it. */
+    vp_device *pretended;
 };
 
 typedef struct vp_panel { /* columns [first, first + n) of a weight */

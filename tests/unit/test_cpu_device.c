@@ -70,6 +70,58 @@ static void test_arena(void) {
     be->close(d);
 }
 
+/* Room that was made is one run of memory, and stays where it is; a mark counts what was taken. */
+static void test_reserve(void) {
+    enum { PIECE = 3 << 20 };
+    vp_error err = {0};
+    vp_device *d = open_device(1, "scalar", &err);
+    vp_queue *q = NULL;
+    OK(!be->queue_open(&q, d, &err), "a queue");
+    char *first = be->arena_alloc(q, 100);
+    const size_t mark = be->arena_mark(q);
+    bool good = first && !be->arena_reserve(q, 4 * PIECE);
+    char *piece = be->arena_alloc(q, PIECE);
+    for (int i = 1; i < 4; i++) good = good && (char *)be->arena_alloc(q, PIECE) == piece + i * PIECE;
+    OK(good && be->arena_mark(q) == mark + 4 * PIECE, "what was made room for is one run");
+    be->arena_release(q, mark);
+    OK(!be->arena_reserve(q, 2 * PIECE) && be->arena_alloc(q, PIECE) == piece, "it is there again");
+    be->arena_release(q, mark);
+    OK(be->arena_most(q) == mark + 4 * PIECE, "the most that was taken is known");
+    OK(be->arena_reserve(q, SIZE_MAX / 2) == VP_MEMORY && strstr(be->why(q), "needs"), "too much: %s", be->why(q));
+    OK(be->memory_free(d) > 0, "so much memory is free: %zu", be->memory_free(d));
+    be->queue_close(q);
+    be->close(d);
+}
+
+/* What a plan would write is not kept from piece to piece; what lies below is. */
+static void test_plan(void) {
+    vp_error err = {0};
+    vp_device *d = open_device(2, "scalar", &err);
+    vp_queue *q = NULL;
+    OK(!be->queue_plan(&q, d, &err), "a queue that plans");
+    char *below = be->arena_alloc(q, 512);
+    memset(below, 5, 512);
+    const size_t mark = be->arena_mark(q);
+    char *piece = be->arena_alloc(q, 100000);
+    memset(piece, 9, 100000);
+    be->arena_release(q, mark);
+    const char *again = be->arena_alloc(q, (size_t)1 << 30);
+    bool zeros = again == piece, kept = true;
+    for (int i = 0; zeros && i < 200000; i++) zeros = again[i] == 0;
+    for (int i = 0; i < 512; i++) kept = kept && below[i] == 5;
+    OK(zeros, "released memory reads as zeros");
+    OK(kept, "what lies below stays");
+    float x[4] = {1, 2, 3, 4}, *out = be->arena_alloc(q, sizeof x);
+    const vp_mat m = {.ptr = x, .dtype = VP_F32, .rows = 1, .cols = 4, .ld = 4};
+    const vp_elem_op op = {.x = m, .out = {.ptr = out, .dtype = VP_F32, .rows = 1, .cols = 4, .ld = 4}, .a = 1};
+    OK(!be->add(q, &op) && out[3] == 0, "nothing is computed");
+    OK(!be->copy(q, out, x, sizeof x) && !memcmp(out, x, sizeof x), "columns come to it");
+    x[0] = 7;
+    OK(!be->copy(q, x, out, sizeof x) && (int)x[0] == 7, "and nothing comes back");
+    be->queue_close(q);
+    be->close(d);
+}
+
 /* ---- the loop ---- */
 enum { ITEMS = 10007, LOOPS = 300, CALLERS = 3 };
 typedef struct count {
@@ -127,6 +179,8 @@ int main(void) {
     be = vp_backend_cpu();
     test_open();
     test_arena();
+    test_reserve();
+    test_plan();
     test_loop();
     test_failure();
     return done();

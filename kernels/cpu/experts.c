@@ -81,7 +81,6 @@ int vp_cpu_route(vp_queue *q, const vp_moe_op *op) {
     j.gate = vp_arena_alloc(q, n * sizeof *j.gate);
     const bool there = j.expert && j.gate;
     if (there) {
-        if (q->pretended) memset(j.expert, 0, n * sizeof *j.expert); /* a plan is for all rows with one expert */
         vp_rows(q, T, vp_grain((int64_t)op->to->experts * op->to->top_k), choose_rows, &j);
         place_rows(&j, T);
     }

@@ -60,8 +60,7 @@ int vp_pass_open(vp_pass *p, vp_encoder *e, const vp_batch *batch, uint32_t step
         return vp_pass_allocate_mlp(p, &p->mid, c->ffn, err);
     }
     const bool f8 = e->on.type == VP_F8;
-    if (f8 && !c->arch->post_norm && !c->arch->parallel)
-        VP_TRY(allocate(p, &p->in, batch->T, c->width, VP_F8, err));
+    if (f8 && !c->arch->post_norm && !c->arch->parallel) VP_TRY(allocate(p, &p->in, batch->T, c->width, VP_F8, err));
     return allocate(p, &p->mid, batch->T, c->ffn, f8 && c->arch->gated ? VP_F8 : e->on.state, err);
 }
 

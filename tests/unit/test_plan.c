@@ -198,7 +198,8 @@ static void check_tied(const char *name, const char *compute, bool shared) {
 
 int main(void) {
     static texts t;
-    static const char *const models[] = {"llama", "llama-gqa-tied", "mistral-window", "qwen3", "gptj", "bert"};
+    static const char *const models[] = {"llama", "llama-gqa-tied", "mistral-window", "qwen3", "gptj", "mixtral",
+                                         "bert"};
     make_texts(&t);
     vp_error err = {0};
     const char *name = getenv("VP_DEVICE");

@@ -415,11 +415,12 @@ typedef struct vp_device_options {
     int threads;     /* 0: all that the process may use */
     int index;       /* device number */
     const char *isa; /* CPU: "auto", "avx512", "avx2", "scalar" */
+    bool tf32; /* where caps.tf32: linear and linear_bwd_x of VP_F32 weights may round inputs and weights to TF32 */
 } vp_device_options;
 typedef struct vp_caps {
     const char *isa; /* "avx512", "sm_90" */
     int threads;
-    bool bf16, i8, fp8;
+    bool bf16, i8, fp8, tf32;
     bool bf16_states; /* activations may be BF16 where compute is: the caller chooses each one's type by it */
     bool separate;    /* its memory is not the host's */
     size_t memory;

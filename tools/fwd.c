@@ -146,7 +146,7 @@ static int describe_pooling(state *s, vp_error *err) {
 
 static vp_encode_options encode_options(void) {
     static const char *const attentions[] = {NULL, "causal", "bi", "segments"};
-    static const char *const computes[] = {"auto", "f32", "bf16", "i8", "fp8"};
+    static const char *const computes[] = {"auto", "f32", "tf32", "bf16", "i8", "fp8"};
     return (vp_encode_options){.device = opt.device,
                                .threads = (int)opt.threads,
                                .compute = computes[opt.compute],

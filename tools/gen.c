@@ -150,7 +150,7 @@ typedef struct state {
 
 /* ---- opening ---- */
 static int open_model(state *s, vp_error *err) {
-    static const char *const types[] = {"auto", "f32", "bf16", "i8", "fp8"};
+    static const char *const types[] = {"auto", "f32", "tf32", "bf16", "i8", "fp8"};
     VP_TRY(vp_model_resolve(&s->model, opt.model, NULL, opt.adapters.item, opt.adapters.n, err));
     VP_TRY(vp_tokenizer_open(&s->tokenizer, vp_model_transformer(s->model), err));
     VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));

@@ -287,7 +287,7 @@ static int check_full(vp_error *err) {
 
 static int set_options(vp_run_options *o, vp_error *err) {
     static const char *const attentions[] = {NULL, "causal", "bi", "segments"};
-    static const char *const computes[] = {NULL, "f32", "bf16", "i8", "fp8"};
+    static const char *const computes[] = {NULL, "f32", "tf32", "bf16", "i8", "fp8"};
     static const char *const schedules[] = {"constant", "linear", "cosine"};
     static const vp_dtype dtypes[] = {VP_NDTYPES, VP_F32, VP_BF16, VP_F16};
     if (!opt.out == !opt.resume) return vp_fail(err, VP_USAGE, "give --out DIR, or --resume DIR");

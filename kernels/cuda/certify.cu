@@ -254,7 +254,7 @@ static bool parse(const char *text, vp_plan *plan) {
     int kind, type, d_type, used = 0;
     if (sscanf(text, "product %d %lld %lld %d %d %lld%n", &kind, &N, &K, &type, &d_type, &rows, &used) != 6)
         return false;
-    plan->shape = {(vp_product_kind)kind, N, K, (vp_dtype)type, (vp_dtype)d_type};
+    plan->shape = {(vp_product_kind)kind, N, K, (vp_dtype)type, (vp_dtype)d_type, false};
     plan->rows = rows;
     if (rows < 0 || rows > MOST_ROWS) return false;
     for (auto &algo : plan->algo)
@@ -291,11 +291,14 @@ void vp_plan_load(vp_product *p, const vp_device *d) {
     for (char &c : name)
         if (!isalnum((unsigned char)c)) c = '-';
     p->cache = folder + "/products-" + std::to_string(cublasLtGetVersion()) + "-" + d->isa + "-" + name;
+    if (p->tf32) p->cache += "-tf32";
     FILE *f = fopen(p->cache.c_str(), "re");
     char line[1024];
     while (f && fgets(line, sizeof line, f)) {
         vp_plan plan = {};
-        if (strchr(line, '\n') && parse(line, &plan) && accepted(p, plan)) p->plans.push_back(plan);
+        if (!strchr(line, '\n') || !parse(line, &plan)) continue;
+        plan.shape.tf32 = p->tf32 && plan.shape.type == VP_F32;
+        if (accepted(p, plan)) p->plans.push_back(plan);
     }
     if (f) fclose(f);
 }

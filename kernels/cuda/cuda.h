@@ -21,6 +21,7 @@ struct vp_device {
     int number, major, minor; /* compute capability */
     int multiprocessors;
     size_t memory;
+    bool tf32; /* the library's F32 products may round what they multiply to TF32 */
     char isa[16];
     vp_product *product;
     void *staging; /* pinned, through which weights come: weight.cu */

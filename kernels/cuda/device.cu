@@ -203,6 +203,7 @@ int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *er
     vp_device *d = (vp_device *)vp_calloc(1, sizeof *d);
     if (!d) return vp_fail_memory(err, "device", sizeof *d);
     d->number = options->index;
+    d->tf32 = options->tf32;
     int status = device_open(d, err);
     if (!status) status = vp_product_open(&d->product, d, err);
     if (status) {
@@ -224,7 +225,7 @@ void vp_cuda_caps(const vp_device *d, vp_caps *caps) {
     *caps = vp_caps{};
     caps->isa = d->isa;
     caps->threads = d->multiprocessors;
-    caps->bf16 = caps->bf16_states = caps->separate = true;
+    caps->bf16 = caps->bf16_states = caps->tf32 = caps->separate = true;
     caps->fp8 = vp_has_f8(d);
     caps->memory = d->memory;
 }

@@ -15,6 +15,7 @@ struct vp_plan_shape {
     vp_product_kind kind; /* NT or NN */
     int64_t N, K;
     vp_dtype type, d_type;
+    bool tf32; /* of VP_F32: inputs are rounded to TF32 */
     bool operator==(const vp_plan_shape &) const = default;
 };
 struct vp_plan {
@@ -26,6 +27,7 @@ struct vp_plan {
 struct vp_product {
     std::mutex lock;
     cublasLtHandle_t library;
+    bool tf32;                  /* of the device: all F32 shapes are */
     std::vector<vp_plan> plans; /* of shapes that were learned, in this process or before */
     std::string cache;          /* the file of verdicts for this library and chip; "": there is none */
 };

@@ -33,7 +33,7 @@ vp_plan_call::vp_plan_call(const vp_plan_shape &s, int64_t M, int64_t lda, int64
     const cublasOperation_t turned = CUBLAS_OP_T;
     const uint64_t k = (uint64_t)s.K, n = (uint64_t)s.N, m = (uint64_t)M;
     const bool nt = s.kind == VP_PRODUCT_NT;
-    status = cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    status = cublasLtMatmulDescCreate(&product, s.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F);
     if (!status && nt)
         status = cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned);
     if (!status && s.type == VP_F8) status = set_scales(product, scales);
@@ -60,8 +60,8 @@ int vp_plan_class(int64_t M) {
     return M <= 32 ? 0 : M <= 256 ? 1 : M <= 2048 ? 2 : 3;
 }
 
-static vp_plan_shape shape_of(const vp_product_op *op) {
-    return {op->kind, op->N, op->K, op->type, op->d_type};
+static vp_plan_shape shape_of(const vp_product *p, const vp_product_op *op) {
+    return {op->kind, op->N, op->K, op->type, op->d_type, p->tf32 && op->type == VP_F32};
 }
 
 static const vp_plan *find(const vp_product *p, const vp_plan_shape &shape) {
@@ -76,6 +76,7 @@ int vp_product_open(vp_product **out, const vp_device *d, vp_error *err) {
         delete p;
         return vp_fail(err, VP_MEMORY, "cuBLASLt: cannot start (status %d)", (int)status);
     }
+    p->tf32 = d->tf32;
     vp_plan_load(p, d);
     *out = p;
     return VP_OK;
@@ -93,7 +94,7 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
     const int64_t step = type == VP_F8 ? 16 : 8; /* rows of all types then lie at multiples of 16 bytes */
     const std::lock_guard<std::mutex> hold(p->lock);
     vp_plan plan = {};
-    plan.shape = {kind, N, K, type, d_type};
+    plan.shape = {kind, N, K, type, d_type, p->tf32 && type == VP_F32};
     if (N % step || K % step || find(p, plan.shape)) return VP_OK;
     const cudaError_t e = cudaSetDevice(d->number);
     if (e != cudaSuccess) return vp_fail(err, VP_MEMORY, "CUDA: %s", cudaGetErrorString(e));
@@ -105,12 +106,12 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
 int64_t vp_product_rows(const vp_device *d, const vp_product_op *op) {
     if (op->planes > 1 || op->count > 1 || op->alpha || op->add) return 0;
     const std::lock_guard<std::mutex> hold(d->product->lock);
-    const vp_plan *plan = find(d->product, shape_of(op));
+    const vp_plan *plan = find(d->product, shape_of(d->product, op));
     return plan ? plan->rows : 0;
 }
 
 int vp_product_library(vp_queue *q, const char *what, const vp_product_op *op) {
-    const vp_plan_shape shape = shape_of(op);
+    const vp_plan_shape shape = shape_of(q->device->product, op);
     cublasLtMatmulAlgo_t algo;
     {
         const std::lock_guard<std::mutex> hold(q->device->product->lock);

@@ -3,8 +3,27 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *vp_compute_name(vp_dtype type) {
-    return type == VP_BF16 ? "bf16" : type == VP_I8 ? "i8" : type == VP_F8 ? "fp8" : "f32";
+static const struct {
+    const char *name;
+    vp_dtype type;
+    bool tf32;
+} types[] = {{"f32", VP_F32, false},
+             {"tf32", VP_F32, true},
+             {"bf16", VP_BF16, false},
+             {"i8", VP_I8, false},
+             {"fp8", VP_F8, false}};
+
+const char *vp_compute_name(const vp_compute *c) {
+    size_t i = 0;
+    while (types[i].type != c->type || types[i].tf32 != c->tf32) i++;
+    return types[i].name;
+}
+
+static int allow_tf32(const vp_compute *c, const vp_caps *caps, vp_error *err) {
+    if (c->rows) return vp_fail(err, VP_USAGE, "compute type tf32 is not for generation");
+    if (caps->tf32) return VP_OK;
+    return vp_fail(err, VP_USAGE, "compute type tf32: the device (%s %s) has no such products, GPUs have", c->ops->name,
+                   caps->isa);
 }
 
 static int allow_f8(const vp_compute *c, const vp_caps *caps, vp_error *err) {
@@ -15,20 +34,22 @@ static int allow_f8(const vp_compute *c, const vp_caps *caps, vp_error *err) {
 }
 
 static int choose_type(vp_compute *c, const vp_caps *caps, const char *name, vp_error *err) {
-    c->type = VP_F32;
-    if (!name || !strcmp(name, "auto") || !strcmp(name, vp_compute_name(VP_F32))) return VP_OK;
-    for (int i = 0; c->rows && i < 2; i++)
-        if (!strcmp(name, vp_compute_name(c->type = i ? VP_I8 : VP_BF16))) return VP_OK;
-    if (!strcmp(name, vp_compute_name(c->type = VP_F8))) return allow_f8(c, caps, err);
-    c->type = VP_BF16;
-    if (strcmp(name, vp_compute_name(VP_BF16)) != 0)
+    const size_t n = sizeof types / sizeof *types;
+    size_t i = 0;
+    while (name && i < n && strcmp(name, types[i].name) != 0) i++;
+    if (!name || !strcmp(name, "auto")) i = 0;
+    if (i == n || (types[i].type == VP_I8 && !c->rows))
         return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
-    if (caps->bf16) return VP_OK;
+    c->type = types[i].type;
+    c->tf32 = types[i].tf32;
+    if (c->tf32) return allow_tf32(c, caps, err);
+    if (c->type == VP_F8) return allow_f8(c, caps, err);
+    if (c->type == VP_F32 || c->rows || caps->bf16) return VP_OK;
     return vp_fail(err, VP_USAGE, "compute type bf16: this processor has no instructions for it (AVX512-BF16)");
 }
 
 int vp_compute_open(vp_compute *c, const char *device, int threads, const char *compute, vp_error *err) {
-    vp_device_options options = {.threads = threads};
+    vp_device_options options = {.threads = threads, .tf32 = compute && !strcmp(compute, "tf32")};
     vp_caps caps;
     VP_TRY(vp_backend_open(device, &options, &c->ops, &c->device, &c->queue, err));
     c->ops->caps(c->device, &caps);

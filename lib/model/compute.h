@@ -12,6 +12,7 @@ typedef struct vp_compute {
      * k and v are VP_BF16 then) */
     vp_dtype type;
     vp_dtype state; /* of activations, but for the residual stream: VP_F32; VP_BF16 where `type` is not and it can */
+    bool tf32;      /* VP_F32 products may round their inputs to TF32 */
     bool rows;      /* weights are kept row by row, for generation */
     bool embeds;    /* forward alone, no adapters */
     bool separate;  /* its memory is not the host's */
@@ -22,7 +23,8 @@ typedef struct vp_compute {
  * or not this type on this machine. VP_MEMORY: no such device. Close with vp_compute_close, also after a failure. */
 int vp_compute_open(vp_compute *c, const char *device, int threads, const char *compute, vp_error *err);
 void vp_compute_close(vp_compute *c);
-const char *vp_compute_name(vp_dtype type);
+/* "f32", "tf32", "bf16", "i8" or "fp8" */
+const char *vp_compute_name(const vp_compute *c);
 /* Name and processor of the device, as "cuda sm_90", into out. */
 void vp_compute_describe(const vp_compute *c, char out[40]);
 /* The status of an operation as this library's error. */

@@ -138,7 +138,7 @@ int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err) {
     if (!encoder) return vp_fail_memory(err, "a map", 1);
     int status = vp_map_set_str(encoder, "attention", e->attention, err);
     if (!status) status = vp_map_set_str(encoder, "layer", "last", err);
-    if (!status) status = vp_map_set_str(encoder, "compute", vp_compute_name(e->on.type), err);
+    if (!status) status = vp_map_set_str(encoder, "compute", vp_compute_name(&e->on), err);
     if (!status) status = vp_map_set_map(header, "encoder", encoder, err);
     vp_map_free(encoder);
     return status ? status : vp_encoder_space(header, err);
@@ -153,7 +153,7 @@ vp_work vp_encoder_work(const vp_encoder *e) {
 }
 
 const char *vp_encoder_compute_type(const vp_encoder *e) {
-    return vp_compute_name(e->on.type);
+    return vp_compute_name(&e->on);
 }
 
 typedef struct target {   /* what of a frame's states is wanted, and where; NULL: not */

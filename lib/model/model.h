@@ -8,7 +8,7 @@
 /* Spellings, for options and checks. */
 #define VP_POOLINGS   "mean|weighted_mean|last|eos|bos|cls|latent"
 #define VP_ATTENTIONS "causal|bi|segments"
-#define VP_COMPUTES   "auto|f32|bf16|i8|fp8"
+#define VP_COMPUTES   "auto|f32|tf32|bf16|i8|fp8"
 
 /* What a model folder (or option, or index) decides for the pipe; travels in the header's `model` map. */
 typedef struct vp_settings {
@@ -134,7 +134,7 @@ int vp_encoder_open(vp_encoder **e, vp_model *m, const vp_encode_options *o, con
 /* Fill a header's `encoder` map {attention, layer, compute} and encoder.space. */
 int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err);
 const char *vp_encoder_attention(const vp_encoder *e);    /* one of VP_ATTENTIONS */
-const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32", "bf16" or "fp8" */
+const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32", "tf32", "bf16" or "fp8" */
 /* One batch frame: hidden [T, C] f32, caller frees. Uses ids, cu, and pos, seg, prefix if present. A sequence longer
  * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
  * not depend on its neighbours. */

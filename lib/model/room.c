@@ -60,7 +60,7 @@ int vp_room_weights(const vp_encoder *e, vp_error *err) {
     if (e->on.separate) bytes += (size_t)(c->vocab * c->width) * each;
     *err = (vp_error){0};
     return vp_fail(err, VP_MEMORY, "out of memory: the weights need %s as %s, %s free%s", say(bytes).text,
-                   vp_compute_name(e->on.type), say(free_bytes).text,
+                   vp_compute_name(&e->on), say(free_bytes).text,
                    e->on.type == VP_F32 ? ": --compute bf16 needs half" : "");
 }
 

@@ -7,7 +7,7 @@
 
 typedef struct vp_following vp_following;
 /* Waits until a run is alive in `folder`, then opens an encoder as it says, for the model, which gets the run's
- * adapters and is borrowed. `o` tells device, threads, attention and compute type ("f32" or "bf16"); `dropout`
+ * adapters and is borrowed. `o` tells device, threads, attention and compute type ("f32", "tf32" or "bf16"); `dropout`
  * {attention, hidden} what the header told the run. `output`: what the caller writes to; nobody waits when nobody reads
  * it (broken_pipe). VP_DATA: the run is of another model, attention, compute type or dropout. */
 typedef struct vp_follow_options {

@@ -7,7 +7,7 @@
 typedef struct vp_recipe {
     const char *fingerprint; /* of the model */
     const char *attention;
-    const char *compute;         /* "f32" or "bf16": type of the products */
+    const char *compute;         /* "f32", "tf32" or "bf16": type of the products */
     const char *const *adapters; /* folders, in order: applied, not trained */
     size_t nadapters;
     vp_train_options train; /* its targets are named; `start` and `backward` do not matter here */

@@ -128,6 +128,29 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     done
 }
 
+@test "tf32: products near those of f32, a row's bytes its own; training piped and fused; refused on the CPU and in gen" {
+    need_shim
+    head -n 6 texts | tok --lines >ids.vp
+    fwd --device cuda <ids.vp >f32.vp
+    fwd --device cuda --compute tf32 <ids.vp >tf32.vp
+    within 5e-3 "$(largest hidden f32.vp tf32.vp)"
+    run ! peek --diff f32.vp tf32.vp --tol 1e-6
+    peek tf32.vp | grep -q '"compute":"tf32"'
+    fwd --device cuda --compute tf32 --batch-tokens 1 <ids.vp | peek --jsonl --columns hidden | cmp - <(peek --jsonl --columns hidden tf32.vp)
+    refused 2 fwd --device cpu --compute tf32 <ids.vp
+    grep -q 'compute type tf32: the device (cpu .*) has no such products, GPUs have' err
+    refused 2 gen --lines --device cuda --compute tf32 texts
+    head -n 4 texts | tok --lines --pack 24 --batch 2 --steps 2 | mask mntp --rate 0.3 >masked.vp
+    train='--lr 1e-3 --lora r=2,alpha=4 -q'
+    # shellcheck disable=SC2086
+    step --device cuda --compute tf32 --objective mntp $train --out fused <masked.vp
+    # shellcheck disable=SC2086
+    VP_DEVICE=cuda fwd --follow piped --compute tf32 <masked.vp | pool pick | VP_DEVICE=cuda loss mntp |
+        VP_DEVICE=cuda step $train --out piped
+    cmp fused/adapter_model.safetensors piped/adapter_model.safetensors
+    grep -q '"compute": *"tf32"' fused/train.json
+}
+
 @test "a mixture of experts on the device: the CPU's vectors, tokens and loss; piped and cut training are the same bytes" {
     need_shim
     cp "$GOLDEN"/mixtral/{config.json,model.safetensors} tiny/

@@ -2,6 +2,7 @@
  * cuBLASLt takes: shapes that were learned, whose rows can lie at multiples of 16 bytes. */
 #include "kernels/cuda/product.h"
 #include <algorithm>
+#include <bit>
 #include <mutex>
 #include <set>
 #include <tuple>
@@ -10,6 +11,7 @@
 using Shape = std::tuple<int, int64_t, int64_t, int, int>;
 struct vp_product {
     std::mutex lock;
+    bool tf32;
     std::set<Shape> learned;
 };
 
@@ -21,17 +23,26 @@ Shape shape_of(const vp_product_op *op) {
     return {op->kind, op->N, op->K, op->type, op->d_type};
 }
 
-float read(const void *p, vp_dtype type, int64_t i) {
+/* A fraction of ten bits. */
+float to_tf32(float x) {
+    uint32_t bits = std::bit_cast<uint32_t>(x);
+    if ((bits & 0x7f800000u) != 0x7f800000u) bits = (bits + 0xfffu + (bits >> 13 & 1)) & ~0x1fffu;
+    return std::bit_cast<float>(bits);
+}
+
+float read(const void *p, vp_dtype type, bool tf32, int64_t i) {
     if (type == VP_F8) return vp_f8_float(((const uint8_t *)p)[i]);
-    return type == VP_BF16 ? vp_float(((const vp_bf16 *)p)[i]) : ((const float *)p)[i];
+    if (type == VP_BF16) return vp_float(((const vp_bf16 *)p)[i]);
+    const float x = ((const float *)p)[i];
+    return tf32 ? to_tf32(x) : x;
 }
 
 /* Columns [n, n + LANES) of D for all rows: B's columns packed [K, LANES] first. */
-void columns(const vp_product_op *op, int64_t n, const std::vector<float> &a, std::vector<Lanes> &packed) {
+void columns(const vp_product_op *op, bool tf32, int64_t n, const std::vector<float> &a, std::vector<Lanes> &packed) {
     const int64_t lanes = std::min<int64_t>(LANES, op->N - n);
     for (int64_t k = 0; k < op->K; k++)
         for (int64_t j = 0; j < LANES; j++)
-            packed[k][j] = j < lanes ? read(op->b, op->type,
+            packed[k][j] = j < lanes ? read(op->b, op->type, tf32,
                                             op->kind == VP_PRODUCT_NT ? (n + j) * op->ldb + k : k * op->ldb + n + j)
                                      : 0.0f;
     for (int64_t m = 0; m < op->M; m += ROWS) {
@@ -53,18 +64,19 @@ void columns(const vp_product_op *op, int64_t n, const std::vector<float> &a, st
     }
 }
 
-void multiply(const vp_product_op *op) {
+void multiply(const vp_product_op *op, bool tf32) {
     std::vector<float> a((size_t)((op->M + ROWS) * op->K));
     std::vector<Lanes> packed((size_t)op->K);
     for (int64_t m = 0; m < op->M; m++)
-        for (int64_t k = 0; k < op->K; k++) a[(size_t)(m * op->K + k)] = read(op->a, op->type, m * op->lda + k);
-    for (int64_t n = 0; n < op->N; n += LANES) columns(op, n, a, packed);
+        for (int64_t k = 0; k < op->K; k++) a[(size_t)(m * op->K + k)] = read(op->a, op->type, tf32, m * op->lda + k);
+    for (int64_t n = 0; n < op->N; n += LANES) columns(op, tf32, n, a, packed);
 }
 } // namespace
 
 int vp_product_open(vp_product **p, const vp_device *d, vp_error *err) {
-    (void)d, (void)err;
+    (void)err;
     *p = new vp_product;
+    (*p)->tf32 = d->tf32;
     return VP_OK;
 }
 
@@ -88,6 +100,7 @@ int64_t vp_product_rows(const vp_device *d, const vp_product_op *op) {
 }
 
 int vp_product_library(vp_queue *q, const char *what, const vp_product_op *op) {
-    if (!q->plans) vp_shim_launch(what, dim3(1), 1, 0, [=] { multiply(op); });
+    const bool tf32 = q->device->product->tf32;
+    if (!q->plans) vp_shim_launch(what, dim3(1), 1, 0, [=] { multiply(op, tf32); });
     return VP_OK;
 }

@@ -34,6 +34,22 @@ vectors() { cut -f "$1" data/sts/stsb-test.tsv | tok --lines | fwd --attention b
     [ "$(figure with/stsb.json)" != "$(figure without/stsb.json)" ]
 }
 
+@test "a classifier sees vectors as they are, not of length 1" {
+    mkdir data/classification
+    for i in $(seq 40); do echo "{\"text\": \"$([ $((i % 3)) = 0 ] && echo dam || echo river) $i\", \"label\": \"l$((i % 3))\"}"; done >rows
+    head -n 24 rows >data/classification/banking77-train.jsonl
+    tail -n 16 rows >data/classification/banking77-test.jsonl
+    evaluate --data data --out figures --attention bi --pool mean banking77
+    for length in --no-normalize --normalize; do
+        for part in train test; do
+            tok data/classification/banking77-$part.jsonl | fwd --attention bi | pool mean $length >$part.vp
+        done
+        score classify train.vp test.vp --bootstrap 1000 --json >want$length
+    done
+    cmp want--no-normalize figures/banking77.json
+    run ! cmp -s want--normalize figures/banking77.json
+}
+
 @test "what is there is not computed again; what is missing is named" {
     evaluate --data data --out figures --bootstrap 20 stsb >/dev/null
     rm -r data/sts/stsb-test.tsv tiny

@@ -1,11 +1,12 @@
 # Shared by the scripts that train and score with several seeds.
 # shellcheck shell=bash
 
-# cell FILE...: mean (standard deviation) of the main scores in those that are there, as a cell of a Markdown table.
+# cell FILE...: mean (standard deviation) of the main scores in those that are there, as a cell of a Markdown table. A
+# file's first line has it; a second one may be of differences.
 cell() {
     local file
     for file in "$@"; do
-        [ ! -s "$file" ] || sed -n 's/.*"main_score": *\([-0-9.e]*\).*/\1/p' "$file"
+        [ ! -s "$file" ] || sed -n '1s/.*"main_score": *\([-0-9.e]*\).*/\1/p' "$file"
     done | awk '{ n++; s += 100 * $1; q += 1e4 * $1 * $1 }
         END { if (n > 1) printf " %.1f (%.1f) |", s / n, sqrt((q - s * s / n) / (n - 1) + 1e-9)
               else if (n) printf " %.1f |", s; else printf " |" }'

@@ -51,8 +51,8 @@ static int count_devices(vp_error *err) {
 static int device_open(vp_device *d, vp_error *err) {
     (void)err;
     snprintf(d->isa, sizeof d->isa, "shim");
-    const char *major = getenv("VP_SHIM_MAJOR"); /* the capability that it has, 9 */
-    d->major = major ? atoi(major) : 9;
+    const char *major = getenv("VP_SHIM_MAJOR"); /* "8": a capability without FP8 */
+    d->major = major && !strcmp(major, "8") ? 8 : 9;
     d->multiprocessors = 2;
     d->memory = (size_t)1 << 40;
     return VP_OK;

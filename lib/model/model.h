@@ -107,7 +107,7 @@ int vp_model_from_header(vp_model **m, const vp_map *header, vp_error *err);
  * to close, also after a failure. */
 int vp_model_resolve(vp_model **m, const char *option, const vp_map *header, const char *const *adapters, size_t n,
                      vp_error *err);
-/* The same without any adapter. */
+/* The same without the header's adapters; an index that `option` names keeps its own. */
 int vp_model_resolve_base(vp_model **m, const char *option, const vp_map *header, vp_error *err);
 
 typedef struct vp_encode_options {

@@ -16,11 +16,12 @@ typedef struct linear_job {
     vp_failure failure;
 } linear_job;
 
-static void epilogue(const linear_job *j, const vp_panel *p, int64_t first, int64_t rows, const float *tile) {
+static void epilogue(const linear_job *j, const vp_panel *p, int64_t first, int64_t rows, const float *tile,
+                     int64_t ld) {
     const vp_linear_op *op = j->op;
     for (int64_t r = 0; r < rows; r++) {
         const float *residual = op->residual.ptr ? vp_row(&op->residual, first + r) + p->first : NULL;
-        j->simd->acts->epilogue(op->act, tile + r * p->n, j->w->bias ? j->w->bias + p->first : NULL, residual,
+        j->simd->acts->epilogue(op->act, tile + r * ld, j->w->bias ? j->w->bias + p->first : NULL, residual,
                                 vp_row(&op->out, first + r) + p->first, p->n);
     }
 }
@@ -58,8 +59,9 @@ static void linear_item(void *ctx, int64_t item, int thread) {
     int64_t first = tile < j->tall ? tile * VP_TILE : j->tall * VP_TILE + (tile - j->tall) * VP_TILE_SHORT;
     int64_t rows = j->T - first < height ? j->T - first : height;
     char *scratch = j->scratch + (size_t)thread * j->scratch_stride;
-    float *out = (float *)(void *)(scratch + j->out_at);
-    const bool bf16 = j->w->compute == VP_BF16;
+    const bool bf16 = j->w->compute == VP_BF16, direct = !p->shape && !j->op->residual.ptr;
+    float *out = direct ? vp_row(&j->op->out, first) + p->first : (float *)(void *)(scratch + j->out_at);
+    const int64_t ldo = direct ? j->op->out.ld : p->n;
     const float *x = p->shape || bf16 ? dense_rows(j, first, rows, height, (float *)(void *)scratch) : NULL;
     if (p->shape) {
         if (vp_product_run(p->shape, thread, height, x, p->packed, out, scratch + j->product_at)) {
@@ -69,12 +71,12 @@ static void linear_item(void *ctx, int64_t item, int thread) {
             return;
         }
     } else if (bf16) {
-        vp_bf16_product((const uint16_t *)(const void *)x, p->packed, out, p->n, rows, j->w->words, p->n);
+        vp_bf16_product((const uint16_t *)(const void *)x, p->packed, out, ldo, rows, j->w->words, p->n);
     } else {
-        j->simd->gemm->product(vp_row(&j->op->x, first), j->op->x.ld, p->packed, k, out, p->n, rows, k, p->n, false);
+        j->simd->gemm->product(vp_row(&j->op->x, first), j->op->x.ld, p->packed, k, out, ldo, rows, k, p->n, false);
     }
-    if (j->sum) j->sum->add(j->sum->ctx, p, first, rows, out, p->n, thread);
-    epilogue(j, p, first, rows, out);
+    if (j->sum) j->sum->add(j->sum->ctx, p, first, rows, out, ldo, thread);
+    if (!direct || j->op->act || j->w->bias) epilogue(j, p, first, rows, out, ldo);
 }
 
 static int check_linear(vp_queue *q, const vp_linear_op *op) {

@@ -50,11 +50,11 @@ void *vp_arena_take(vp_arena *a, size_t bytes) {
     return p;
 }
 
-bool vp_arena_reserve(vp_arena *a, size_t bytes) {
-    if (bytes > SIZE_MAX / 4) return false;
+bool vp_arena_reserve(vp_arena *a, size_t bytes, size_t spare) {
+    if (bytes > SIZE_MAX / 4 || spare > SIZE_MAX / 4) return false;
     bytes = aligned(bytes);
     if (a->chunks && a->chunk[a->current].size - a->used >= bytes) return true;
-    return have_chunk(a, bytes, 25);
+    return have_chunk(a, bytes + spare, 25) || (spare && have_chunk(a, bytes, 25));
 }
 
 size_t vp_arena_top(const vp_arena *a) {

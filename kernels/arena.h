@@ -27,9 +27,9 @@ typedef struct vp_arena {
 void *vp_arena_take(vp_arena *a, size_t bytes); /* NULL: there is no more */
 size_t vp_arena_top(const vp_arena *a);
 void vp_arena_back(vp_arena *a, size_t mark); /* to where vp_arena_top was */
-/* Make room for pieces of `bytes` in all after the top, so that taking them does not grow it. False: there is no more.
- */
-bool vp_arena_reserve(vp_arena *a, size_t bytes);
+/* Make room for pieces of `bytes` in all after the top, so that taking them does not grow it, and for `spare` more if
+ * there is not room enough and it can be had. False: there is no more. */
+bool vp_arena_reserve(vp_arena *a, size_t bytes, size_t spare);
 void vp_arena_drop(vp_arena *a);
 #ifdef __cplusplus
 }

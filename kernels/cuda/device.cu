@@ -302,6 +302,6 @@ size_t vp_cuda_arena_most(const vp_queue *q) {
 }
 
 int vp_cuda_arena_reserve(vp_queue *q, size_t bytes) {
-    if (vp_arena_reserve(&q->arena, bytes)) return VP_OK;
+    if (vp_arena_reserve(&q->arena, bytes, 0)) return VP_OK;
     return vp_queue_fail(q, VP_MEMORY, "out of device memory: scratch memory needs %zu bytes", bytes);
 }

@@ -154,7 +154,7 @@ uninstall: ## remove what install put there
 
 SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.[ch] \
             kernels/cuda/*.cu kernels/cuda/shim/*.* tests/shim/*.cc bench/*.cu)
-SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %/prompts %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/grit bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
+SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %/prompts %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/grit bench/match bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
 fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	clang-format -i $(SOURCES)
 	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \

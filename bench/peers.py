@@ -42,19 +42,19 @@ def tok_minilm():
     return {"seconds": seconds, "peer": "tokenizers (Rust)"}
 
 
-def embed_minilm():
+def embed_minilm(kind="float32"):
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(THREADS)
-    model = SentenceTransformer(MODEL, device="cpu")
+    model = SentenceTransformer(MODEL, device="cpu", model_kwargs={"dtype": getattr(torch, kind)})
     corpus = list(texts())
     model.encode(corpus[:64], batch_size=32)
     seconds = best(lambda: model.encode(corpus, batch_size=32), 2)
-    return {"seconds": seconds, "peer": "sentence-transformers"}
+    return {"seconds": seconds, "peer": f"sentence-transformers, {kind}"}
 
 
-def embed_smollm2():
+def embed_smollm2(kind="float32"):
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -62,7 +62,7 @@ def embed_smollm2():
     folder, name = os.path.split(MODEL)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModel.from_pretrained(folder, gguf_file=name, torch_dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(folder, gguf_file=name, dtype=getattr(torch, kind)).eval()
     corpus = sorted(texts(), key=len, reverse=True)
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ def embed_smollm2():
             torch.nn.functional.normalize((h * w[..., None]).sum(1) / w.sum(1, keepdim=True), dim=-1)
 
     run(corpus[:16])
-    return {"seconds": best(lambda: run(corpus), 1), "peer": "transformers (PyTorch)"}
+    return {"seconds": best(lambda: run(corpus), 1), "peer": f"transformers (PyTorch), {kind}"}
 
 
 def rewrite(path, kind):
@@ -144,7 +144,9 @@ def search(queries):
 WORKS = {
     "tok-minilm": tok_minilm,
     "embed-minilm": embed_minilm,
+    "embed-minilm-bf16": functools.partial(embed_minilm, "bfloat16"),
     "embed-smollm2": embed_smollm2,
+    "embed-smollm2-bf16": functools.partial(embed_smollm2, "bfloat16"),
     **{f"decode-{t}-{b}": functools.partial(decode, k, b) for t, k in (("bf16", "BF16"), ("i8", "Q8_0")) for b in (1, 8)},
     "search-1": lambda: search(1),
     "search-256": lambda: search(256),

@@ -48,11 +48,16 @@ def tok_minilm(folder):
 
 
 def embed(folder, work, model, rows, options, times):
+    """In f32; in bf16 where the work's name ends so: the share, of the f32 peak, may be above 1. None: the processor has no
+    products of it."""
+    options += f" --compute {'bf16' if work.endswith('bf16') else 'f32'}"
+    if work.endswith("bf16") and "avx512_bf16" not in open("/proc/cpuinfo", encoding="ascii").read():
+        return None
     path, stream = corpus(folder, rows), os.path.join(folder, "ids.vp")
     best(f"tok -q -m {model} --max-len 256 {path} > {stream}", 1)
     tokens = tokens_of(stream)
     ours = best(f"tok -q -m {model} --max-len 256 {path} | fwd --threads {THREADS} {options} > /dev/null", times)
-    gflops = tokens * GFLOP_A_TOKEN[work] / ours
+    gflops = tokens * GFLOP_A_TOKEN[work.removesuffix("-bf16")] / ours
     return "tokens/s", tokens / ours, (lambda s: tokens / s), peer(work, path, model), gflops / peak()
 
 
@@ -103,8 +108,8 @@ def mine(folder, queries, options, search_options):
 
 WORKS = {
     "tok-minilm": lambda d: tok_minilm(d),
-    "embed-minilm": lambda d: embed(d, "embed-minilm", MINILM, 1000, "--pool auto", 2),
-    "embed-smollm2": lambda d: embed(d, "embed-smollm2", SMOLLM2, 60, "--pool weighted_mean", 2),
+    **{w: (lambda d, w=w: embed(d, w, MINILM, 1000, "--pool auto", 2)) for w in ("embed-minilm", "embed-minilm-bf16")},
+    **{w: (lambda d, w=w: embed(d, w, SMOLLM2, 60, "--pool weighted_mean", 2)) for w in ("embed-smollm2", "embed-smollm2-bf16")},
     **{f"decode-{t}-{b}": (lambda d, t=t, b=b: decode(t, b)) for t in ("bf16", "i8") for b in (1, 8)},
     "search-1": lambda d: search(d, 1),
     "search-256": lambda d: search(d, 256),
@@ -117,7 +122,7 @@ def main():
     have_peers()
     chosen = sys.argv[1:] or list(WORKS)
     print(f"{THREADS} threads, f32 peak {peak():.0f} GFLOP/s")
-    print(f"{'work':15} {'vecpipe':>18} {'peer':>10}  {'ratio':>6} {'share':>6}  against")
+    print(f"{'work':18} {'vecpipe':>18} {'peer':>10}  {'ratio':>6} {'share':>6}  against")
     with tempfile.TemporaryDirectory() as folder:
         for work in chosen:
             result = WORKS[work](folder)
@@ -125,7 +130,7 @@ def main():
                 continue
             unit, ours, rate, other, share = result
             theirs = rate(other["seconds"]) if other else None
-            print(f"{work:15} {ours:>9.1f} {unit:8} {f'{theirs:.1f}' if theirs else '-':>10}  "
+            print(f"{work:18} {ours:>9.1f} {unit:8} {f'{theirs:.1f}' if theirs else '-':>10}  "
                   f"{f'{ours / theirs:.2f}' if theirs else '-':>6} {f'{share:.0%}' if share else '-':>6}  "
                   f"{other['peer'] if other else '-'}", flush=True)
 

@@ -81,8 +81,8 @@ size_t vp_cpu_arena_most(const vp_queue *q) {
     return q->arena.most;
 }
 
-/* Pages that are not touched cost nothing: with some to spare a pass that is a little larger than all before it keeps the
- * pages that those have touched. */
+/* Pages that are not touched cost nothing: with some to spare a pass that is a little larger than all before it keeps
+ * the pages that those have touched. */
 int vp_cpu_arena_reserve(vp_queue *q, size_t bytes) {
     if (vp_arena_reserve(&q->arena, bytes, bytes / 4)) return VP_OK;
     return vp_queue_fail(q, VP_MEMORY, "out of memory: scratch memory needs %zu bytes", bytes);

@@ -1,5 +1,10 @@
-# Shared by the scripts that train and score with several seeds.
-# shellcheck shell=bash
+# Shared by the scripts that train and score, in whose `here` the project is: where the programs are, and figures of
+# several seeds.
+# shellcheck shell=bash disable=SC2154
+
+for bin in "${VP_BIN:-}" "$here/build/bin"; do
+    [ -n "$bin" ] && [ -x "$bin/tok" ] && PATH=$bin:$PATH && break
+done
 
 # cell FILE...: mean (standard deviation) of the main scores in those that are there, as a cell of a Markdown table. A
 # file's first line has it; a second one may be of differences.

@@ -10,9 +10,9 @@ static void drop_chunks(vp_arena *a, int from) {
     while (a->chunks > from) a->give(a->ctx, a->chunk[--a->chunks].data);
 }
 
-/* A chunk of at least `bytes` after the current one, which replaces one that is too small: of `percent` of all before
- * it, if that is more. Steps that grow so keep the chunks few. */
-static bool have_chunk(vp_arena *a, size_t bytes, size_t percent) {
+/* A chunk of at least `bytes` after the current one, which replaces one that is too small: with `spare` more if that
+ * can be had, and of `percent` of all before it, if that is more. Steps that grow so keep the chunks few. */
+static bool have_chunk(vp_arena *a, size_t bytes, size_t spare, size_t percent) {
     int next = a->chunks ? a->current + 1 : 0;
     if (next < a->chunks && a->chunk[next].size >= bytes) return true;
     drop_chunks(a, next);
@@ -20,7 +20,7 @@ static bool have_chunk(vp_arena *a, size_t bytes, size_t percent) {
     size_t all = 0;
     for (int i = 0; i < next; i++) all += a->chunk[i].size;
     size_t size = all ? all / 100 * percent : FIRST_CHUNK;
-    if (size < bytes) size = bytes;
+    if (size < bytes + spare) size = bytes + spare;
     void *data = a->take(a->ctx, size);
     if (!data && size > bytes) data = a->take(a->ctx, size = bytes);
     if (!data) return false;
@@ -39,7 +39,7 @@ void *vp_arena_take(vp_arena *a, size_t bytes) {
     if (a->chunks == 0 || a->chunk[a->current].size - a->used < bytes) {
         const size_t top = vp_arena_top(a);
         const int next = a->chunks ? a->current + 1 : 0;
-        if (!have_chunk(a, bytes, 50)) return NULL;
+        if (!have_chunk(a, bytes, 0, 50)) return NULL;
         a->current = next;
         a->chunk[next].start = top;
         a->used = 0;
@@ -54,7 +54,7 @@ bool vp_arena_reserve(vp_arena *a, size_t bytes, size_t spare) {
     if (bytes > SIZE_MAX / 4 || spare > SIZE_MAX / 4) return false;
     bytes = aligned(bytes);
     if (a->chunks && a->chunk[a->current].size - a->used >= bytes) return true;
-    return have_chunk(a, bytes + spare, 25) || (spare && have_chunk(a, bytes, 25));
+    return have_chunk(a, bytes, spare, 25);
 }
 
 size_t vp_arena_top(const vp_arena *a) {

@@ -254,7 +254,7 @@ static bool certify(const vp_product_shape *s) {
 /* ---- shapes ---- */
 /* Products of bf16 are worth a library where there are tiles for them. With vdpbf16ps alone our own kernel comes to 211
  * to 225 GFLOP/s of 229 (Zen 4, K 576 to 1536), oneDNN 2.6 to 198 to 216. */
-static bool has_instructions(vp_dtype type) {
+static bool is_worth_it(vp_dtype type) {
     const unsigned need = dnnl_cpu_isa_avx512_core_amx;
     return type == VP_F32 || ((unsigned)dnnl_get_effective_cpu_isa() & need) == need;
 }
@@ -267,7 +267,7 @@ const vp_product_shape *vp_product_find(vp_product *p, vp_dtype type, int64_t k,
     *s = (vp_product_shape){.product = p, .type = type, .k = k, .n = n, .next = p->shapes};
     p->shapes = s;
     int team = work_alone();
-    s->usable = has_instructions(type) && shape_make(s) == dnnl_success && certify(s);
+    s->usable = is_worth_it(type) && shape_make(s) == dnnl_success && certify(s);
     work_as_before(team);
     return s->usable ? s : NULL;
 }

@@ -13,9 +13,9 @@ int vp_product_open(vp_product **p, int threads, vp_error *err);
 void vp_product_close(vp_product *p);
 
 /* x [rows, K] . w [n, K]^T -> out [rows, n] for rows = 64 and 16; x and w of `type`, F32 or BF16, out and its sums in
- * f32. NULL: oneDNN has no such product (of BF16: no tiles for it, AMX), or it failed the
- * certification (a row must give the same bytes in either tile, at every position, whatever stands in the other rows):
- * the caller uses its own kernel. Found once and kept. Not thread-safe. */
+ * f32. NULL: the caller uses its own kernel, because oneDNN's is no faster (BF16 without AMX), is not there, or failed
+ * the certification: a row must give the same bytes in either tile, at every position, whatever stands in the other
+ * rows. Found once and kept. Not thread-safe. */
 const vp_product_shape *vp_product_find(vp_product *p, vp_dtype type, int64_t k, int64_t n);
 size_t vp_product_packed_bytes(const vp_product_shape *s);
 size_t vp_product_scratch_bytes(const vp_product_shape *s); /* of vp_product_run, per thread */

@@ -10,7 +10,7 @@ BASE      = -std=c17 -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fno-math-errn
 SAN       = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 LIBS      = -ldl -lmsgpackc -lzstd -lxxhash -ldnnl -lsqlite3 -lpcre2-8 -lutf8proc -ljansson -lm
 # a plain `make test` or `make demo` uses all cores
-JOBS      = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+PARALLEL  = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 COMPILE   = $(CC) $(BASE) $(WARN) $(CFLAGS) $(SAN)
 LINK      = $(CC) $(SAN) -pthread -fopenmp -o $@ $^ $(LIBS)
 
@@ -73,20 +73,22 @@ NVFLAGS   = $(NVBASE) -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off \
             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 SHIMFLAGS = -std=c++20 -O1 -g1 -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
             -Wno-unused-function -Wno-unknown-pragmas
+STAMP_cuda = $(NVCC) $(NVFLAGS)
+STAMP_shim = $(CXX) $(SHIMFLAGS)
 $(BUILD)/obj/%.pic.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
 	@mkdir -p $(@D)
 	$(COMPILE) -fPIC -c -o $@ $<
-$(BUILD)/obj/%.cuda.o: %.cu
+$(BUILD)/obj/%.cuda.o: %.cu $(BUILD)/cuda.stamp
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -c -o $@ $<
 # for one architecture, with what ptxas says of every kernel
-$(BUILD)/obj/%.cubin: %.cu
+$(BUILD)/obj/%.cubin: %.cu $(BUILD)/cuda.stamp
 	@mkdir -p $(@D)
 	$(NVCC) $(NVBASE) -gencode arch=compute_90,code=sm_90 -Xptxas -v -cubin -o $@ $< 2>$(@:.cubin=.ptxas) || { cat $(@:.cubin=.ptxas); exit 1; }
-$(BUILD)/obj/%.shim.o: %.cu
+$(BUILD)/obj/%.shim.o: %.cu $(BUILD)/shim.stamp
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(SHIMFLAGS) -c -o $@ $<
-$(BUILD)/obj/%.shim.o: %.cc
+$(BUILD)/obj/%.shim.o: %.cc $(BUILD)/shim.stamp
 	@mkdir -p $(@D)
 	$(CXX) $(SHIMFLAGS) -c -o $@ $<
 $(BUILD)/libvecpipe-cuda.so: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.cuda.o) $(CUDA_HELP:%.c=$(BUILD)/obj/%.pic.o)
@@ -105,10 +107,12 @@ shim: $(BUILD)/shim/libvecpipe-cuda.so $(BUILD)/shim/check ## build the CUDA bac
 $(BUILD)/bench/gpu_rate: bench/gpu_rate.cu
 	@mkdir -p $(@D)
 	$(NVCC) -O2 $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -o $@ $< -lcublasLt
+# so that gpu-check does not measure a kit of other sources
+SOURCES_SUM = $(firstword $(shell cat $(sort $(SOURCES)) | sha256sum))
 gpu-kit: cuda units $(BUILD)/bench/device $(BUILD)/bench/gpu_rate ## pack what gpu-check needs on a machine without the packages
-	@BUILD=$(BUILD) scripts/gpu-kit
+	@BUILD=$(BUILD) SOURCES_SUM=$(SOURCES_SUM) scripts/gpu-kit
 gpu-check: ## prove and measure the CUDA backend on a GPU, in under 8 minutes; NAME='part...' runs some
-	@BUILD=$(BUILD) scripts/gpu-check $(NAME)
+	@BUILD=$(BUILD) SOURCES_SUM=$(SOURCES_SUM) scripts/gpu-check $(NAME)
 $(BUILD)/libunit.a: $(UNIT_HELP)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libunit.a $(LIB)
@@ -126,16 +130,16 @@ deps: ## install the Debian packages that are missing
 models: ## fetch the two small models once into models/
 	@scripts/models
 test: deps ## everything: both builds, every test; NAME=part reruns what matches
-	@$(MAKE) $(JOBS) -s --no-print-directory all units $(BUILD)/bench/device
-	@$(MAKE) $(JOBS) -s --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
-	@command -v $(CXX) >/dev/null && $(MAKE) $(JOBS) -s --no-print-directory shim || \
-	    echo 'make: no $(CXX): tests of the CUDA backend are skipped'
-	@! command -v $(NVCC) >/dev/null || $(MAKE) $(JOBS) -s --no-print-directory cubins
+	@$(MAKE) $(PARALLEL) -s --no-print-directory all units $(BUILD)/bench/device
+	@$(MAKE) $(PARALLEL) -s --no-print-directory all units fuzz BUILD=$(BUILD)-sanitize SANITIZE=address,undefined
+	@if command -v $(CXX) >/dev/null; then $(MAKE) $(PARALLEL) -s --no-print-directory shim; \
+	    else echo 'make: no $(CXX): tests of the CUDA backend are skipped'; fi
+	@! command -v $(NVCC) >/dev/null || $(MAKE) $(PARALLEL) -s --no-print-directory cubins
 	@scripts/models || echo 'make: no models: the tests that need them are skipped'
 	@BUILD=$(BUILD) tests/run $(NAME)
 demo: deps ## embed Debian's package descriptions and ask questions
-	@$(MAKE) $(JOBS) -q all >/dev/null 2>&1 || echo 'Building ...'
-	@$(MAKE) $(JOBS) -s --no-print-directory all
+	@$(MAKE) $(PARALLEL) -q all >/dev/null 2>&1 || echo 'Building ...'
+	@$(MAKE) $(PARALLEL) -s --no-print-directory all
 	@scripts/models
 	@BUILD=$(BUILD) scripts/demo
 bench: all $(BUILD)/bench/peak $(BUILD)/bench/kernels $(BUILD)/bench/decode $(BUILD)/bench/rag ## measure against peers (BENCHMARKS.md); TRAIN=1: training
@@ -150,11 +154,11 @@ report: ## curves and results of a training run: make report RUN=DIR writes DIR/
 install: all ## install under $(DESTDIR)$(PREFIX)
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $(BUILD)/bin $(PROGRAMS)
 uninstall: ## remove what install put there
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove $(PROGRAMS)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install --remove
 
 SOURCES   = $(wildcard lib/*.h lib/*/*.[ch] kernels/*.h kernels/*/*.[ch] tools/*.c tests/*.h tests/*/*.[ch] bench/*.[ch] \
             kernels/cuda/*.cu kernels/cuda/shim/*.* tests/shim/*.cc bench/*.cu)
-SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %/prompts %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/grit bench/match bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
+SCRIPTS   = $(wildcard scripts/* examples/*.sh $(filter-out %/data %/presets %/rows %/prompts %.mk,$(wildcard pipelines/*)) pipelines/presets/* bench/stages bench/retrieval bench/grit bench/match bench/rerank bench/common.sh tests/run tests/cli/*.bash tests/cli/*.bats) .ci/run
 fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 	clang-format -i $(SOURCES)
 	@awk '/^\.\\" columns:/ { print; while (("schemas/table.sh" | getline line) > 0) print line; skip = 1 } \
@@ -162,7 +166,7 @@ fmt: ## format the C sources, renew the table of columns in vecpipe(5)
 lint: ## check the format of the C sources, and the scripts
 	@clang-format --dry-run -Werror $(SOURCES)
 	@shellcheck -x -S warning $(SCRIPTS)
-clean: ## remove the builds
+clean: ## remove the builds, and what `make peers` installed into them
 	rm -rf $(BUILD) $(BUILD)-sanitize
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12

@@ -6,6 +6,15 @@ for bin in "${VP_BIN:-}" "$here/build/bin"; do
     [ -n "$bin" ] && [ -x "$bin/tok" ] && PATH=$bin:$PATH && break
 done
 
+# whole FILE COMMAND...: its output, under that name when it is complete
+whole() {
+    local file=$1
+    shift
+    [ ! -s "$file" ] || return 0
+    "$@" >"$file.new"
+    mv "$file.new" "$file"
+}
+
 # cell FILE...: mean (standard deviation) of the main scores in those that are there, as a cell of a Markdown table. A
 # file's first line has it; a second one may be of differences.
 cell() {

@@ -121,6 +121,9 @@ WORKS = {
 def main():
     have_peers()
     chosen = sys.argv[1:] or list(WORKS)
+    for work in chosen:
+        if work not in WORKS:
+            sys.exit(f"run.py: no work '{work}': there are {' '.join(WORKS)}")
     print(f"{THREADS} threads, f32 peak {peak():.0f} GFLOP/s")
     print(f"{'work':18} {'vecpipe':>18} {'peer':>10}  {'ratio':>6} {'share':>6}  against")
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ command -v knn >/dev/null || eval "$(vp env)"
 messages=$(mktemp) || exit 4
 trap 'rm -f "$messages"' EXIT
 
-knn missing "$index" <"$corpus" 2>"$messages" | tok -q | fwd -q | pool -q | knn add "$index" -q
+knn missing "$index" <"$corpus" 2>"$messages" | tok -q --text | fwd -q | pool -q | knn add "$index" -q
 status=("${PIPESTATUS[@]}")
 
 [ "${status[0]}" -eq 7 ] && exit 0 # locked by another run

@@ -44,8 +44,8 @@ load_preset() {
     local row name stage file=$preset
     for row in "${settings[@]}"; do # nothing of the environment counts
         IFS='|' read -r name of _ <<<"$row"
-        unset "${name//-/_}"
-        for stage in $of; do unset "${stage}_${name//-/_}"; done
+        unset -v "${name//-/_}"
+        for stage in $of; do unset -v "${stage}_${name//-/_}"; done
     done
     [[ $file == */* ]] || file=$here/presets/$preset
     if [ ! -r "$file" ] || [ -d "$file" ]; then
@@ -124,17 +124,18 @@ take_value() {
     esac
 }
 
+takes_none() { [[ " --help --resume --piped --dry-run --show --quiet " == *" $1 "* ]] || own_flag "$1"; }
 parse() {
     local option
     while [ $# -gt 0 ]; do
         option=$1
         shift
-        case $option in
-            --*=*)
-                set -- "${option#*=}" "$@"
-                option=${option%%=*}
-                ;;
-        esac
+        if [[ $option == --*=* ]]; then
+            set -- "${option%%=*}" "${option#*=}" "$@"
+            option=$1
+            shift
+            ! takes_none "$option" || fail 2 "$option: takes no value"
+        fi
         case $option in
             -h | --help) help=1 ;;
             --resume) resume=1 ;;

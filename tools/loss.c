@@ -44,7 +44,7 @@ static const vp_program program = {
              "  mse        the cosine of pairs against their score\n"
              "  distill    a teacher's scores of a query's passages\n"
              "  grit       ntp of rows to be generated, infonce of the others\n"
-             "  kto        answers that are wanted or not, against a reference: picked -> grad.picked\n"
+             "  kto        answers wanted or not, against a reference: picked -> grad.picked\n"
              "The column loss [B] is each row's share: a step's loss is their sum.\n",
 };
 

@@ -136,8 +136,8 @@ static const vp_program program = {
     .name = "mine-negs",
     .summary = "hard negatives for queries: near in an index, and no answers",
     .usage = "mine-negs [OPTION]... INDEX [QUERIES] [INDEX QUERIES]... >TRIPLES.jsonl\n"
-             "       mine-negs --reapply [OPTION]... [TRIPLES.jsonl]\n"
-             "       mine-negs --texts [ROWS.jsonl]",
+             "mine-negs --reapply [OPTION]... [TRIPLES.jsonl]\n"
+             "mine-negs --texts [ROWS.jsonl]",
     .options = table,
     .notes =
         "tok --text corpus.jsonl | fwd | pool | knn add corpus.idx\n"

@@ -84,13 +84,13 @@ static const vp_program program = {
     .name = "score",
     .summary = "figures from vectors or hits and judgments",
     .usage = "score sts|pairs [OPTION]... GOLD.tsv FIRST SECOND\n"
-             "       score retrieval [OPTION]... QRELS [HITS.jsonl]\n"
-             "       score rerank [OPTION]... GOLD.jsonl QUERIES CANDIDATES\n"
-             "       score rerank --list queries|candidates GOLD.jsonl\n"
-             "       score perplexity [OPTION]... [LOSSES]\n"
-             "       score match [OPTION]... [ANSWERS.jsonl]\n"
-             "       score classify|words [OPTION]... TRAIN TEST\n"
-             "       score cluster [OPTION]... [VECTORS]",
+             "score retrieval [OPTION]... QRELS [HITS.jsonl]\n"
+             "score rerank [OPTION]... GOLD.jsonl QUERIES CANDIDATES\n"
+             "score rerank --list queries|candidates GOLD.jsonl\n"
+             "score perplexity [OPTION]... [LOSSES]\n"
+             "score match [OPTION]... [ANSWERS.jsonl]\n"
+             "score classify|words [OPTION]... TRAIN TEST\n"
+             "score cluster [OPTION]... [VECTORS]",
     .options = table,
     .notes =
         "FIRST, SECOND, QUERIES, CANDIDATES, TRAIN, TEST and VECTORS are streams with emb, LOSSES is one of loss.\n"

@@ -61,7 +61,8 @@ static const vp_option table[] = {
      .kind = VP_OPT_STRING,
      .target = &opt.input.chat,
      .value = "auto|none|MODEL",
-     .help = "what stands around texts for a chat model of this name, or grit; auto: as the model was trained"},
+     .help =
+         "what stands around texts: for a chat model of this name, or NV-Embed, llara, grit, zephyr; auto: as trained"},
     {.name = "prefix", .kind = VP_OPT_FLAG, .target = &opt.input.prefix, .help = "grit: column prefix, before a text"},
     {.name = "specials",
      .kind = VP_OPT_CHOICE,

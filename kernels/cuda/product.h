@@ -1,6 +1,6 @@
 /* Products of matrices on the device, and the library behind the large ones. Legend: D [M, N], K the length of the
  * sums. An element of D is a sum in an order that its own row and column, K and the types decide: not M, nor where the
- * row stands. Products of weights go to cuBLASLt by algorithms that were certified for it (NUMERICS.md 2) when the
+ * row stands. Products of weights go to cuBLASLt by algorithms that were certified for it when the
  * weight was prepared: product.cu, on the shim plain loops. All others, and shapes that it does not take, go to kernels
  * of our own: product_own.cu. */
 #ifndef VP_CUDA_PRODUCT_H

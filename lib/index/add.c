@@ -32,11 +32,22 @@ struct vp_index_adder {
     pending *row;
     size_t n, cap;
     struct timespec since; /* when the oldest waiting frame came */
+    bool has_texts;        /* the index, when this stream began */
     int64_t rows_seen;     /* ordinal of the next row where the stream has no `row` */
     vp_idset ids;          /* of the stream, with their ordinals */
     vp_idset records;      /* with chunks that this stream has begun to write; number 1: existed before */
     vp_entries entries;
 };
+
+static int see_texts(vp_index_adder *a, vp_error *err) {
+    sqlite3_stmt *q;
+    bool row;
+    VP_TRY(vp_store_statement(a->x, VP_SQL_TEXTED, &q, err));
+    VP_TRY(vp_store_step(a->x, q, &row, err));
+    a->has_texts = row && sqlite3_column_int(q, 0);
+    sqlite3_reset(q);
+    return VP_OK;
+}
 
 int vp_index_add_open(vp_index_adder **out, vp_index *x, const vp_frame *header, vp_error *err) {
     VP_TRY(vp_store_match(x, header->keys, true, err));
@@ -44,8 +55,12 @@ int vp_index_add_open(vp_index_adder **out, vp_index *x, const vp_frame *header,
     if (!a) return vp_fail_memory(err, "adding", sizeof *a);
     a->x = x;
     a->header = header->keys;
-    *out = a;
-    return VP_OK;
+    const int status = see_texts(a, err);
+    if (status)
+        free(a);
+    else
+        *out = a;
+    return status;
 }
 
 void vp_index_add_kv(vp_index_adder *a, const vp_kv_options *o) {
@@ -122,6 +137,10 @@ static int find_columns(vp_index_adder *a, const vp_frame *f, columns *c, vp_err
     if (!c->id)
         return vp_frame_fail(f, VP_DATA, err,
                              "no column id: tok gives it from JSONL records, or from lines as their number");
+    if (!c->text && a->has_texts)
+        return vp_frame_fail(f, VP_DATA, err,
+                             "no column text, but the index '%s' holds texts: say --text to the tok before",
+                             a->x->path);
     VP_TRY(check_dims(a, f, c->emb, err));
     VP_TRY(vp_kv_take_frame(&a->kv, a->x, f, err));
     const vp_column *values[] = {c->id, c->parent, c->text, c->meta};

@@ -68,7 +68,8 @@ typedef struct vp_index_adder vp_index_adder;
 int vp_index_add_open(vp_index_adder **a, vp_index *x, const vp_frame *header, vp_error *err);
 /* Take a batch: emb [B, D] F32, BF16 or I8 and id, and if present parent, chunks, hash, text, meta. Rows are copied and
  * wait for the next commit, which happens here once 64 MiB or 5 s have gathered. VP_DATA: no emb or id, an id twice in
- * one stream (named, with both rows), bytes that are not UTF-8; nothing of that frame is committed then. */
+ * one stream (named, with both rows), bytes that are not UTF-8, no texts where the index held some when the stream
+ * began; nothing of that frame is committed then. */
 int vp_index_add_frame(vp_index_adder *a, const vp_frame *f, vp_error *err);
 /* The same of texts alone, for BM25: each row gets a vector of one zero. VP_DATA: the stream has vectors, or no texts.
  */

@@ -93,6 +93,7 @@
     X(COUNTS, "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM entry WHERE parent IS NULL) +"               \
               " (SELECT count(DISTINCT parent) FROM entry WHERE parent IS NOT NULL),"                                  \
               " (SELECT count(*) FROM document)")                                                                      \
+    X(TEXTED, "SELECT EXISTS(SELECT 1 FROM document)")                                                                 \
     X(TEXTLESS, "SELECT 1 WHERE EXISTS(SELECT 1 FROM entry) AND NOT EXISTS(SELECT 1 FROM document)")                   \
     X(KV_LAST, "SELECT id, bytes FROM kv_file ORDER BY id DESC LIMIT 1")                                               \
     X(KV_FILES, "SELECT id, bytes, live FROM kv_file ORDER BY id")                                                     \

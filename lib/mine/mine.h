@@ -1,5 +1,5 @@
 /* Mining hard negatives: for each query of a stream the texts of an index that come near it and do not answer it.
- * RECIPES: NV-Retriever's rules (arXiv 2407.15831, sections 3 and 4), FlagEmbedding's range sampling (hn_mine).
+ * NV-Retriever's rules (arXiv 2407.15831, sections 3 and 4), FlagEmbedding's range sampling (hn_mine).
  *
  * A row is what the user has, one JSON object: `query` (or `sentence1`), its positives as texts (`positive`, `pos`,
  * `sentence2`) or ids of the index (`pos_ids`), whatever else. It comes in column `meta` of a stream that

@@ -39,7 +39,7 @@ static int choose_type(vp_compute *c, const vp_caps *caps, const char *name, vp_
     while (name && i < n && strcmp(name, types[i].name) != 0) i++;
     if (!name || !strcmp(name, "auto")) i = 0;
     if (i == n || (types[i].type == VP_I8 && !c->rows))
-        return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend has f32 and bf16", name, c->ops->name);
+        return vp_fail(err, VP_USAGE, "compute type '%s': the %s backend does not have it", name, c->ops->name);
     c->type = types[i].type;
     c->tf32 = types[i].tf32;
     if (c->tf32) return allow_tf32(c, caps, err);

@@ -1,4 +1,4 @@
-/* Gradient units (NUMERICS 4): the product of a weight gradient is taken over one unit, so how rows are grouped is part
+/* Gradient units: the product of a weight gradient is taken over one unit, so how rows are grouped is part
  * of what a step computes, and frames, which may be cut anywhere between units, are not. */
 #include "lib/text/text.h"
 

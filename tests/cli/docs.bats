@@ -99,6 +99,20 @@ knn_commands() { knn --help | sed -n 's/^knn \([a-z]*\) INDEX.*/\1/p'; }
     done
 }
 
+@test "the pipelines that README prints are those of --dry-run" {
+    need_models
+    export VP_MODEL=models/SmolLM2-135M-Instruct.gguf
+    ln -s "$REPO/models" "$REPO/pipelines" .
+    mkdir -p run/mntp
+    awk '/^    \$ / { print substr($0, 7) >("command" ++block); on = 1; next }
+        on && /^    / { print substr($0, 5) >("wanted" block); next } { on = 0 }' "$REPO/README.md"
+    [ -s command3 ]
+    for command in command*; do
+        bash "$command" >printed
+        diff printed "${command/command/wanted}" || { cat "$command"; false; }
+    done
+}
+
 @test "examples are found by their marks" {
     printf 'a\n<!-- run -->\n\n    true\n    echo "x" \\\\\n\nb\n\n    false\n' >x.md
     [ "$(examples_of x.md | wc -l)" -eq 2 ]

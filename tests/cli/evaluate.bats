@@ -1,4 +1,4 @@
-# pipelines/evaluate: its figures are those of the pipes that it prints.
+# pipelines/evaluate: its figures are those of the pipes in it.
 load common
 
 evaluate() { "$REPO/pipelines/evaluate" "$@"; }
@@ -53,7 +53,7 @@ vectors() { cut -f "$1" data/sts/stsb-test.tsv | tok --lines | fwd --attention b
 @test "what is there is not computed again; what is missing is named" {
     evaluate --data data --out figures --bootstrap 20 stsb >/dev/null
     rm -r data/sts/stsb-test.tsv tiny
-    expect 2 evaluate --data data --out figures stsb
+    expect 4 evaluate --data data --out figures stsb
     grep -q 'data/sts/stsb-test.tsv is not there' err
     touch data/sts/stsb-test.tsv
     expect 0 evaluate --data data --out figures stsb

@@ -24,6 +24,17 @@ silent() {
     cmp before after
 }
 
+@test "the cron job keeps the texts, for BM25, and an index with texts takes no rows without" {
+    silent job
+    [ "$(knn stats "$INDEX" --json | sed 's/.*"texts":\([0-9]*\).*/\1/')" -eq 60 ]
+    echo '{"id":"new","text":"a kite needs wind"}' >>corpus.jsonl
+    knn missing "$INDEX" <corpus.jsonl | tok -q | fwd -q | pool >bare.vp
+    expect 3 knn add "$INDEX" bare.vp
+    grep -q "frame.*no column text, but the index '$INDEX' holds texts: say --text" err
+    silent job
+    echo 'a kite' | tok -q --lines --query --text | fwd -q | pool | knn search "$INDEX" --bm25 -k 1 | grep -q '"id":"new"'
+}
+
 @test "the cron job embeds only what is new or changed" {
     silent job
     sed -i 's/Flour and water/Rye and water/' corpus.jsonl

@@ -63,7 +63,7 @@ END
     [ ! -s out ]
     grep -q '^    mask simcse |$' err
     use=$(sed -n 's/^llm2vec: done. Embed with: //p' err)
-    [ "$use" = "tok -m $VP_MODEL < texts.jsonl | fwd --adapter run | pool" ]
+    [ "$use" = "tok -m $VP_MODEL --adapter run < texts.jsonl | fwd | pool" ]
     head -n 3 "$corpus" >texts.jsonl
     eval "$use" >trained.vp
     eval "${use/ --adapter run/}" >untrained.vp
@@ -83,7 +83,7 @@ END
         [ "$(grep -c '"program":"step","event":"step"' run/$stage/log.jsonl)" -eq 3 ]
     done
     grep -A 3 '"adapters"' run/supervised/train.json | tr -d ' \n' | grep -q '\["run/mntp","run/simcse"\]'
-    tok <"$corpus" | fwd --adapter run/mntp --adapter run/simcse --adapter run/supervised | pool >trained.vp
+    tok --adapter run/mntp --adapter run/simcse --adapter run/supervised <"$corpus" | fwd | pool >trained.vp
     peek trained.vp | grep -q '^batch 0: B 60'
 }
 

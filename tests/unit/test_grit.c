@@ -120,7 +120,8 @@ static void check(const char *model, const char *name, const vp_train_options *t
     free_rows(r);
 }
 
-/* RECIPES 3.6: beta 0.1, z 0.5, a wanted answer with r = 2 and an unwanted one with r = -1: 0.462570 each. */
+/* KTO (arXiv 2402.01306): beta 0.1, z 0.5, a wanted answer with r = 2 and an unwanted one with r = -1: 0.462570 each.
+ */
 static void check_oracle(void) {
     static const float logprob[] = {2, -1, 0.25f, 0.75f}, reference[4] = {0}, score[] = {1, 0, 1, 0};
     static const uint8_t view[] = {0, 0, 1, 1};

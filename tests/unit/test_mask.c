@@ -304,7 +304,7 @@ static void check_pairs(void) {
     free_rows(in);
 }
 
-/* RECIPES 3.2: rows with losses 0.5, 1.0, 1.5 and 2.0, one number a target. */
+/* GRIT's reductions (arXiv 2402.09906): rows with losses 0.5, 1.0, 1.5 and 2.0, one number a target. */
 static void check_generate(void) {
     static const struct {
         const char *what;

@@ -24,7 +24,7 @@ static bool rows_are(const vp_candidate *c, size_t n, const char *want) {
     return strcmp(got, want) == 0;
 }
 
-/* RECIPES 6.1: score+ 0.8; 95 % is a limit of 0.76, margin 0.05 one of 0.75, both strict. */
+/* NV-Retriever (arXiv 2407.15831): score+ 0.8; 95 % is a limit of 0.76, margin 0.05 one of 0.75, both strict. */
 static void test_published(void) {
     static const struct {
         const char *rule, *kept;
@@ -138,7 +138,8 @@ static void test_draws(void) {
     OK(same, "top1+sample keeps the best");
 }
 
-/* RECIPES 6.2: from 0 to the whole corpus, as many wanted as there are: all of them, in the order of the scores. */
+/* FlagEmbedding's range: from 0 to the whole corpus, as many wanted as there are: all of them, in the order of the
+ * scores. */
 static void test_range(void) {
     vp_candidate c[N];
     vp_mine_counts counts = {0};

@@ -57,15 +57,18 @@ static void put_tokens(const bench *b, const char *text, size_t n, bool begins, 
     vp_error err = {0};
     vp_tokens t = {0};
     size_t before, after;
+    char from[256] = "";
+    if (begins) vp_tokenizer_begin(b->tokenizer, from);
+    strncat(from, text, n);
     vp_tokenizer_specials(b->tokenizer, &before, &after);
-    check(vp_tokenizer_encode(b->tokenizer, text, n, begins, &t, &err), &err);
+    check(vp_tokenizer_encode(b->tokenizer, from, strlen(from), begins, &t, &err), &err);
     if (begins) t.n -= after;
     if ((size_t)out->n + t.n > MOST) check(vp_fail(&err, VP_USAGE, "too many tokens"), &err);
     for (size_t i = 0; i < t.n; i++) out->id[out->n++] = t.id[i];
     vp_tokens_free(&t);
 }
 
-/* A form with q and d tokens for Q and D, behind BOS where the tokenizer has one and the text does not go on. */
+/* A form with q and d tokens for Q and D, behind BOS where the model has one and the text does not go on. */
 static void fill(const bench *b, const char *form, bool begins, int64_t q, int64_t d, ids *out) {
     out->n = 0;
     for (const char *s = form; *s;) {

@@ -14,7 +14,7 @@ typedef struct options {
     double temperature, top_p, penalty;
     int64_t max_tokens, top_k, seed, batch, threads;
     int compute, format;
-    bool greedy, logprobs, lines, skip_bad, rope_shift;
+    bool greedy, logprobs, lines, skip_bad, rope_shift, bos;
 } options;
 static options opt = {.chat = "none", .temperature = 0.7, .top_p = 0.95, .penalty = 1, .max_tokens = 256, .batch = 1};
 
@@ -31,7 +31,11 @@ static const vp_option table[] = {
      .kind = VP_OPT_STRING,
      .target = &opt.chat,
      .value = "FORMAT",
-     .help = "auto (the model's), none (the prompt is continued), or " VP_DIALOGS},
+     .help = "auto (what the model was trained with), none (the prompt is continued), or " VP_DIALOGS},
+    {.name = "bos",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.bos,
+     .help = "prompts begin with BOS also where the tokenizer puts none"},
     {.name = "batch",
      .kind = VP_OPT_INT,
      .target = &opt.batch,
@@ -139,7 +143,8 @@ typedef struct state {
     vp_gen *gen;
     vp_caches *caches;
     vp_tokens ids;
-    line *lines; /* a ring of prompts whose answers are not written: number i at i % capacity */
+    char begin[VP_EOS_BYTES]; /* of prompts that have no cached text before them */
+    line *lines;              /* a ring of prompts whose answers are not written: number i at i % capacity */
     int64_t capacity, rows, bad, written, counted, failures;
     vp_error failed; /* of the first answer or hit that has failed */
     size_t printed;  /* bytes of the first answer */
@@ -165,9 +170,11 @@ static int open_model(state *s, vp_error *err) {
 }
 
 static int open_gen(state *s, vp_error *err) {
-    const char *files = vp_model_transformer(s->model);
-    if (strcmp(opt.chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, opt.chat, err));
+    const char *files = vp_model_transformer(s->model), *trained = vp_model_settings(s->model)->chat;
+    const char *chat = strcmp(opt.chat, "auto") == 0 && vp_dialog_known(trained) ? trained : opt.chat;
+    if (strcmp(chat, "none") != 0) VP_TRY(vp_dialog_open(&s->dialog, files, chat, err));
     if (s->dialog) VP_TRY(vp_dialog_spell(s->dialog, s->tokenizer, err));
+    if (opt.bos) vp_tokenizer_begin(s->tokenizer, s->begin);
     const vp_gen_options o = {.max_tokens = opt.max_tokens,
                               .temperature = opt.greedy ? 0 : opt.temperature,
                               .top_k = opt.top_k,
@@ -232,7 +239,7 @@ static int add_prompt(state *s, const vp_record *r, vp_behind *behind, vp_error 
     s->ids.n = 0;
     vp_tokenizer_specials(s->tokenizer, &before, &after);
     if (!opt.lines) VP_TRY(vp_caches_find(s->caches, r, behind, err));
-    VP_TRY(vp_gen_prompt(s->tokenizer, s->dialog, r, &s->ids, err));
+    VP_TRY(vp_gen_prompt(s->tokenizer, s->dialog, behind->n ? "" : s->begin, r, &s->ids, err));
     if (!behind->n) before = 0;
     return vp_gen_add_behind(s->gen, behind, s->ids.id + before, s->ids.n - before, s->rows, err);
 }
@@ -268,16 +275,9 @@ static int add_prompts(state *s, vp_error *err) {
 }
 
 /* ---- answers ---- */
-/* On a terminal control characters of the model's could do anything: only the newline and the tab go through. */
 static int put_text(state *s, const char *text, size_t n, vp_error *err) {
     const bool terminal = isatty(STDOUT_FILENO) == 1;
-    for (size_t i = 0; i < n; i++) {
-        const unsigned char c = (unsigned char)text[i], next = (unsigned char)(i + 1 < n ? text[i + 1] : 0);
-        const bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || (c == 0xc2 && next < 0xa0);
-        if (terminal && control) i += c == 0xc2;
-        VP_TRY(vp_buf_add(&s->out, terminal && control ? "?" : &text[i], 1, err));
-    }
-    return VP_OK;
+    return terminal ? vp_gen_printable(text, n, &s->out, err) : vp_buf_add(&s->out, text, n, err);
 }
 
 /* The line of an answer, which is not written, or of a hit, which stays without a score; that of the first one is named

@@ -49,13 +49,15 @@ typedef struct add_options {
 } add_options;
 
 /* Before keys and values are stored for the first time: how much room they will take. */
-static int say_size(vp_index_adder *a, const vp_frame *f, vp_error *err) {
+static int say_size(vp_index_adder *a, const vp_frame *f, int64_t rows, vp_error *err) {
     vp_kv_forecast c;
     VP_TRY(vp_index_add_forecast(a, f, &c, err));
-    if (c.fresh && c.token_bytes)
-        vp_cli_note("keys and values: %lld bytes a token, about %.1f MiB a row (of %lld tokens, as in the first frame)",
-                    (long long)c.token_bytes, (double)(c.token_bytes * c.tokens / c.rows) / 1048576,
-                    (long long)(c.tokens / c.rows));
+    if (!c.fresh || !c.token_bytes) return VP_OK;
+    const double row = (double)(c.token_bytes * c.tokens / c.rows) / 1024;
+    char all[64] = "";
+    if (rows > 0) snprintf(all, sizeof all, ", %.1f MiB in all", row * (double)rows / 1024);
+    vp_cli_note("keys and values: %lld bytes a token, about %.1f KiB a row (of %lld tokens, as in the first frame)%s",
+                (long long)c.token_bytes, row, (long long)(c.tokens / c.rows), all);
     return VP_OK;
 }
 
@@ -68,7 +70,7 @@ static int add_batches(vp_index_adder *a, vp_reader *r, int fd, bool bm25, vp_pr
         status = vp_reader_next(r, &f, err);
         if (status || !f) break;
         if (f->kind != VP_FRAME_BATCH) continue;
-        status = say_size(a, f, err);
+        status = say_size(a, f, vp_progress_total(progress), err);
         if (!status) status = bm25 ? vp_index_add_texts(a, f, err) : vp_index_add_frame(a, f, err);
         vp_progress_add(progress, f->B, f->T);
     }

@@ -75,6 +75,7 @@ void vp_cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * terminal. */
 typedef struct vp_progress vp_progress;
 vp_progress *vp_progress_start(const char *unit, int64_t total); /* never NULL-checked: NULL is accepted everywhere */
+int64_t vp_progress_total(const vp_progress *p);                 /* what was given, else $VP_TOTAL; -1: not known */
 void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens);
 /* Erase the line, and draw it no more: the program writes text to the same terminal. */
 void vp_progress_hide(vp_progress *p);

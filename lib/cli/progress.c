@@ -96,6 +96,10 @@ vp_progress *vp_progress_start(const char *unit, int64_t total) {
     return p;
 }
 
+int64_t vp_progress_total(const vp_progress *p) {
+    return p ? p->total : -1;
+}
+
 void vp_progress_add(vp_progress *p, int64_t rows, int64_t tokens) {
     if (!p) return;
     p->rows += rows;

@@ -89,15 +89,27 @@ int vp_gen_write(const vp_answer *a, const vp_gen_line *l, vp_buf *out, vp_error
     return vp_buf_add(out, "}\n", 2, err);
 }
 
+int vp_gen_printable(const char *text, size_t n, vp_buf *out, vp_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i], next = (unsigned char)(i + 1 < n ? text[i + 1] : 0);
+        const bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || (c == 0xc2 && next < 0xa0);
+        if (control) i += c == 0xc2;
+        VP_TRY(vp_buf_add(out, control ? "?" : &text[i], 1, err));
+    }
+    return VP_OK;
+}
+
 /* ---- prompts ---- */
-int vp_gen_prompt(const vp_tokenizer *t, const vp_dialog *d, const vp_record *r, vp_tokens *out, vp_error *err) {
+int vp_gen_prompt(const vp_tokenizer *t, const vp_dialog *d, const char *begin, const vp_record *r, vp_tokens *out,
+                  vp_error *err) {
     const vp_turn only = {VP_SPEAKER_USER, r->text, r->text_len};
     vp_buf text = {0};
     size_t before, after;
     vp_tokenizer_specials(t, &before, &after);
     if (r->turn && !d) return vp_fail(err, VP_DATA, "a conversation: --chat says in which format");
     int status = d ? vp_dialog_render(d, r->turn ? r->turn : &only, r->turn ? r->turns : 1, &text, err)
-                   : vp_buf_add(&text, r->text, r->text_len, err);
+                   : vp_buf_add(&text, begin, strlen(begin), err);
+    if (!status && !d) status = vp_buf_add(&text, r->text, r->text_len, err);
     if (!status) status = vp_tokenizer_encode(t, text.len ? text.data : "", text.len, true, out, err);
     if (!status) out->n -= after;
     vp_buf_free(&text);

@@ -73,8 +73,12 @@ int64_t vp_gen_tokens(const vp_gen *g); /* of all answers so far */
 
 /* ---- prompts ---- */
 /* The ids of a record's prompt (append): its text, or the conversation, in the dialog's format (NULL: text only). BOS
- * comes from the tokenizer, EOS does not. VP_DATA: a conversation without a dialog. */
-int vp_gen_prompt(const vp_tokenizer *t, const vp_dialog *d, const vp_record *r, vp_tokens *out, vp_error *err);
+ * comes from the tokenizer, EOS does not; `begin`, "" or what vp_tokenizer_begin gives, stands before a text. VP_DATA:
+ * a conversation without a dialog. */
+int vp_gen_prompt(const vp_tokenizer *t, const vp_dialog *d, const char *begin, const vp_record *r, vp_tokens *out,
+                  vp_error *err);
+/* Append text as a terminal may get it, where control characters could do anything: only newline and tab go through. */
+int vp_gen_printable(const char *text, size_t n, vp_buf *out, vp_error *err);
 /* Append an answer as a line of JSON: the prompt's id and other members (JSON objects as vp_record.meta; NULL: none),
  * text, tokens, finish, and with logprobs a list [id, logprob] a token. */
 typedef struct vp_gen_line {

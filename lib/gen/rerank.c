@@ -49,7 +49,6 @@ static size_t cut_chars(const char *s, size_t n, int64_t chars) {
 
 static int render(const vp_reranker *r, const char *query, size_t len, const vp_passage *p, vp_buf *out,
                   vp_error *err) {
-    out->len = 0;
     for (const char *s = r->o.prompt;;) {
         size_t at;
         const place what = next_place(s, &at);
@@ -67,9 +66,13 @@ static int render(const vp_reranker *r, const char *query, size_t len, const vp_
     }
 }
 
-/* Append the prompt's tokens; BOS comes from the tokenizer, EOS does not. */
+/* Append the prompt's tokens, BOS before them and no EOS behind. */
 static int add_prompt(vp_reranker *r, const char *query, size_t len, const vp_passage *p, vp_error *err) {
     size_t before, after;
+    char bos[VP_EOS_BYTES];
+    vp_tokenizer_begin(r->tokenizer, bos);
+    r->text.len = 0;
+    if (strncmp(r->o.prompt, bos, strlen(bos)) != 0) VP_TRY(vp_buf_add(&r->text, bos, strlen(bos), err));
     VP_TRY(render(r, query, len, p, &r->text, err));
     VP_TRY(vp_tokenizer_encode(r->tokenizer, r->text.len ? r->text.data : "", r->text.len, true, &r->ids, err));
     vp_tokenizer_specials(r->tokenizer, &before, &after);

@@ -40,9 +40,6 @@ static int open_gguf(vp_model *m, const char *path, vp_error *err) {
 }
 
 static int open_transformer(vp_model *m, const char *folder, vp_error *err) {
-    if (!vp_path_exists(folder, "config.json") && vp_path_exists(folder, "adapter_config.json"))
-        return vp_fail(err, VP_DATA, "%s: an adapter without its model: give the model with -m and this with --adapter",
-                       folder);
     vp_json j;
     VP_TRY(vp_json_open(&j, folder, "config.json", JSON_OBJECT, err));
     int status = vp_config_from_json(&m->config, &j, err);
@@ -169,8 +166,9 @@ static int keep_or_close(vp_model **m, int status) {
 
 int vp_model_open(vp_model **m, const char *path, vp_error *err) {
     *m = NULL;
-    bool index = vp_path_exists(path, "index.db");
-    return keep_or_close(m, index ? open_index(m, path, err) : open_weights(m, path, err));
+    if (vp_path_exists(path, "index.db")) return keep_or_close(m, open_index(m, path, err));
+    if (vp_adapter_only(path)) return keep_or_close(m, vp_model_open_adapted(m, path, err));
+    return keep_or_close(m, open_weights(m, path, err));
 }
 
 static int from_maps(vp_model **m, const vp_map *header, bool adapted, vp_error *err) {

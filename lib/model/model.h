@@ -31,10 +31,11 @@ enum { VP_DOC_MAX_LEN = 400 }; /* LLM2Vec's default */
 
 typedef struct vp_model vp_model;
 
-/* Open PATH: a Hugging Face or sentence-transformers folder, a .gguf file, or an index folder (then its model, adapters
- * and settings, and its fingerprint must match). Reads configuration and tensor table, maps the weights, checks every
- * tensor's shape against the architecture (VP_DATA names the file and tensor); prepares nothing. A plain causal model
- * gets causal attention and weighted mean, a plain bidirectional one the mean, both normalised; folders of
+/* Open PATH: a Hugging Face or sentence-transformers folder, a .gguf file, an index folder (then its model, adapters
+ * and settings, and its fingerprint must match), or an adapter's folder (then the model that it names, if it is here,
+ * with the adapters below it and itself). Reads configuration and tensor table, maps the weights, checks every tensor's
+ * shape against the architecture (VP_DATA names the file and tensor); prepares nothing. A plain causal model gets
+ * causal attention and weighted mean, a plain bidirectional one the mean, both normalised; folders of
  * sentence-transformers and LLM2Vec decide themselves. Close with vp_model_close (NULL is fine); an open model may be
  * read by any thread. */
 int vp_model_open(vp_model **m, const char *path, vp_error *err);

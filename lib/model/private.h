@@ -43,6 +43,11 @@ struct vp_model {
 };
 
 int vp_adapter_open(vp_adapter **a, const vp_model *m, const char *folder, vp_error *err);
+/* A folder with an adapter and no model. */
+bool vp_adapter_only(const char *folder);
+/* The model that it names in base_model_name_or_path, with what train.json says was below it, and with it. VP_DATA: one
+ * of these is not here, or another than it was trained on. *m is the caller's to close, also after a failure. */
+int vp_model_open_adapted(vp_model **m, const char *folder, vp_error *err);
 void vp_adapter_close(vp_adapter *a);
 const vp_adapter_target *vp_adapter_find(const vp_adapter *a, const vp_weight_entry *w); /* NULL: not adapted */
 /* vp_model_merge with other settings, and what `trained` (NULL: nothing) has instead of the file's numbers. */

@@ -177,12 +177,21 @@ static int recognise(vp_dialog *d, const char *path, vp_error *err) {
     return status;
 }
 
+static const format *named(const char *name) {
+    for (int i = 0; name && i < FORMATS; i++)
+        if (strcmp(name, formats[i].name) == 0) return &formats[i];
+    return NULL;
+}
+
+bool vp_dialog_known(const char *name) {
+    return named(name) != NULL;
+}
+
 int vp_dialog_open(vp_dialog **out, const char *path, const char *name, vp_error *err) {
     vp_dialog *d = *out = vp_calloc(1, sizeof *d);
     if (!d) return vp_fail_memory(err, "a chat format", sizeof *d);
     int status = VP_OK;
-    for (int i = 0; i < FORMATS; i++)
-        if (strcmp(name, formats[i].name) == 0) d->format = &formats[i];
+    d->format = named(name);
     if (!d->format && strcmp(name, "auto") != 0)
         status = vp_fail(err, VP_USAGE, "chat format '%s': not one of auto, " VP_DIALOGS, name);
     else if (!d->format)
@@ -205,12 +214,11 @@ static const char closing[] = "</s>";
 
 int vp_dialog_spell(vp_dialog *d, const vp_tokenizer *t, vp_error *err) {
     char bos[VP_EOS_BYTES], eos[VP_EOS_BYTES];
-    size_t before, after;
     vp_tokenizer_marks(t, bos, eos);
-    vp_tokenizer_specials(t, &before, &after);
+    vp_tokenizer_begin(t, bos);
     if (*eos && strcmp(eos, closing) != 0 && !(d->eos = vp_strndup(eos, strlen(eos))))
         return vp_fail_memory(err, "a chat format", strlen(eos));
-    if (d->format->begins && !before && *bos && !(d->bos = vp_strndup(bos, strlen(bos))))
+    if (d->format->begins && *bos && !(d->bos = vp_strndup(bos, strlen(bos))))
         return vp_fail_memory(err, "a chat format", strlen(bos));
     return VP_OK;
 }

@@ -7,6 +7,8 @@
 #define VP_DIALOGS "chatml|llama3|llama2|mistral|gemma|zephyr|grit"
 
 typedef struct vp_dialog vp_dialog;
+/* Whether `name`, which may be NULL, is one of VP_DIALOGS. */
+bool vp_dialog_known(const char *name);
 /* `name`: one of VP_DIALOGS, or "auto": by the marks in the template of tokenizer_config.json, chat_template.jinja or
  * GGUF's tokenizer.chat_template, which is recognised, not run: of its text only ChatML's default system turn is taken.
  * `path` as for vp_tokenizer_open. VP_USAGE: no such name; VP_DATA: no template, or none of these. */

@@ -124,6 +124,8 @@ bool vp_tokenizer_eos(const vp_tokenizer *t, char out[VP_EOS_BYTES]);
 /* What begins and ends a text in formats that spell it out: "<s>" and "</s>" where the tokenizer has these, else its
  * own BOS and EOS; "": none. */
 void vp_tokenizer_marks(const vp_tokenizer *t, char bos[VP_EOS_BYTES], char eos[VP_EOS_BYTES]);
+/* What a text must begin with to have a BOS: its mark where `specials` puts no token before texts; "": nothing. */
+void vp_tokenizer_begin(const vp_tokenizer *t, char bos[VP_EOS_BYTES]);
 /* How many tokens `specials` puts before and after a text. */
 void vp_tokenizer_specials(const vp_tokenizer *t, size_t *before, size_t *after);
 

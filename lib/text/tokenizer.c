@@ -297,6 +297,12 @@ void vp_tokenizer_marks(const vp_tokenizer *t, char bos[VP_EOS_BYTES], char eos[
     if (!find_added(t, -1, "</s>", eos) && t->eos >= 0) find_added(t, t->eos, NULL, eos);
 }
 
+void vp_tokenizer_begin(const vp_tokenizer *t, char bos[VP_EOS_BYTES]) {
+    char eos[VP_EOS_BYTES];
+    vp_tokenizer_marks(t, bos, eos);
+    if (t->around.nbefore) bos[0] = '\0';
+}
+
 bool vp_tokenizer_is_special(const vp_tokenizer *t, int32_t id) {
     if (id == t->bos || id == t->eos || id == t->mask) return true;
     for (int i = 0; i < t->around.nbefore; i++)

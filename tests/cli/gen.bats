@@ -273,6 +273,24 @@ assert screen.strip() == want.strip(), (screen, want)
 PY
 }
 
+@test "--bos and --chat grit: BOS also where the tokenizer puts none; auto is what the model was trained with" {
+    python3 - "$REPO/tests/pipelines/tokenizer.json" >tiny/tokenizer.json <<'PY'
+import json, sys
+t = json.load(open(sys.argv[1]))
+t["post_processor"] = None
+json.dump(t, sys.stdout)
+PY
+    one() { gen --greedy --max-tokens 4 --logprobs "$@"; }
+    one --chat grit <<<'{"prompt":"a b"}' >chat
+    one --bos <<<'{"prompt":"<|user|>\na b\n<|assistant|>\n"}' >raw
+    one <<<'{"prompt":"<|user|>\na b\n<|assistant|>\n"}' >without
+    [ "$(field logprobs chat)" = "$(field logprobs raw)" ]
+    [ "$(field logprobs raw)" != "$(field logprobs without)" ]
+    refused 3 gen --chat auto <<<'{"prompt":"a b"}'
+    echo '{"chat":"grit"}' >tiny/vecpipe_config.json
+    one --chat auto <<<'{"prompt":"a b"}' | cmp - chat
+}
+
 @test "--chat: the format by name, and from the template" {
     chat='{"messages":[{"role":"user","content":"a"}]}'
     echo '{"chat_template":"{{ \"<|user|>\" + x + eos_token }} <|assistant|>"}' >tiny/tokenizer_config.json

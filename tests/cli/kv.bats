@@ -58,7 +58,7 @@ tokens() { peek --jsonl --columns ids "$1" | grep -o '[0-9][0-9]*' | wc -l; }
 @test "an index says what it will take, once, and stats says what it took" {
     fwd --attention bi --emit emb,kv <ids.vp >kv.vp
     expect 0 knn add a.idx kv.vp
-    [ "$(cat err)" = "knn: keys and values: 256 bytes a token, about 0.0 MiB a row (of $(($(tokens kv.vp) / 12)) tokens, as in the first frame)" ]
+    [ "$(cat err)" = "knn: keys and values: 256 bytes a token, about $(awk -v t="$(tokens kv.vp)" 'BEGIN { printf "%.1f", int(256 * t / 12) / 1024 }') KiB a row (of $(($(tokens kv.vp) / 12)) tokens, as in the first frame)" ]
     expect 0 knn add a.idx kv.vp
     [ ! -s err ]
     expect 0 knn add -q quiet.idx kv.vp

@@ -67,6 +67,8 @@ END
     head -n 3 "$corpus" >texts.jsonl
     eval "$use" >trained.vp
     eval "${use/ --adapter run/}" >untrained.vp
+    tok -m run <texts.jsonl | fwd | pool | peek --diff trained.vp -
+    (unset VP_MODEL && tok -m run <texts.jsonl | fwd | pool) | peek --diff trained.vp -
     peek trained.vp | grep -q '"attention":"bi".*"pooling":"mean"'
     expect 3 peek --diff trained.vp untrained.vp
 }
@@ -84,6 +86,7 @@ END
     done
     grep -A 3 '"adapters"' run/supervised/train.json | tr -d ' \n' | grep -q '\["run/mntp","run/simcse"\]'
     tok --adapter run/mntp --adapter run/simcse --adapter run/supervised <"$corpus" | fwd | pool >trained.vp
+    tok -m run/supervised <"$corpus" | fwd | pool | peek --diff trained.vp - # the three of them
     peek trained.vp | grep -q '^batch 0: B 60'
 }
 
@@ -95,6 +98,21 @@ END
     [ ! -e two/supervised ]
     llm2vec supervised -o three pairs.jsonl --continue two/simcse "${small[@]}"
     same_adapter run/supervised three
+}
+
+@test "an adapter as a model whose base or adapter below is not here, or another, says so" {
+    cp -r "$VP_MODEL" other
+    llm2vec mntp -o base "$corpus" "${small[@]}" -m other
+    llm2vec simcse -o top "$corpus" --adapter base "${small[@]}" -m other
+    mv base elsewhere
+    expect 3 tok -m top --lines </dev/null
+    grep -q "^tok: top: the adapter 'base' below it is not here" err
+    printf '\1' | dd of=other/model.safetensors bs=1 seek=4000 conv=notrunc status=none
+    expect 3 tok -m elsewhere --lines </dev/null
+    grep -q "^tok: elsewhere: it was trained on a model with fingerprint" err
+    rm -r other
+    expect 3 tok -m elsewhere --lines </dev/null
+    grep -q "^tok: elsewhere: an adapter whose model .* is not here: give the model with -m" err
 }
 
 @test "a stage on top of an adapter that stays as it is" {

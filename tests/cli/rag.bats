@@ -255,7 +255,7 @@ PY
         expect 0 rag ask -o 'a run' questions.jsonl --cache $cache --dry-run
         bash -euo pipefail out >printed
         rag ask -o 'a run' questions.jsonl --cache $cache --show 2>shown | cmp - printed
-        grep -q '^ *gen -m tiny --greedy --max-tokens 16' shown
+        grep -q "^ *gen -m 'a run/index' --bos --greedy --max-tokens 16" shown
     done
     expect 0 rag ask -o absent questions.jsonl --dry-run
 }
@@ -336,4 +336,31 @@ END
 END
     printf '%s\n' '{"query":"q","id":"d","text":"it"}' '{"query":"r","id":"d","text":"it"}' | expect 3 prompts questions
     expect 4 prompts absent <hits
+}
+
+@test "texts and prompts are those of GRIT's format, BOS as well where the tokenizer puts none" {
+    need_models
+    [[ $VP_BIN != *-sanitize/bin ]] || skip "nothing that the tiny model does not reach"
+    export VP_MODEL=$SMOLLM2
+    echo '{"id":"q","text":"what stands before?"}' >questions.jsonl
+    rag index -q -o run texts.jsonl --cache doc
+    tok -q --chat grit --text texts.jsonl | fwd -q --attention bi --pool mean --emit emb,kv | knn add -q own.idx
+    diff <(knn export run/index --jsonl) <(knn export own.idx --jsonl)
+    rag ask -q -o run questions.jsonl --k 0 --cache none --begin '' --max-tokens 6 >asked
+    gen -q --chat grit --greedy --max-tokens 6 <<<'{"id":"q","prompt":"what stands before?"}' >said
+    [ "$(field text asked)" = "$(field text said)" ]
+}
+
+@test "ask knows model, adapter and settings from the index; keys and values as bytes; their size in all is said" {
+    echo '{"id":"q","text":"a question"}' >questions.jsonl
+    cp -r "$REPO/tests/golden/llama/adapter" adapter
+    VP_MODEL=tiny rag index -o run texts.jsonl --cache doc --adapter adapter --attention bi --kv i8 --kv-zstd yes 2>err
+    grep -q "^knn: keys and values: [0-9]* bytes a token, .* MiB in all$" err
+    knn stats run/index | grep -q '^keys/values  i8 zstd, '
+    rag ask -q -o run questions.jsonl -m tiny --adapter adapter --attention bi --max-tokens 4 >named
+    unset VP_MODEL
+    rag ask -q -o run questions.jsonl --max-tokens 4 | cmp - named
+    VP_MODEL=absent rag ask -q -o run questions.jsonl --max-tokens 4 | cmp - named
+    refused 3 rag index -o run texts.jsonl -m tiny --cache query-doc
+    [ "$(cat err)" = "rag: run/index was made for --cache doc and doc-query" ]
 }

@@ -1,6 +1,6 @@
 /* Speed of generation on a model, and what share of memory's it is. Usage: decode MODEL [THREADS [TYPE]]   (default: 1,
  * every type). For each type of weights, prompts of 128, 512 and 2048 tokens: the tokens/s at which they are taken up.
- * Then prompts of 16 tokens, 1 and 8 at a time: the best of 25 steps, tokens/s, and the bytes of weights that a step
+ * Then prompts of 16 tokens, 1 and 8 at a time: the mean of 128 steps, tokens/s, and the bytes of weights that a step
  * reads over the rate of a plain read of 512 MiB in the same run. With one thread times are of the processor, so that
  * other work on the machine disturbs less; with more they are the clock's. */
 #include "bench/bench.h"
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS = 25, PROMPT = 16, LONGEST = 2048 };
+enum { STEPS = 128, PROMPT = 16, LONGEST = 2048 };
 
 typedef uint64_t block __attribute__((vector_size(64)));
 
@@ -51,8 +51,8 @@ static double product_weights(const char *path) {
     return head ? all - embedding : all;
 }
 
-/* The best step of B prompts of n tokens; *first: the one that takes the prompts up. */
-static double best_step(vp_model *m, vp_tokenizer *t, const char *type, int threads, int64_t B, size_t n,
+/* Seconds of a step of B prompts of n tokens, the mean of `steps`; *first: of the one that takes the prompts up. */
+static double mean_step(vp_model *m, vp_tokenizer *t, const char *type, int threads, int64_t B, size_t n, int steps,
                         double *first) {
     vp_error err = {0};
     vp_encoder *e = NULL;
@@ -60,7 +60,6 @@ static double best_step(vp_model *m, vp_tokenizer *t, const char *type, int thre
     const vp_encode_options encode = {.threads = threads, .compute = type, .attention = "causal", .generate = true};
     const vp_gen_options o = {.max_tokens = STEPS + 2, .top_p = 1, .penalty = 1, .batch = B, .temperature = 1};
     int32_t ids[LONGEST];
-    double best = 1e9;
     check(vp_encoder_open(&e, m, &encode, NULL, &err), &err);
     check(vp_gen_open(&g, m, e, t, &o, &err), &err);
     for (int64_t b = 0; b <= B; b++) { /* the first one makes the weights ready */
@@ -72,15 +71,14 @@ static double best_step(vp_model *m, vp_tokenizer *t, const char *type, int thre
     double start = now(threads);
     check(vp_gen_step(g, &err), &err);
     *first = now(threads) - start;
-    for (int i = 0; i < STEPS && !vp_gen_idle(g); i++) {
-        start = now(threads);
-        check(vp_gen_step(g, &err), &err);
-        const double took = now(threads) - start;
-        if (took < best) best = took;
-    }
+    const int64_t before = vp_gen_tokens(g);
+    start = now(threads);
+    for (int i = 0; i < steps && !vp_gen_idle(g); i++) check(vp_gen_step(g, &err), &err);
+    const double took = now(threads) - start;
+    const int64_t tokens = vp_gen_tokens(g) - before; /* fewer than B a step where answers have ended */
     vp_gen_close(g);
     vp_encoder_close(e);
-    return best;
+    return tokens ? took * (double)B / (double)tokens : 0;
 }
 
 int main(int argc, char **argv) {
@@ -103,11 +101,11 @@ int main(int argc, char **argv) {
         double first;
         if (argc > 3 && strcmp(argv[3], types[i])) continue;
         for (size_t n = 128; n <= LONGEST; n *= 4) {
-            best_step(m, t, types[i], threads, 1, n, &first);
+            mean_step(m, t, types[i], threads, 1, n, 0, &first);
             printf("%-5s prompt of %zu: %.0f tokens/s\n", types[i], n, (double)n / first);
         }
         for (int64_t B = 1; B <= 8; B *= 8) {
-            const double step = best_step(m, t, types[i], threads, B, PROMPT, &first), read = weights * size[i];
+            const double step = mean_step(m, t, types[i], threads, B, PROMPT, STEPS, &first), read = weights * size[i];
             printf("%-5s %lld at a time: %.2f ms a step, %.1f tokens/s, weights at %.1f GB/s, %.0f %% of a read\n",
                    types[i], (long long)B, 1e3 * step, (double)B / step, read / step / 1e9, 100 * read / step / rate);
         }

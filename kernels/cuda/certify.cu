@@ -270,10 +270,10 @@ static bool parse(const char *text, vp_plan *plan) {
 
 /* What the library does not accept any more is learned again. */
 static bool accepted(const vp_product *p, const vp_plan &plan) {
+    alignas(16) static const float some[4] = {}; /* scales must lie so; not read */
     const vp_plan_shape &s = plan.shape;
     for (int c = 0; c < VP_PLAN_CLASSES && plan.rows; c++) {
         cublasLtMatmulHeuristicResult_t result;
-        const float *some = (const float *)&plan; /* not read */
         const vp_plan_call call = call_of(s, 16, {some, some});
         if (call.status ||
             cublasLtMatmulAlgoCheck(p->library, call.product, call.b, call.a, call.d, call.d, &plan.algo[c], &result) ||

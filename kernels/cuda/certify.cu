@@ -1,7 +1,8 @@
 /* Certification of cuBLASLt's algorithms, and the file of verdicts. An algorithm is allowed when every row gets the
- * bytes that the reference algorithm gave it among all rows: alone, among 17, 128, 129, 1000 and all, at several
- * offsets. Of those that are allowed the fastest one is taken for each class of M, so that neither the class nor the
- * place of a row shows in its result. Leading dimensions are addresses only. */
+ * bytes that the reference algorithm gave it among all rows: alone, among 17, at the ends of the classes of M and next
+ * to them, among some numbers between, and among all, at several offsets. Of those that are allowed the fastest one is
+ * taken for each class of M, so that neither the class nor the place of a row shows in its result. Leading dimensions
+ * are addresses only. */
 #ifndef VP_SHIM
 #include "kernels/cuda/plan.h"
 #include <cctype>
@@ -135,8 +136,9 @@ static bool same_alone(const trial &t, const cublasLtMatmulAlgo_t &algo, int64_t
 
 /* Whether the algorithm gives the reference's bytes to all rows, however they are cut. */
 static bool allowed(const trial &t, const cublasLtMatmulAlgo_t &algo) {
-    static const int64_t probe[][2] = {{1, 0},   {1, 77},   {17, 0},   {17, 5},    {128, 0},   {128, 64},
-                                       {129, 0}, {129, 63}, {1000, 0}, {1000, 11}, {2049, 130}};
+    static const int64_t probe[][2] = {{1, 0},   {1, 77},   {17, 0},    {17, 5},    {32, 3},     {33, 40},
+                                       {128, 0}, {128, 64}, {129, 0},   {129, 63},  {256, 0},    {257, 9},
+                                       {520, 7}, {1000, 0}, {1000, 11}, {2048, 64}, {2049, 130}, {4160, 1000}};
     if (!same_alone(t, algo, 0, t.rows)) return false;
     for (const auto &p : probe) {
         const int64_t M = p[0] < t.rows ? p[0] : t.rows, first = p[1] < t.rows - M ? p[1] : t.rows - M;
@@ -270,10 +272,10 @@ static bool parse(const char *text, vp_plan *plan) {
 
 /* What the library does not accept any more is learned again. */
 static bool accepted(const vp_product *p, const vp_plan &plan) {
+    alignas(16) static const float some[4] = {}; /* scales must lie so; not read */
     const vp_plan_shape &s = plan.shape;
     for (int c = 0; c < VP_PLAN_CLASSES && plan.rows; c++) {
         cublasLtMatmulHeuristicResult_t result;
-        const float *some = (const float *)&plan; /* not read */
         const vp_plan_call call = call_of(s, 16, {some, some});
         if (call.status ||
             cublasLtMatmulAlgoCheck(p->library, call.product, call.b, call.a, call.d, call.d, &plan.algo[c], &result) ||

@@ -1,11 +1,12 @@
 /* linear and its backward. Products go to the library or to our own kernels (product.h); what comes after their sums is
- * one more pass over F32 sums (join.cu), where there is something, in pieces of rows that stay in the second-level
- * cache. Legend: x [T, K], out [T, N]. */
+ * one more pass over F32 sums (join.cu), where there is something, in pieces of rows. Legend: x [T, K], out [T, N]. */
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/units.h"
 
-static const int64_t SUMS_BYTES = 16 << 20, SUMS_STEP = 128;
+/* Of a piece's sums: what stays in the second-level cache; or more, for so many rows that reading the weights anew for
+ * each piece takes less time than its product; within bounds, for very wide results. */
+static const int64_t CACHED_BYTES = 16 << 20, ENOUGH_ROWS = 1024, MOST_BYTES = 128 << 20, ROWS_STEP = 128;
 
 /* out = x times the weight, and what joins */
 struct linear_job {
@@ -49,9 +50,15 @@ static int join_piece(vp_queue *q, const linear_job *j, int64_t first, const vp_
     return vp_join(q, j->what, &join);
 }
 
+static int64_t piece_rows(int64_t ld) {
+    const int64_t row = ld * (int64_t)sizeof(float), cached = CACHED_BYTES / row, bound = MOST_BYTES / row,
+                  enough = bound < ENOUGH_ROWS ? bound : ENOUGH_ROWS,
+                  rows = (cached > enough ? cached : enough) / ROWS_STEP * ROWS_STEP;
+    return rows ? rows : ROWS_STEP;
+}
+
 static int run_pieces(vp_queue *q, const linear_job *j) {
-    const int64_t T = j->join.out.rows, N = j->join.out.cols, ld = (N + 3) / 4 * 4;
-    const int64_t fit = SUMS_BYTES / (int64_t)sizeof(float) / ld / SUMS_STEP * SUMS_STEP, most = fit ? fit : SUMS_STEP;
+    const int64_t T = j->join.out.rows, N = j->join.out.cols, ld = (N + 3) / 4 * 4, most = piece_rows(ld);
     vp_mat sums = {NULL, VP_F32, T < most ? T : most, N, ld, NULL};
     sums.ptr = vp_queue_take(q, j->what, (size_t)(sums.rows * ld) * sizeof(float));
     if (!sums.ptr) return VP_MEMORY;

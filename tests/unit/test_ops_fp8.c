@@ -172,10 +172,20 @@ static void round_row(float *x, int64_t n) {
     for (int64_t j = 0; j < n; j++) x[j] = none ? 0 : (float)number_of(code_of(x[j] * (448 / most))) * (most / 448);
 }
 
-/* out = x W^T (+ bias) (+ residual) in f64, and how far an f32 sum may be from it */
+/* What a GPU's sums of FP8 may lose, of the sum of magnitudes: sm_90 aligns the products of a step, and what was summed
+ * before, to the largest of them and keeps 13 bits or so after its leading one. A wrong scale or row is off by far
+ * more, about 1 / sqrt(K) of it. */
+static double lost_in_sums(const op_case *c) {
+    vp_caps caps;
+    c->be->caps(c->device_one, &caps);
+    return strcmp(caps.isa, "shim") ? 0x1p-9 : 0; /* the host's has f32 sums */
+}
+
+/* out = x W^T (+ bias) (+ residual) in f64, and how far a sum may be from it */
 static void check_linear(op_case *c, const vp_linear_op *op, const vp_mat *w, const float *bias, const vp_mat *added) {
     const int64_t T = op->out.rows, N = op->out.cols, K = w->cols;
     const bool half = op->out.dtype == VP_BF16;
+    const double lost = lost_in_sums(c);
     double *want = case_alloc(c, (size_t)(T * N) * sizeof *want),
            *bound = case_alloc(c, (size_t)(T * N) * sizeof *bound);
     for (int64_t i = 0; i < T * N; i++) {
@@ -190,7 +200,7 @@ static void check_linear(op_case *c, const vp_linear_op *op, const vp_mat *w, co
         if (bias) sum += (double)bias[i % N];
         if (added->ptr) sum += (double)mat_row(added, i / N)[i % N];
         want[i] = op->act == VP_ACT_RELU && sum < 0 ? 0 : sum;
-        bound[i] = EPS * ((double)K * size + 8 * fabs(sum) + 8) + (half ? HALF * fabs(want[i]) : 0);
+        bound[i] = EPS * ((double)K * size + 8 * fabs(sum) + 8) + lost * size + (half ? HALF * fabs(want[i]) : 0);
     }
     const vp_mat got = half ? case_f32(c, &op->out) : op->out;
     case_near(c, "linear", &got, want, bound, 0);
@@ -214,7 +224,7 @@ static void check_cut(op_case *c, const vp_linear_op *whole, int64_t first, int6
 
 /* So many rows that the library takes them in pieces, or what follows the sums does; the last ones are right. */
 static void check_pieces(op_case *c, bool wide) {
-    const int64_t T = wide ? 300 : 8300, K = 16, N = wide ? 16400 : 16;
+    const int64_t T = wide ? 1100 : 8300, K = 16, N = wide ? 4112 : 16;
     vp_mat w = case_mat(c, N, K), x = case_mat(c, T, K);
     vp_quant_op quant = {.x = x, .out = case_f8(c, T, K)};
     vp_linear_op op = {.x = quant.out, .out = case_mat(c, T, N)};

@@ -7,7 +7,7 @@ A figure of ours is a whole command: starting, loading and packing the model inc
 after a warm-up; of decode both are. "share" is the rate of multiplications in products over the machine's f32 peak as bench/peak measures
 it, for decode the bytes of weights read over what a plain read of memory takes.
 """
-import functools, json, os, re, subprocess, sys, tempfile, time
+import functools, json, os, re, shlex, subprocess, sys, tempfile, time
 
 from common import BUILD, PEERS, ROOT, SMOLLM2, THREADS, corpus, have_peers, peak
 
@@ -23,6 +23,14 @@ def best(command, times):
         subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=True)
         took.append(time.perf_counter() - start)
     return min(took)
+
+
+def memory(command):
+    """MiB that a program had in memory at most, pages of files that it mapped among them."""
+    _, status, used = os.wait4(subprocess.Popen(shlex.split(command), stdout=subprocess.DEVNULL).pid, 0)
+    if status:
+        sys.exit(f"run.py: {command}: status {os.waitstatus_to_exitcode(status)}")
+    return used.ru_maxrss / 1024
 
 
 def peer(work, *arguments):
@@ -95,14 +103,18 @@ def search(folder, queries):
     return "queries/s", queries / one, (lambda s: queries / s), peer(f"search-{queries}", npy, f"{folder}/queries.npy"), None
 
 
-def mine(folder, queries, options, search_options):
-    """Mining against the search that it rests on, at the same depth: the ratio is the part that the search takes."""
+def mine(folder, queries, options, search_options, few=None):
+    """Mining against the search that it rests on, at the same depth: the ratio is the part that the search takes. With `few`,
+    more than a frame of the stream has, also the memory for so many queries and for all."""
     index, stream = vectors(folder), os.path.join(folder, f"mine-{queries}.vp")
     if not index:
         return None
     search = f"knn search {index} --threads {THREADS} -k 100 {search_options} {stream} > /dev/null"
-    ours = best(f"mine-negs -q {index} --threads {THREADS} {options} {stream} > /dev/null", 2)
+    command = f"mine-negs -q {index} --threads {THREADS} {options}"
+    ours = best(f"{command} {stream} > /dev/null", 2)
     alone = {"seconds": best(search, 2), "peer": f"knn search {search_options} -k 100".replace("  ", " ")}
+    if few:
+        alone["peer"] += f"; {memory(f'{command} {folder}/mine-{few}.vp'):.0f} MiB for {few} queries, {memory(f'{command} {stream}'):.0f} for all"
     return "queries/s", queries / ours, (lambda s: queries / s), alone, None
 
 
@@ -113,7 +125,7 @@ WORKS = {
     **{f"decode-{t}-{b}": (lambda d, t=t, b=b: decode(t, b)) for t in ("bf16", "i8") for b in (1, 8)},
     "search-1": lambda d: search(d, 1),
     "search-256": lambda d: search(d, 256),
-    "mine": lambda d: mine(d, 10000, "", ""),
+    "mine": lambda d: mine(d, 10000, "", "", few=5000),
     "mine-bm25": lambda d: mine(d, 100, "--candidates bm25 --rule naive", "--bm25"),
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Random unit vectors for the search benchmark.   usage: vectors.py FOLDER ROWS DIMS     needs: numpy, msgpack, xxhash
 
-Writes rows.npy and queries.npy for the peer, rows.vp, queries-1.vp and queries-256.vp for vecpipe; mine-10000.vp and
-mine-100.vp for mining: queries near a row that is their positive. Rows have texts of 40 words, these queries the first 8 of
-their positive's.
+Writes rows.npy and queries.npy for the peer, rows.vp, queries-1.vp and queries-256.vp for vecpipe; mine-10000.vp,
+mine-5000.vp and mine-100.vp for mining, in frames of 4096 rows: queries near a row that is their positive. Rows have texts of
+40 words, these queries the first 8 of their positive's.
 """
 import json, os, sys
 
@@ -36,7 +36,7 @@ save("rows", vectors, text=texts)
 positive = rng.integers(0, rows, 10000)
 near = vectors[positive] + unit(10000)
 near /= np.linalg.norm(near, axis=1, keepdims=True)
-for n in (10000, 100):
+for n in (10000, 5000, 100):
     save(f"mine-{n}", near[:n], text=[" ".join(texts[p].split()[:8]) for p in positive[:n]],
          meta=[json.dumps({"pos_ids": [str(p)]}) for p in positive[:n]])
 queries = unit(256)

@@ -9,7 +9,8 @@
 #   MINE_SHARDS   parts of the rows, mined side by side with make -j                                               (4)
 #   MINE_OPTIONS  of mine-negs: rule, negatives, sampling                                              (its defaults)
 #   MINE_KNOWN    rows whose positives are no negatives of an equal query; none: no file               (MINE_QUERIES)
-#   MINE_TOK, MINE_QUERY_TOK, MINE_FWD, MINE_POOL   options of tok for all texts, for queries alone; of fwd; of pool
+#   MINE_TOK, MINE_QUERY_TOK, MINE_FWD, MINE_POOL   options of tok for all texts, for queries alone; of fwd; of pool.
+#                 An E5 teacher's prefixes: MINE_TOK = --instruction "passage: ", MINE_QUERY_TOK = --instruction "query: "
 #   MINE_TEACHERS names of several teachers, letters, digits and _: each gives its negatives, and the first the scores.
 #                 For teacher t there may be MINE_MODEL_t, MINE_BM25_t, MINE_TOK_t, MINE_QUERY_TOK_t, MINE_FWD_t and
 #                 MINE_POOL_t, also empty ones; those that are not set are the ones above                      (no)

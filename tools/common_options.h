@@ -7,13 +7,17 @@
     { .name = "model", .letter = 'm', .kind = VP_OPT_STRING, .target = (to), .value = "PATH", .help = (what) }
 #define OPTION_ADAPTER(to, what)                                                                                       \
     { .name = "adapter", .kind = VP_OPT_LIST, .target = (to), .value = "DIR", .help = (what) }
-#define OPTION_COMPUTE(to, what)                                                                                       \
-    { .name = "compute", .kind = VP_OPT_CHOICE, .target = (to), .choices = VP_COMPUTES, .help = (what) }
+#define OPTION_COMPUTE_OF(types, to, what)                                                                             \
+    { .name = "compute", .kind = VP_OPT_CHOICE, .target = (to), .choices = (types), .help = (what) }
+#define OPTION_COMPUTE(to, what) OPTION_COMPUTE_OF(VP_COMPUTES, to, what)
 #define OPTION_DEVICE_AS(to, what)                                                                                     \
     { .name = "device", .kind = VP_OPT_STRING, .target = (to), .value = VP_DEVICES, .help = (what) }
 #define OPTION_DEVICE(to) OPTION_DEVICE_AS(to, "where to compute; else $VP_DEVICE, else auto: a GPU where there is one")
 #define OPTION_BATCH_TOKENS(to, what)                                                                                  \
-    { .name = "batch-tokens", .kind = VP_OPT_AUTO, .target = (to), .value = "auto|N", .min = 1, .max = 1 << 24, .help = (what) }
+    {                                                                                                                  \
+        .name = "batch-tokens", .kind = VP_OPT_AUTO, .target = (to), .value = "auto|N", .min = 1, .max = 1 << 24,      \
+        .help = (what)                                                                                                 \
+    }
 #define OPTION_THREADS(to, what)                                                                                       \
     { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
 

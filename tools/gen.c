@@ -22,7 +22,8 @@ static const vp_option table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
     OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
     OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
-    OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_COMPUTE_OF("auto|f32|bf16|i8", &opt.compute,
+                      "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
     OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.kind = VP_OPT_GROUP, .help = "Prompts"},
@@ -155,7 +156,7 @@ typedef struct state {
 
 /* ---- opening ---- */
 static int open_model(state *s, vp_error *err) {
-    static const char *const types[] = {"auto", "f32", "tf32", "bf16", "i8", "fp8"};
+    static const char *const types[] = {"auto", "f32", "bf16", "i8"};
     VP_TRY(vp_model_resolve(&s->model, opt.model, NULL, opt.adapters.item, opt.adapters.n, err));
     VP_TRY(vp_tokenizer_open(&s->tokenizer, vp_model_transformer(s->model), err));
     VP_TRY(vp_caches_open(&s->caches, opt.documents, opt.queries, s->model, s->tokenizer, err));
@@ -255,7 +256,7 @@ static int add_record(state *s, const vp_record *r, vp_error *err) {
     free_line(l);
     s->bad += status == VP_DATA;
     if (status == VP_DATA && opt.skip_bad) return VP_OK;
-    return vp_fail(err, status, "%s:%lld: %s", vp_records_name(s->records), (long long)r->number, why.text);
+    return vp_records_fail(s->records, r->number, r->id, r->id_len, status, why.text, err);
 }
 
 /* Prompts as there is room for them: while others run, only those whose lines are there already. */
@@ -282,12 +283,10 @@ static int put_text(state *s, const char *text, size_t n, vp_error *err) {
 
 /* The line of an answer, which is not written, or of a hit, which stays without a score; that of the first one is named
  * by the error that the program ends with. */
-static void note_failed(state *s, int64_t number) {
-    static const char why[] = "the model's logits are not finite";
-    if (s->failures++)
-        vp_cli_note("%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
-    else
-        (void)vp_fail(&s->failed, VP_DATA, "%s:%lld: %s", vp_records_name(s->records), (long long)number, why);
+static void note_failed(state *s, int64_t number, const char *id, size_t n) {
+    vp_error e = {0}, *to = s->failures ? &e : &s->failed;
+    (void)vp_records_fail(s->records, number, id, n, VP_DATA, "the model's logits are not finite", to);
+    if (s->failures++) vp_cli_note("%s", e.text);
 }
 
 /* What the program ends with; where that is another error, the first line that failed is told before it. */
@@ -300,7 +299,7 @@ static int settle(const state *s, int status, vp_error *err) {
 
 static int put_answer(state *s, const vp_answer *a, vp_error *err) {
     const line *l = &s->lines[a->number % s->capacity];
-    if (a->finish == VP_FINISH_FAILED) note_failed(s, l->number);
+    if (a->finish == VP_FINISH_FAILED) note_failed(s, l->number, l->id, l->view.id_len);
     if (!s->text) {
         const bool whole = a->finish && a->finish != VP_FINISH_FAILED;
         return whole ? vp_gen_write(a, &l->view, &s->out, err) : VP_OK;
@@ -395,7 +394,8 @@ static const vp_option rerank_table[] = {
     {.kind = VP_OPT_GROUP, .help = "Model"},
     OPTION_MODEL(&opt.model, "folder or .gguf file; else $VP_MODEL"),
     OPTION_ADAPTER(&opt.adapters, "LoRA adapter (PEFT's layout), applied on the fly; may be repeated"),
-    OPTION_COMPUTE(&opt.compute, "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
+    OPTION_COMPUTE_OF("auto|f32|bf16|i8", &opt.compute,
+                      "type that weights are kept in; sums are f32. i8: a scale an output. auto: f32"),
     OPTION_DEVICE(&opt.device),
     OPTION_THREADS(&opt.threads, "threads to use; 0: all"),
     {.kind = VP_OPT_GROUP, .help = "Hits"},
@@ -444,7 +444,7 @@ static int rerank_all(reranking *r, vp_error *err) {
     int64_t n;
     do {
         VP_TRY(vp_rerank_lines_next(r->lines, &r->s.out, &n, err));
-        for (int64_t i = 0, number; (number = vp_rerank_lines_failed(r->lines, i)); i++) note_failed(&r->s, number);
+        for (int64_t i = 0, at; (at = vp_rerank_lines_failed(r->lines, i)); i++) note_failed(&r->s, at, NULL, 0);
         VP_TRY(vp_write_all(STDOUT_FILENO, r->s.out.data, r->s.out.len, "standard output", err));
         r->s.out.len = 0;
         vp_progress_add(r->s.progress, n, 0);

@@ -10,7 +10,7 @@ typedef struct options {
     double rate;
     int64_t seed, negatives, batch_tokens, max_len;
     int fill;
-    bool no_next, prefix;
+    bool no_next, no_next_text, prefix;
 } options;
 static options opt = {
     .token = "auto", .reduce = "sample", .prompt = "llara", .rate = 0.2, .negatives = 1, .batch_tokens = 8192};
@@ -80,6 +80,10 @@ static const vp_option table[] = {
      .kind = VP_OPT_FLAG,
      .target = &opt.no_next,
      .help = "the text's own tokens predict nothing, as in the paper"},
+    {.name = "no-next-text",
+     .kind = VP_OPT_FLAG,
+     .target = &opt.no_next_text,
+     .help = "the slots rebuild the text, and foretell no next one"},
     {0},
 };
 static const vp_program program = {
@@ -146,6 +150,7 @@ static int begin(state *s, const char *kind, const char *command, vp_error *err)
                          .prompt = opt.prompt,
                          .max_len = opt.max_len,
                          .no_next = opt.no_next,
+                         .no_next_text = opt.no_next_text,
                          .prefix = opt.prefix};
     VP_TRY(set_reduce(&o, err));
     if (o.prefix && strcmp(kind, "generate") != 0 && strcmp(kind, "grit") != 0)
@@ -176,7 +181,13 @@ static int run(state *s, const char *kind, const char *command, vp_error *err) {
     }
     vp_frame *end = vp_steps_end(s->steps);
     VP_TRY(vp_mask_end(s->mask, end->keys, err));
-    return vp_writer_end(s->writer, end->keys, err);
+    VP_TRY(vp_writer_end(s->writer, end->keys, err));
+    const int64_t alone = vp_mask_alone(s->mask);
+    if (alone)
+        vp_cli_note(
+            "%lld of %lld texts have no next one, which their slots should foretell: make them with `rows passages`",
+            (long long)alone, (long long)vp_map_int(end->keys, "rows", 0));
+    return VP_OK;
 }
 
 int main(int argc, char **argv) {

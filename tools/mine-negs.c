@@ -64,7 +64,7 @@ static const vp_option table[] = {
      .kind = VP_OPT_STRING,
      .target = &opt.rule,
      .value = "naive|abs=T|margin=M|percent=C",
-     .help = "score below T (0.7), positive's - M (0.05), positive's x C (0.95)"},
+     .help = "score below T (0.7), positive's - M (0.05), positive's x C, a share (0.95)"},
     {.name = "pos",
      .kind = VP_OPT_CHOICE,
      .target = &opt.positive,

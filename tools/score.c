@@ -92,10 +92,11 @@ static const vp_program program = {
              "score classify|words [OPTION]... TRAIN TEST\n"
              "score cluster [OPTION]... [VECTORS]",
     .options = table,
-    .notes =
-        "FIRST, SECOND, QUERIES, CANDIDATES, TRAIN, TEST and VECTORS are streams with emb, LOSSES is one of loss.\n"
-        "One file may be -, standard input.\n"
-        "knn search corpus.idx -k 100 queries.vp | score retrieval qrels.tsv"};
+    .notes = "FIRST, SECOND, QUERIES, CANDIDATES, TRAIN, TEST and VECTORS are streams with emb; LOSSES is one of\n"
+             "tok --batch N | mask generate | fwd --attention causal | pool pick | loss ntp.\n"
+             "ANSWERS.jsonl has `text`, and `answer` or `answers`.\n"
+             "One file may be -, standard input.\n"
+             "knn search corpus.idx -k 100 queries.vp | score retrieval qrels.tsv"};
 
 typedef struct files {
     vp_score_file f[MAX_FILES];

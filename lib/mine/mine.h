@@ -25,7 +25,8 @@ typedef enum vp_mine_kind {
 #undef X
         VP_MINE_KINDS
 } vp_mine_kind;
-/* "margin", "margin=0.1": the name, and its limit if it is not the published best one. VP_USAGE. */
+/* "margin", "margin=0.1": the name, and its limit if it is not the published best one. VP_USAGE: none such; a percent
+ * that is no share in (0, 1], a margin below 0. */
 int vp_mine_rule_parse(const char *s, vp_mine_kind *kind, float *limit, vp_error *err);
 
 typedef enum vp_mine_pick { VP_PICK_FIRST, VP_PICK_SAMPLE, VP_PICK_TOP1_SAMPLE, VP_PICK_UNIFORM } vp_mine_pick;

@@ -32,6 +32,11 @@ int vp_mine_rule_parse(const char *s, vp_mine_kind *kind, float *limit, vp_error
     if (k == VP_MINE_NAIVE || !strchr("0123456789.-", s[n + 1]) || end == s + n + 1 || *end || !(fabs(value) <= 1e6))
         return vp_fail(err, VP_USAGE, "--rule: '%.100s' has no limit that it could have", s);
     *limit = (float)value;
+    if (k == VP_MINE_PERCENT && !(*limit > 0 && *limit <= 1))
+        return vp_fail(err, VP_USAGE,
+                       "--rule: '%.100s': a share of the positive's score, above 0 and at most 1, as 0.95", s);
+    if (k == VP_MINE_MARGIN && !(*limit >= 0))
+        return vp_fail(err, VP_USAGE, "--rule: '%.100s': so far below the positive's score: 0 or more", s);
     return VP_OK;
 }
 

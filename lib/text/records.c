@@ -353,6 +353,12 @@ const char *vp_records_name(const vp_records *r) {
     return r->name;
 }
 
+int vp_records_fail(const vp_records *r, int64_t number, const char *id, size_t n, int status, const char *why,
+                    vp_error *err) {
+    if (!id) return vp_fail(err, status, "%s:%lld: %s", r->name, (long long)number, why);
+    return vp_fail(err, status, "%s:%lld: '%.*s': %s", r->name, (long long)number, n < 80 ? (int)n : 80, id, why);
+}
+
 int vp_records_field(const vp_records *r, const char *key, const char **s, size_t *n, vp_error *err) {
     VP_TRY(take_name(r, r->line, key, s, n, err));
     if (*s) return VP_OK;

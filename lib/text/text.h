@@ -88,6 +88,9 @@ int64_t vp_records_skipped(const vp_records *r);
  * null, empty or another type: VP_DATA with name:line. */
 int vp_records_field(const vp_records *r, const char *key, const char **s, size_t *n, vp_error *err);
 const char *vp_records_name(const vp_records *r); /* for messages */
+/* vp_fail of line `number`: "name:line: why", or "name:line: 'id': why" where the record has an id[n] (NULL: none). */
+int vp_records_fail(const vp_records *r, int64_t number, const char *id, size_t n, int status, const char *why,
+                    vp_error *err);
 void vp_records_close(vp_records *r);
 /* XXH3-128 of the length-prefixed title and text (absent = empty): column `hash`. */
 int vp_record_hash(const vp_record *record, uint8_t out[16], vp_error *err);

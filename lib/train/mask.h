@@ -29,6 +29,7 @@ typedef struct vp_mask_options {
     /* llara */
     const char *prompt; /* one of VP_SLOT_PROMPTS (lib/text/slots.h) */
     bool no_next;       /* no next-token targets */
+    bool no_next_text;  /* slots rebuild their text, none foretells the next one */
 } vp_mask_options;
 
 typedef struct vp_mask vp_mask;
@@ -54,11 +55,13 @@ int vp_mask_describe(const vp_mask *m, vp_map *header, vp_error *err);
  * rows of a row's sum (token: its weight_sum is the number of rows, not the sum of weights), of a row's mean (sample),
  * or the mean over `groups` runs of rows, in row order, of the run's token mean (mixed). llara: of every `group` the
  * query, as row 0, 1, ...; the positives, at most two, tell what its slots must predict; a text by itself predicts
- * itself. grit: the generative rows (role 3) as generate has them, in frames of their own, first; the others as pairs
- * has them; the generative rows' numbers follow theirs. kto: conversations alone, numbered in their order, and as many
- * rows behind them, view 1, each of one row's prompt and the last answer of the row after it; what such an answer's
- * tokens predict is all that is marked. */
+ * itself, but not every text of the first step, unless no_next_text. grit: the generative rows (role 3) as generate has
+ * them, in frames of their own, first; the others as pairs has them; the generative rows' numbers follow theirs. kto:
+ * conversations alone, numbered in their order, and as many rows behind them, view 1, each of one row's prompt and the
+ * last answer of the row after it; what such an answer's tokens predict is all that is marked. */
 int vp_mask_step(vp_mask *m, const vp_step *step, vp_writer *w, vp_error *err);
+/* Texts so far of which no slot has a next one to foretell, though it should; 0 for all kinds but llara. */
+int64_t vp_mask_alone(const vp_mask *m);
 /* Rows and tokens that were written, in an end record. */
 int vp_mask_end(const vp_mask *m, vp_map *end, vp_error *err);
 

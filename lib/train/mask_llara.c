@@ -22,6 +22,7 @@ struct vp_mask_llara {
     /* the step's columns */
     vp_buf ids, pos, seg, target, weight, cu, bag, bag_cu;
     int64_t with[2], tokens; /* rows that have something to predict, by suffix; next-token targets */
+    int64_t alone;           /* of all steps: rows without a next text, where one is wanted */
 };
 
 /* ---- opening ---- */
@@ -58,6 +59,7 @@ int vp_mask_llara_describe(const vp_mask *m, vp_map *mask, vp_map *header, vp_er
     VP_TRY(vp_map_set_str(mask, "prompt", m->llara->prompt->name, err));
     VP_TRY(vp_map_set_int(mask, "max_len", m->o.max_len, err));
     VP_TRY(vp_map_set_bool(mask, "next_tokens", !m->o.no_next, err));
+    if (m->o.no_next_text) VP_TRY(vp_map_set_bool(mask, "next_text", false, err));
     vp_map *encoder = vp_map_sub(header, "encoder");
     if (!encoder) encoder = vp_map_new();
     int status = encoder ? vp_map_set_str(encoder, "attention", "segments", err) : vp_fail_memory(err, "a map", 1);
@@ -93,7 +95,7 @@ static int take_example(vp_mask *m, const vp_step *step, const vp_mask_candidate
     for (size_t i = 1; fits && i < n; i++) {
         fits = c[i].role == VP_ROLE_POSITIVE;
         goal.at[i - 1] = c[i].at;
-        goal.has[i - 1] = true;
+        goal.has[i - 1] = i < 2 || !m->o.no_next_text;
     }
     if (!fits)
         return vp_frame_fail(f, VP_DATA, err, "example %d is no text with one or two that it must predict", c->group);
@@ -236,6 +238,23 @@ static int replace_columns(const struct vp_mask_llara *l, vp_frame *f, vp_error 
                               (const int32_t *)(const void *)l->bag.data, err);
 }
 
+/* Rows that were made for something else would train without a word half of what is wanted. */
+static int check_next(vp_mask *m, const vp_frame *f, vp_error *err) {
+    struct vp_mask_llara *l = m->llara;
+    if (m->o.no_next_text) return VP_OK;
+    if (!m->all_rows && f->B && !l->with[1])
+        return vp_frame_fail(f, VP_DATA, err,
+                             "of the first step's %lld texts none has a next one: make them with `rows passages`, or "
+                             "give --no-next-text",
+                             (long long)f->B);
+    l->alone += f->B - l->with[1];
+    return VP_OK;
+}
+
+int64_t vp_mask_alone(const vp_mask *m) {
+    return m->llara ? m->llara->alone : 0;
+}
+
 int vp_mask_columns_llara(vp_mask *m, const vp_step *step, vp_frame *f, vp_error *err) {
     struct vp_mask_llara *l = m->llara;
     const int32_t zero = 0;
@@ -257,6 +276,7 @@ int vp_mask_columns_llara(vp_mask *m, const vp_step *step, vp_frame *f, vp_error
     }
     free(ids);
     VP_TRY(status);
+    VP_TRY(check_next(m, f, err));
     weigh_slots(l);
     m->weight_sum = (double)l->tokens;
     return replace_columns(l, f, err);

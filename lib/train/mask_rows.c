@@ -131,7 +131,8 @@ static int choose_example(const vp_mask *m, const vp_step *step, vp_mask_candida
     c[1 + draw(m, step->step, 0, c->group, of[VP_ROLE_POSITIVE])].times = 1;
     if (!m->o.negatives) return VP_OK;
     if (!of[VP_ROLE_NEGATIVE])
-        return vp_frame_fail(f, VP_DATA, err, "example %d has no negative: --negatives 0 takes none", c->group);
+        return vp_frame_fail(f, VP_DATA, err,
+                             "example %d has no negative: mine-negs finds some, --negatives 0 takes none", c->group);
     return choose_negatives(m, step->step, c + 1 + of[VP_ROLE_POSITIVE], of[VP_ROLE_NEGATIVE], err);
 }
 

@@ -78,6 +78,10 @@ PY
 }
 
 @test "--compute: bf16 and i8 are near f32, each with its own bytes" {
+    expect 0 gen --help
+    grep -q '^  *--compute auto|f32|bf16|i8\( \|$\)' out
+    refused 2 gen --compute fp8 prompts
+    grep -q "^gen: --compute: " err
     for type in f32 bf16 i8; do gen --greedy --max-tokens 1 --logprobs --compute $type prompts >$type; done
     run ! cmp -s f32 bf16
     run ! cmp -s f32 i8
@@ -140,6 +144,11 @@ PY
     echo '{"prompt":' >broken
     cat <(head -n 2 prompts) broken | expect 3 gen --greedy --max-tokens 20 --batch 5
     cmp out first
+    for id in '"q 7"' 12; do
+        sed -n "3s/^{/{\"id\":$id,/p" late >named
+        refused 3 gen named
+        grep -qx "gen: named:1: '${id//\"/}': the prompt has 501 tokens, the model has 256 positions" err
+    done
 }
 
 @test "bad input and wrong usage are refused" {
@@ -238,6 +247,8 @@ PY
         expect 3 gen --greedy --max-tokens 6 --lines --batch $batch lines
         cmp out want
         printf "gen: lines:%d: the model's logits are not finite\n" 4 2 | cmp - err
+        expect 3 gen --greedy --max-tokens 6 --batch $batch - <<<'{"id":"q1","prompt":"@"}'
+        grep -qx "gen: standard input:1: 'q1': the model's logits are not finite" err
     done
 }
 

@@ -44,6 +44,20 @@ column() { peek --jsonl --columns "$1" "${2:--}"; }
     echo '{"query":[" :Find","river"],"pos":"p","neg":"n"}' | tok -m tiny --chat grit --batch 1 | column ids | head -n 1 | diff <(head -n 1 want) -
     tok -m tiny --chat grit texts | fwd --attention bi | pool mean | knn add index
     echo river | tok -m index --lines --query | column ids | diff <(tail -n 1 want) -
+    # a few-shot instruction, for retrieval or not, is as any other: whatever its lines and examples are, the text alone counts
+    for shot in 'you should retrieve "rain"' 'it would match with "rain"'; do
+        task=$'Find\n\nFor example given "river", '$shot
+        printf '{"text":"<s><|user|>\\n%s\\n<|embed|>\\nriver"}\n' "$(python3 -c 'import json, sys; print(json.dumps(sys.argv[1])[1:-1])' "$task")" |
+            ids_of >shot
+        tok -m tiny --chat grit --query --instruction "$task" texts >few.vp
+        column ids few.vp | diff shot -
+        python3 - "$(column keep few.vp)" "$(column keep with.vp)" <<'PY'
+import json, sys
+few, one = (json.loads(s)["keep"] for s in sys.argv[1:])
+n = sum(one)
+assert few == [0] * (len(few) - n) + [1] * n and len(few) > len(one) + 10, few
+PY
+    done
     # the ends of turns that GRIT was compared with
     echo '{"text":"<s><|user|>\nFind</s>\n<|embed|>\nriver"}' | ids_of >want
     tok -m tiny --chat zephyr --query --instruction Find texts | column ids | diff want -

@@ -101,12 +101,35 @@ assert len(rows) == 6'
     tok -m grown --batch 6 --max-len 12 records | mask llara --max-len 100 --no-next-tokens >short.vp
     [ "$(peek --jsonl --columns ids short.vp | tr -dc ',\n' | awk '{ if (length > most) most = length } END { print most + 1 }')" -le 100 ]
     peek short.vp | grep -Eq '^  weight_sum 0'
-    texts | tok -m grown --batch 4 | mask llara | peek --jsonl --columns bag | grep -vq '\],\[\]\]'  && false
+    tok -m grown --batch 6 records | mask llara --no-next-text | peek --jsonl --columns bag | grep -vq '\],\[\]\]' && false
     refused 2 mask llara --prompt lama <whole.vp
     tok -m grown --batch 6 records | (expect 2 mask llara --max-len 80 && grep -q 'no room' err)
     tok -m tiny --batch 6 records | expect 3 mask llara
     make_pairs
     tok -m grown --batch 6 pairs.jsonl | (expect 3 mask llara && grep -q 'is no text with' err)
+}
+
+@test "texts without a next one: counted, and refused where the first step has no other" {
+    grown
+    passages --words 8 "$corpus" | grep -v '^{"_vp"' | head -n 3 >records
+    for i in 1 2 3 4; do echo "{\"input\":\"cat $i\",\"output_summarize\":\"cat $i\"}"; done >>records
+    tok -m grown --batch 7 -q records >mixed.vp
+    expect 0 mask llara <mixed.vp
+    grep -qx 'mask: 4 of 7 texts have no next one, which their slots should foretell: make them with `rows passages`' err
+    [ "$(wc -l <err)" -eq 1 ]
+    for own in -q --no-next-text; do
+        expect 0 mask llara $own <mixed.vp
+        [ ! -s err ]
+    done
+    texts | tok -m grown --batch 4 -q >alone.vp
+    expect 3 mask llara <alone.vp
+    grep -q "of the first step's 4 texts none has a next one: make them with .rows passages., or give --no-next-text" err
+    expect 0 mask llara --no-next-text <alone.vp
+    texts >alone.jsonl
+    expect 3 llara pretrain -m grown -o run alone.jsonl "${small[@]}"
+    [ ! -e run/adapter_model.safetensors ]
+    llara pretrain -m grown -o run alone.jsonl "${small[@]}" --next-text no
+    grep -q '"event":"step"' run/log.jsonl
 }
 
 @test "all: piped gives the bytes of fused; the merged model needs no options, and an index remembers the prompt" {

@@ -19,6 +19,8 @@ bm25() { mine-negs --candidates bm25 --rule naive "$@"; }
     refused 2 mine-negs --rule best x.idx
     grep -q "'best'" err
     refused 2 mine-negs --rule percent= x.idx
+    refused 2 mine-negs --rule percent=95 x.idx
+    grep -q "'percent=95': a share of the positive's score" err
     for range in 5 5-5 9-5 -3 1-2-3 x-y 1-2000000 ''; do
         refused 2 mine-negs --range="$range" x.idx
         grep -q -- '--range' err

@@ -47,6 +47,12 @@ stage1 -o run ask.jsonl --set sts.jsonl
 all -o run ask.jsonl
 all -o run --set sts.jsonl
 END
+    refused 2 nv-embed stage2 -o run ask.jsonl
+    grep -q -- '--continue DIR of stage 1' err
+    sed 's/,"negative":.*/}/' ask.jsonl >plain.jsonl
+    expect 3 nv-embed stage1 -o run plain.jsonl "${small[@]}" --steps 2
+    grep -q '^mask: .*example 0 has no negative: mine-negs finds some, --negatives 0 takes none' err
+    rm -r run
     expect 2 nv-embed stage1 -o run ask.jsonl "${small[@]}" --steps 2 --latent latents=8x
     grep -q "^step: 'latents=8x' is none of latents=N," err
 }

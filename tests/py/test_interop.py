@@ -1,6 +1,8 @@
 """What `step` and `merge` leave behind, loaded in Python: PEFT, transformers, sentence-transformers and LLM2Vec give the
 vectors of the programs. The Python examples of README.md are run as they stand there.
 
+PEFT loads what `llara all` leaves, too: an adapter with rows of tokens, and the one on top of it.
+
 Needs torch, transformers, peft and sentence-transformers, here or in build/peers (`make peers`); otherwise it is skipped.
 LLM2Vec pins old versions of transformers: with LLM2VEC set to a Python that has it (0.2.3 with transformers 4.44 works) it
 is the package, without a class that loads and pools in the order that LLM2Vec documents.
@@ -66,11 +68,15 @@ def hidden(model, rows):
 
 # ---- the tiny decoder, trained ----
 
+def copy_golden(name, folder):
+    golden = os.path.join(REPO, "tests", "golden", name)
+    os.mkdir(folder)
+    for file in ("config.json", "model.safetensors"): shutil.copy(os.path.join(golden, file), folder)
+
+
 def make_base():
     """A decoder of two layers with a tokenizer that, as the default model's, adds no token before the text."""
-    golden = os.path.join(REPO, "tests", "golden", "llama")
-    os.mkdir("base")
-    for name in ("config.json", "model.safetensors"): shutil.copy(os.path.join(golden, name), "base")
+    copy_golden("llama", "base")
     with open(os.path.join(REPO, "tests", "pipelines", "tokenizer.json")) as f: tokenizer = json.load(f)
     tokenizer["post_processor"] = None
     merges = tokenizer["model"]["merges"] # as libraries of LLM2Vec's age read them, too
@@ -170,6 +176,40 @@ def test_examples(want):
         near(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), want[: len(vectors)], f"README.md, {what}: vectors")
 
 
+# ---- what pipelines make ----
+
+def make_recipes():
+    """llara all on a decoder with tied embeddings, with few steps that go far."""
+    copy_golden("llama-gqa-tied", "tied")
+    shutil.copy(os.path.join(REPO, "tests", "pipelines", "tokenizer.json"), "tied")
+    with open("tied/tokenizer_config.json", "w") as f: json.dump({"bos_token": "<s>", "eos_token": "</s>"}, f)
+    with open("rows.jsonl", "w") as f:
+        for i in range(8): print(json.dumps({"query": f"item {i}", "positive": f"number {i}", "negative": ["none", "no"]}), file=f)
+    shell(f"""{REPO}/pipelines/llara all -m tied -o llara --text {REPO}/examples/corpus.jsonl --words 8 --pairs rows.jsonl \
+            --mine given --steps 2 --batch 4 --length 130 --lr 1e-2 -q""")
+
+
+def pooled(model, ids):
+    """Vectors of length 1 of the rows of a stream: the mean of the kept tokens' hidden states."""
+    cu, rows, keep = (column(f"cat {ids}", name) for name in ("cu", "ids", "keep"))
+    states = torch.tensor(hidden(model.eval(), [rows[a:b] for a, b in zip(cu, cu[1:])]))
+    means = torch.stack([states[a:b][torch.tensor(keep[a:b]).bool()].mean(0) for a, b in zip(cu, cu[1:])])
+    return torch.nn.functional.normalize(means, dim=1).detach()
+
+
+def test_llara():
+    shell("tok -m llara/base --chat llara --lines texts.txt > llara.vp")
+    fwd = "fwd -m llara/base {} < llara.vp | pool"
+    want = column(fwd.format("--adapter llara/pretrain --adapter llara/finetune"), "emb")
+    plain = column(fwd.format("--adapter llara/finetune"), "emb")
+    ok(np.abs(want - plain).max() > 1e-3 * np.abs(plain).max(), "llara: the rows of its tokens and its adapter change the vectors")
+    pretrained = PeftModel.from_pretrained(AutoModel.from_pretrained("llara/base"), "llara/pretrain")
+    trained = pretrained.peft_config["default"].trainable_token_indices
+    ok(trained, "llara: PEFT finds rows of tokens")
+    model = PeftModel.from_pretrained(pretrained.merge_and_unload(), "llara/finetune")
+    near(pooled(model, "llara.vp"), want, "llara all in PEFT: vectors")
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -180,6 +220,8 @@ def main():
         test_sentence_transformers(want)
         test_merged(want)
         test_examples(want)
+        make_recipes()
+        test_llara()
         os.chdir("/")
     shutil.rmtree(cache)
     return done()

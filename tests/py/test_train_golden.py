@@ -131,7 +131,7 @@ def test_default_model(folder, compute, bound):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("llama", "llama-gqa-tied", "mistral"): test_adamw(name, folder)
+        for name in ("llama", "llama-gqa-tied", "mistral", "qwen2"): test_adamw(name, folder)
         test_default_model(folder, "f32", 1e-3)
         test_default_model(folder, "bf16", 1e-2)
     return done()

@@ -64,14 +64,31 @@ static void test_published(void) {
 }
 
 static void test_spelling(void) {
-    static const char *const bad[] = {"",        "percent=", "percent=x", "percent=1x", "naive=1", "best",
-                                      "abs=nan", "abs=inf",  "margin= 1", "percentage", "abs=1e9"};
+    static const char *const bad[] = {"",
+                                      "percent=",
+                                      "percent=x",
+                                      "percent=1x",
+                                      "naive=1",
+                                      "best",
+                                      "abs=nan",
+                                      "abs=inf",
+                                      "margin= 1",
+                                      "percentage",
+                                      "abs=1e9",
+                                      "percent=95",
+                                      "percent=1.01",
+                                      "percent=0",
+                                      "percent=-0.5",
+                                      "margin=-0.05"};
+    static const char *const good[] = {"percent=1", "percent=0.001", "margin=0", "margin=20", "abs=-0.2", "abs=20"};
     vp_mine_kind kind;
     float limit;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         vp_error why = {0};
         OK(vp_mine_rule_parse(bad[i], &kind, &limit, &why) == VP_USAGE, "--rule '%s' is refused", bad[i]);
     }
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        OK(vp_mine_rule_parse(good[i], &kind, &limit, &err) == VP_OK, "--rule '%s' is taken", good[i]);
 }
 
 static void test_first(void) {

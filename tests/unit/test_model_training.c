@@ -394,7 +394,7 @@ static bool has_bf16(void) {
 }
 
 int main(void) {
-    static const char *const recorded[] = {"llama", "llama-gqa-tied", "mistral"};
+    static const char *const recorded[] = {"llama", "llama-gqa-tied", "mistral", "qwen2"};
     for (size_t i = 0; i < sizeof recorded / sizeof *recorded; i++) {
         vp_error err = {0};
         vp_source *g = NULL;

@@ -73,6 +73,7 @@ both() {
 @test "killed, what it wrote is the beginning of what it would have written" {
     for _ in 1 2 3 4; do cat texts; done | tok --lines --batch-tokens 20 >ids.vp
     fwd <ids.vp >whole.vp
+    : >part.vp # the shell behind & may be late to make it
     fwd <ids.vp >part.vp &
     local fwd=$! status=0
     for _ in {1..300}; do [ "$(wc -c <part.vp)" -lt 8000 ] || break; sleep 0.02; done

@@ -189,10 +189,12 @@ def check_refusals(folder):
     ok(refused(3, knn("add", index, stdin=stream([record(1)], space="other"))), "another space is refused")
     ok(refused(3, knn("add", index, stdin=stream([record(1)], space=None))), "none as well")
     ok(refused(3, knn("add", index, stdin=stream([record(1)], dims=4))), "other dims are refused")
+    ok(refused(3, knn("add", index, stdin=stream([record(1)], text=False))), "rows without texts beside some with texts as well")
     ok(refused(3, knn("add", index, stdin=stream([record(1)], dtype="BF16"))), "another dtype is refused")
     cut = stream([record(i) for i in range(30, 80)])[:-10]
     ok(knn("add", index, stdin=cut).returncode in (3, 6), "a stream cut short is refused")
-    ok(refused(6, knn("add", index, stdin=b"".join(list(synthetic.stream([record(98)]))[:2]))), "without its end: 6")
+    ok(refused(6, knn("add", index, stdin=b"".join(list(synthetic.stream([record(98)], text=True))[:2]))),
+       "without its end: 6")
     ok("d98" in [e["id"] for e in lines(knn("export", index))], "and what came is kept")
     ok(refused(6, knn("add", os.path.join(folder, "no.idx"))) and not os.path.exists(os.path.join(folder, "no.idx")),
        "no stream at all: 6, and no index is made")

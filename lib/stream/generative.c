@@ -1,5 +1,5 @@
-/* Which frames hold rows of text to be generated (role 3) instead of texts to be embedded: a frame holds one of them
- *, and its attention and what is taken of its states follow from it. */
+/* Which frames hold rows of text to be generated (role 3) instead of texts to be embedded: a frame holds one of them,
+ * and its attention and what is taken of its states follow from it. */
 #include "lib/stream/stream.h"
 
 enum { GENERATIVE = 3 };

@@ -1,5 +1,5 @@
-/* Gradient units: the product of a weight gradient is taken over one unit, so how rows are grouped is part
- * of what a step computes, and frames, which may be cut anywhere between units, are not. */
+/* Gradient units: the product of a weight gradient is taken over one unit, so how rows are grouped is part of what a
+ * step computes, and frames, which may be cut anywhere between units, are not. */
 #include "lib/text/text.h"
 
 int32_t vp_units_assign(const int32_t *cu, int64_t B, int32_t first, int32_t *unit) {

@@ -15,12 +15,14 @@ whole() {
     mv "$file.new" "$file"
 }
 
-# cell FILE...: mean (standard deviation) of the main scores in those that are there, as a cell of a Markdown table. A
-# file's first line has it; a second one may be of differences.
+# The main score in a file's first line; a second one may be of differences.
+main_score() { sed -n '1s/.*"main_score": *\([-0-9.e]*\).*/\1/p' "$1"; }
+
+# cell FILE...: mean (standard deviation) of the main scores in those that are there, as a cell of a Markdown table.
 cell() {
     local file
     for file in "$@"; do
-        [ ! -s "$file" ] || sed -n '1s/.*"main_score": *\([-0-9.e]*\).*/\1/p' "$file"
+        [ ! -s "$file" ] || main_score "$file"
     done | awk '{ n++; s += 100 * $1; q += 1e4 * $1 * $1 }
         END { if (n > 1) printf " %.1f (%.1f) |", s / n, sqrt((q - s * s / n) / (n - 1) + 1e-9)
               else if (n) printf " %.1f |", s; else printf " |" }'

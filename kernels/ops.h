@@ -38,7 +38,7 @@ typedef struct vp_batch {
     const int32_t *q_off;       /* [B] position of a sequence's first query among its keys; NULL: 0 */
     const int32_t *pos;         /* [T] positions for RoPE and position tables */
     const uint8_t *seg;         /* [T] segments; NULL: all 0 */
-    const int32_t *prefix;      /* [B] length of the part seen by all; NULL: 0 */
+    const int32_t *prefix;      /* [B] length of the part that attends the other way; NULL: 0 */
     bool causal;                /* attention is, whatever the model's other micro-batches have */
     const int64_t *row;         /* [B] ordinals, for dropout; NULL when none */
     const int32_t *unit;        /* [B] gradient units; NULL when none */
@@ -212,8 +212,9 @@ typedef struct vp_span { /* a piece of a key/value cache: [length, G*d], keys af
     int64_t ld;
     int32_t length;
 } vp_span;
-/* Query i of a sequence sees key j when (bi or j <= i or j < prefix) and (seg_j = 0 or seg_j = seg_i) and (no window or
- * |i - j| < window). Scores are scale q.k, soft-capped; softmax and sums in f32.
+/* Query i of a sequence sees key j when j <= i or (causal and j < prefix) or (bi and i >= prefix), and (seg_j = 0 or
+ * seg_j = seg_i), and (no window or |i - j| < window): the first prefix tokens attend the other way than the rest.
+ * Scores are scale q.k, soft-capped; softmax and sums in f32.
  * With spans a sequence's keys are those of its spans, in order, and then cu_k's of k and v (none, when they have been
  * appended to the cache already); its query i stands at q_off + i among them. A query's result depends on the keys
  * alone: not on how they are cut into spans, nor on the queries beside it. No segments, dropout or lse then. spans,

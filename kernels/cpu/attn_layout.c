@@ -76,7 +76,8 @@ vp_attn_place vp_attn_find(const vp_attn_layout *j, int64_t block) {
 /* ---- masks ---- */
 vp_attn_visible vp_attn_sees(const vp_attn_op *op, int64_t sequence, int64_t i, int64_t n) {
     int64_t prefix = op->batch->prefix ? op->batch->prefix[sequence] : 0;
-    vp_attn_visible v = {0, op->mode == VP_ATTN_BI ? n : vp_smaller(vp_larger(i + 1, prefix), n)};
+    vp_attn_visible v = {0, vp_smaller(vp_larger(i + 1, prefix), n)};
+    if (op->mode == VP_ATTN_BI) v.hi = i < prefix ? i + 1 : n;
     if (op->window > 0) {
         v.lo = vp_larger(0, i - op->window + 1);
         v.hi = vp_smaller(v.hi, i + op->window);

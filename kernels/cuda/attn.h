@@ -77,7 +77,8 @@ VP_DEVICE int vp_attn_low(const vp_attn_job &job, int i) {
     return job.window ? vp_larger(0, i - job.window + 1) : 0;
 }
 VP_DEVICE int vp_attn_high(const vp_attn_job &job, const vp_attn_place &at, int i) {
-    const int high = job.causal ? vp_smaller(vp_larger(i + 1, at.prefix), at.n) : at.n;
+    int high = job.causal ? vp_larger(i + 1, at.prefix) : i < at.prefix ? i + 1 : at.n;
+    high = vp_smaller(high, at.n);
     return job.window ? vp_smaller(high, i + job.window) : high;
 }
 VP_DEVICE bool vp_attn_sees(const vp_attn_job &job, const vp_attn_place &at, int i, int j) {
@@ -108,7 +109,7 @@ VP_DEVICE vp_attn_range vp_attn_key_blocks(const vp_attn_job &job, const vp_attn
 }
 VP_DEVICE vp_attn_range vp_attn_query_blocks(const vp_attn_job &job, const vp_attn_place &at, int j0, int j1,
                                              int height) {
-    int from = job.causal && j0 >= at.prefix ? j0 : 0, past = at.n;
+    int from = job.causal ? (j0 >= at.prefix ? j0 : 0) : vp_smaller(j0, at.prefix), past = at.n;
     if (job.window) {
         from = vp_larger(from, j0 - job.window + 1);
         past = vp_smaller(past, vp_smaller(j1, at.n) - 1 + job.window);

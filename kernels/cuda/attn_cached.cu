@@ -41,8 +41,10 @@ VP_DEVICE int count_keys(const cached_args &a, int sequence) {
 }
 
 VP_DEVICE sight sees(const cached_args &a, int sequence, int at, int keys) {
-    const int prefix = a.prefix ? a.prefix[sequence] : 0, end = at + 1 > prefix ? at + 1 : prefix;
-    sight s = {0, a.bi || end > keys ? keys : end};
+    const int prefix = a.prefix ? a.prefix[sequence] : 0;
+    int end = at + 1 > prefix ? at + 1 : prefix;
+    if (a.bi) end = at < prefix ? at + 1 : keys;
+    sight s = {0, end > keys ? keys : end};
     if (a.window > 0) {
         s.lo = at - a.window + 1 > 0 ? at - a.window + 1 : 0;
         s.hi = at + a.window < s.hi ? at + a.window : s.hi;

@@ -101,7 +101,8 @@ void ref_rope(const vp_rope_op *op, double *out) {
 static bool allowed(const vp_attn_op *op, int64_t b, int64_t i, int64_t j) {
     const vp_batch *batch = op->batch;
     int64_t base = batch->cu_q[b];
-    bool order = op->mode == VP_ATTN_BI || j <= i || (batch->prefix && j < batch->prefix[b]);
+    const int64_t prefix = batch->prefix ? batch->prefix[b] : 0;
+    bool order = j <= i || (op->mode == VP_ATTN_BI ? i >= prefix : j < prefix);
     bool segment = !batch->seg || batch->seg[base + j] == 0 || batch->seg[base + j] == batch->seg[base + i];
     int64_t distance = i > j ? i - j : j - i;
     return order && segment && (op->window == 0 || distance < op->window);

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralModel
 
-GOLDEN, SEED = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1
 LENGTHS = [9, 1, 30, 4, 17]
 LATENTS, HEADS, D, C = 24, 3, 20, 64
 PREFIX = "latent_attention_model."
@@ -52,10 +51,10 @@ def attend(w, h):
     return x + (value * F.gelu(gate)) @ w[FEED + "fn.net.2.weight"].T + w[FEED + "fn.net.2.bias"]
 
 
-def write_folder(folder, decoder, latent):
+def write_folder(golden, folder, decoder, latent):
     named = {"embedding_model." + k: v for k, v in decoder.items()}
     save_file({k: v.half().contiguous() for k, v in {**named, **latent}.items()}, os.path.join(folder, "model.safetensors"))
-    with open(os.path.join(GOLDEN, "mistral", "config.json")) as f: text = json.load(f)
+    with open(os.path.join(golden, "mistral", "config.json")) as f: text = json.load(f)
     text |= {"model_type": "bidir_mistral", "sliding_window": 4}
     sizes = {"model_type": "latent_attention", "num_latents_value": LATENTS, "num_cross_heads": HEADS, "cross_dim_head": D,
              "latent_dim": C, "hidden_dim": C, "output_normalize": True}
@@ -71,16 +70,16 @@ def hidden_of(model, ids):
     return model(input_ids=ids[None].long(), attention_mask=seen).last_hidden_state[0]
 
 
-def main():
-    torch.manual_seed(SEED)
+def main(golden, seed=1):
+    torch.manual_seed(int(seed))
     torch.set_num_threads(1)
-    folder = os.path.join(GOLDEN, "nv-embed")
+    folder = os.path.join(golden, "nv-embed")
     os.makedirs(folder, exist_ok=True)
-    weights = load_file(os.path.join(GOLDEN, "mistral", "model.safetensors"))
+    weights = load_file(os.path.join(golden, "mistral", "model.safetensors"))
     decoder = {k.removeprefix("model."): v.half().float() for k, v in weights.items() if not k.startswith("lm_head")}
     latent = {k: v.half().float() for k, v in layer().items()}
-    write_folder(folder, decoder, latent)
-    config = MistralConfig.from_pretrained(os.path.join(GOLDEN, "mistral"), attn_implementation="eager", dtype="float32")
+    write_folder(golden, folder, decoder, latent)
+    config = MistralConfig.from_pretrained(os.path.join(golden, "mistral"), attn_implementation="eager", dtype="float32")
     model = MistralModel(config)
     model.load_state_dict(decoder)
     texts = [torch.randint(3, 320, (n,), dtype=torch.int32) for n in LENGTHS]
@@ -101,4 +100,5 @@ def main():
               os.path.join(folder, "golden.safetensors"))
 
 
-main()
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,7 +1,8 @@
 """What `step` and `merge` leave behind, loaded in Python: PEFT, transformers, sentence-transformers and LLM2Vec give the
 vectors of the programs. The Python examples of README.md are run as they stand there.
 
-PEFT loads what `llara all` leaves, too: an adapter with rows of tokens, and the one on top of it.
+PEFT loads what `llara all` leaves, too: an adapter with rows of tokens, and the one on top of it; and what `nv-embed stage1`
+leaves, whose latents go behind its states by NV-Embed's formulas.
 
 Needs torch, transformers, peft and sentence-transformers, here or in build/peers (`make peers`); otherwise it is skipped.
 LLM2Vec pins old versions of transformers: with LLM2VEC set to a Python that has it (0.2.3 with transformers 4.44 works) it
@@ -34,7 +35,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
+from safetensors.torch import load_file
 from training import BIN, stream
+sys.path.insert(0, os.path.join(REPO, "tests", "golden"))
+from make_nv_embed import C, D, HEADS, LATENTS, attend
 
 TEXTS = ["a text", "another", "How far is it to the next station, and when does the last train leave?"]
 BOUND = 1e-5 # of the largest value
@@ -179,20 +183,22 @@ def test_examples(want):
 # ---- what pipelines make ----
 
 def make_recipes():
-    """llara all on a decoder with tied embeddings, with few steps that go far."""
+    """llara all on a decoder with tied embeddings, and nv-embed, with few steps that go far."""
     copy_golden("llama-gqa-tied", "tied")
     shutil.copy(os.path.join(REPO, "tests", "pipelines", "tokenizer.json"), "tied")
     with open("tied/tokenizer_config.json", "w") as f: json.dump({"bos_token": "<s>", "eos_token": "</s>"}, f)
     with open("rows.jsonl", "w") as f:
         for i in range(8): print(json.dumps({"query": f"item {i}", "positive": f"number {i}", "negative": ["none", "no"]}), file=f)
     shell(f"""{REPO}/pipelines/llara all -m tied -o llara --text {REPO}/examples/corpus.jsonl --words 8 --pairs rows.jsonl \
-            --mine given --steps 2 --batch 4 --length 130 --lr 1e-2 -q""")
+            --mine given --steps 2 --batch 4 --length 130 --lr 1e-2 -q
+        {REPO}/pipelines/nv-embed stage1 -m base -o nv rows.jsonl --latent latents={LATENTS},heads={HEADS},width={D},inner={4 * C} \\
+            --negatives 1 --steps 2 --batch 4 --lr 1e-2 -q""")
 
 
-def pooled(model, ids):
-    """Vectors of length 1 of the rows of a stream: the mean of the kept tokens' hidden states."""
+def pooled(model, ids, layer=lambda states: states):
+    """Vectors of length 1 of the rows of a stream: the mean of what `layer` makes of the kept tokens' hidden states."""
     cu, rows, keep = (column(f"cat {ids}", name) for name in ("cu", "ids", "keep"))
-    states = torch.tensor(hidden(model.eval(), [rows[a:b] for a, b in zip(cu, cu[1:])]))
+    states = layer(torch.tensor(hidden(model.eval(), [rows[a:b] for a, b in zip(cu, cu[1:])])))
     means = torch.stack([states[a:b][torch.tensor(keep[a:b]).bool()].mean(0) for a, b in zip(cu, cu[1:])])
     return torch.nn.functional.normalize(means, dim=1).detach()
 
@@ -210,6 +216,16 @@ def test_llara():
     near(pooled(model, "llara.vp"), want, "llara all in PEFT: vectors")
 
 
+def test_nv_embed():
+    shell("tok -m base --adapter nv --query --instruction 'Find it.' --lines texts.txt > nv.vp")
+    want = column("fwd < nv.vp | pool", "emb")
+    decoder = AutoModel.from_pretrained("base")
+    decoder.config.is_causal = False
+    latents = load_file("nv/latent_attention_model.safetensors")
+    near(pooled(PeftModel.from_pretrained(decoder, "nv"), "nv.vp", lambda states: attend(latents, states)), want,
+         "nv-embed in PEFT, its latents in PyTorch: vectors")
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -222,6 +238,7 @@ def main():
         test_examples(want)
         make_recipes()
         test_llara()
+        test_nv_embed()
         os.chdir("/")
     shutil.rmtree(cache)
     return done()

@@ -86,9 +86,10 @@ typedef struct vp_weight_desc {
      * a scale an output, linear takes FP8 inputs alone, forward only */
     vp_dtype compute;
     bool backward; /* also pack for dX */
-    /* One copy, row by row as it is given, for generation: a product of few rows runs at the speed of memory, and a row
-     * of it does not see the others. Only the weights are of the type `compute`, here VP_I8 as well (a scale an output:
-     * its row's largest magnitude / 127); inputs and sums stay f32. Forward only. */
+    /* One copy, for generation: a product of few rows runs at the speed of memory, and a row of it does not see the
+     * others. The weights are of the type `compute`, here VP_I8 as well (a scale an output: its row's largest magnitude
+     * / 127). Beside BF16 and I8 inputs are rounded to bf16 where caps.bf16, else they stay f32, as sums do. Forward
+     * only. */
     bool rows;
     const char *name; /* for messages and the certification cache */
 } vp_weight_desc;

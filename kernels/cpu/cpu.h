@@ -36,20 +36,19 @@ typedef struct vp_panel { /* columns [first, first + n) of a weight */
 } vp_panel;
 struct vp_weight {
     int64_t in, out;
-    vp_dtype compute; /* VP_F32 or VP_BF16 */
+    vp_dtype compute; /* VP_F32, VP_BF16; for generation VP_I8, too: inputs are rounded to bf16, as those numbers are */
     int64_t words;    /* 4-byte ones of a row of inputs: `in` floats, or pairs of bf16 */
     float *bias;      /* [out] or NULL */
+    float *scale;     /* [out] of VP_I8, else NULL */
     vp_panel *panel;
     int64_t panels;
     int64_t widest;
     void *packed;        /* of all panels */
+    vp_slab *slab;       /* that `packed` or `row` is a piece of, or NULL */
     size_t scratch;      /* of the library, per thread */
     vp_weight *backward; /* its transpose [in, out], or NULL */
     /* linear_rows.c: no panels then */
-    char *row;     /* [out, in] of row_type, or NULL */
-    vp_slab *slab; /* that `row` is a piece of */
-    vp_dtype row_type;
-    float *row_scale; /* [out] of VP_I8, else NULL */
+    char *row; /* [out, in] of `compute`, or NULL */
     /* experts.c: a weight each, nothing else of the above but in and out */
     vp_weight **expert; /* [experts], or NULL */
     int32_t experts;
@@ -116,7 +115,9 @@ typedef struct vp_tile_sum {
 /* vp_cpu_linear and vp_cpu_linear_bwd_x with it (NULL: nothing joins). */
 int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
 int vp_linear_bwd_x_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum);
-/* linear_rows.c: weights that are kept row by row */
+/* linear_rows.c: weights that are kept row by row; row `row` of any weight as I8, VP_DATA if it is not finite */
+int vp_weight_quantise(const vp_weight_desc *desc, int64_t row, const float *x, int64_t n, int8_t *out, float *scale,
+                       vp_error *err);
 int vp_weight_rows_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err);
 int vp_linear_rows(vp_queue *q, const vp_linear_op *op);
 /* lora.c, bmm.c, linear_bwd.c, drop.c */

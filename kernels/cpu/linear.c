@@ -59,7 +59,7 @@ static void linear_item(void *ctx, int64_t item, int thread) {
     int64_t first = tile < j->tall ? tile * VP_TILE : j->tall * VP_TILE + (tile - j->tall) * VP_TILE_SHORT;
     int64_t rows = j->T - first < height ? j->T - first : height;
     char *scratch = j->scratch + (size_t)thread * j->scratch_stride;
-    const bool bf16 = j->w->compute == VP_BF16, direct = !p->shape && !j->op->residual.ptr;
+    const bool bf16 = j->w->compute != VP_F32, direct = !p->shape && !j->op->residual.ptr;
     float *out = direct ? vp_row(&j->op->out, first) + p->first : (float *)(void *)(scratch + j->out_at);
     const int64_t ldo = direct ? j->op->out.ld : p->n;
     const float *x = p->shape || bf16 ? dense_rows(j, first, rows, height, (float *)(void *)scratch) : NULL;
@@ -70,6 +70,10 @@ static void linear_item(void *ctx, int64_t item, int thread) {
             vp_failure_set(&j->failure, item, &err);
             return;
         }
+    } else if (j->w->scale) {
+        vp_bf16_i8_product((const uint16_t *)(const void *)x, p->packed, out, ldo, rows, j->w->words, p->n);
+        for (int64_t r = 0; r < rows; r++)
+            j->simd->acts->glu(VP_ACT_NONE, out + r * ldo, j->w->scale + p->first, out + r * ldo, p->n);
     } else if (bf16) {
         vp_bf16_product((const uint16_t *)(const void *)x, p->packed, out, ldo, rows, j->w->words, p->n);
     } else {
@@ -103,7 +107,7 @@ int vp_linear_run(vp_queue *q, const vp_linear_op *op, const vp_tile_sum *sum) {
     j.tall = j.T / VP_TILE + fills;
     j.tiles = j.tall + (fills ? 0 : low);
     size_t mark = vp_arena_mark(q);
-    const bool bf16 = j.w->compute == VP_BF16;
+    const bool bf16 = j.w->compute != VP_F32;
     j.out_at = bf16 ? 0 : aligned((size_t)(VP_TILE * j.w->in) * sizeof(float));
     j.product_at = j.out_at + aligned((size_t)(VP_TILE * j.w->widest) * sizeof(float));
     j.scratch_stride = j.product_at + aligned(j.w->scratch);

@@ -1,7 +1,8 @@
-/* linear for weights that are kept row by row, [N, K] in F32, BF16 or I8 with a scale a row: what generation uses, one
- * copy for prompts and for single tokens. An output is one chain over K, the same however many rows x has
- * (simd_topk.c's register tiles). With few rows the product reads every weight once, as fast as memory gives them; with
- * many, a panel of weights stays in the second-level cache while all of them pass. Legend: x [T, K], out [T, N]. */
+/* linear for weights that are kept row by row, [N, K] in F32, or, where the processor has no products of bf16, in BF16
+ * or I8 with a scale a row: what generation uses, one copy for prompts and for single tokens. An output is one chain
+ * over K, the same however many rows x has (simd_topk.c's register tiles). With few rows the product reads every weight
+ * once, as fast as memory gives them; with many, a panel of weights stays in the second-level cache while all of them
+ * pass. Legend: x [T, K], out [T, N]. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/weight_rows.h"
 #include <stdlib.h>
@@ -18,15 +19,20 @@ typedef struct rows_job {
     vp_failure failure;
 } rows_job;
 
+int vp_weight_quantise(const vp_weight_desc *desc, int64_t row, const float *x, int64_t n, int8_t *out, float *scale,
+                       vp_error *err) {
+    if (!vp_quantise_row(x, n, out, scale)) return VP_OK;
+    return vp_fail(err, VP_DATA, "%s: row %lld has a weight that is not finite", desc->name ? desc->name : "weight",
+                   (long long)row);
+}
+
 static int store_row(const rows_job *j, int64_t row, float *line, vp_error *err) {
     vp_weight *w = j->w;
-    char *to = w->row + row * w->in * (int64_t)vp_dtype_size(w->row_type);
-    VP_TRY(vp_weight_read(j->desc, row, w->row_type == VP_F32 ? (float *)(void *)to : line, err));
-    if (w->row_type == VP_BF16) j->device->simd->rows->to_bf16(line, (uint16_t *)(void *)to, w->in);
-    if (w->row_type == VP_I8 && vp_quantise_row(line, w->in, (int8_t *)to, &w->row_scale[row]))
-        return vp_fail(err, VP_DATA, "%s: row %lld has a weight that is not finite",
-                       j->desc->name ? j->desc->name : "weight", (long long)row);
-    return VP_OK;
+    char *to = w->row + row * w->in * (int64_t)vp_dtype_size(w->compute);
+    VP_TRY(vp_weight_read(j->desc, row, w->compute == VP_F32 ? (float *)(void *)to : line, err));
+    if (w->compute == VP_BF16) j->device->simd->rows->to_bf16(line, (uint16_t *)(void *)to, w->in);
+    if (w->compute != VP_I8) return VP_OK;
+    return vp_weight_quantise(j->desc, row, line, w->in, (int8_t *)to, &w->scale[row], err);
 }
 
 static void store_panel(void *ctx, int64_t item, int thread) {
@@ -43,10 +49,7 @@ int vp_weight_rows_prepare(vp_device *d, const vp_weight_desc *desc, vp_weight *
     if (desc->backward) return vp_fail(err, VP_BUG, "weights row by row have no backward pass");
     const size_t bytes = (size_t)w->out * (size_t)w->in * vp_dtype_size(desc->compute);
     const size_t lines = (size_t)vp_threads_count(d->threads) * (size_t)w->in;
-    w->row_type = desc->compute;
     if (!(w->row = vp_slab_take(&d->slab, bytes, &w->slab))) return vp_fail_memory(err, "weight", bytes);
-    if (desc->compute == VP_I8 && !(w->row_scale = vp_calloc((size_t)w->out, sizeof(float))))
-        return vp_fail_memory(err, "weight", (size_t)w->out * sizeof(float));
     rows_job j = {.device = d, .desc = desc, .w = w};
     if (!(j.line = vp_calloc(lines, sizeof(float)))) return vp_fail_memory(err, "weight", lines * sizeof(float));
     vp_failure_begin(&j.failure);
@@ -71,7 +74,7 @@ static void finish_row(const product_job *j, int64_t r, int64_t first, int64_t n
     float *out = vp_row(&op->out, j->first + r) + first;
     const float *bias = w->bias ? w->bias + first : NULL;
     const float *residual = op->residual.ptr ? vp_row(&op->residual, j->first + r) + first : NULL;
-    if (w->row_scale) j->simd->acts->glu(VP_ACT_NONE, sums, w->row_scale + first, sums, n);
+    if (w->scale) j->simd->acts->glu(VP_ACT_NONE, sums, w->scale + first, sums, n);
     j->simd->acts->epilogue(op->act, sums, bias, residual, out, n);
 }
 
@@ -80,10 +83,10 @@ static void multiply_panel(void *ctx, int64_t item, int thread) {
     const vp_linear_op *op = j->op;
     const vp_weight *w = j->w;
     const int64_t first = item * PANEL, n = w->out - first < PANEL ? w->out - first : PANEL;
-    const int64_t stride = w->in * (int64_t)vp_dtype_size(w->row_type);
+    const int64_t stride = w->in * (int64_t)vp_dtype_size(w->compute);
     float *tile = j->scratch + (int64_t)thread * BLOCK * PANEL;
     j->simd->topk->scores(vp_row(&op->x, j->first), op->x.ld, j->rows, (const uint8_t *)w->row + first * stride, stride,
-                          n, w->row_type, w->in, tile, PANEL);
+                          n, w->compute, w->in, tile, PANEL);
     for (int64_t r = 0; r < j->rows; r++) finish_row(j, r, first, n, tile + r * PANEL);
 }
 

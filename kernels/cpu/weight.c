@@ -31,9 +31,10 @@ static int check_desc(const vp_device *d, const vp_weight_desc *desc, vp_error *
 }
 
 /* Rounded up to whole cache lines. */
-static size_t packed_bytes(const vp_device *d, const vp_panel *p, int64_t words) {
-    size_t bytes =
-        p->shape ? vp_product_packed_bytes(p->shape) : (size_t)vp_packed_floats(d->simd, words, p->n) * sizeof(float);
+static size_t packed_bytes(const vp_device *d, const vp_panel *p, const vp_weight *w) {
+    size_t bytes = (size_t)vp_packed_floats(d->simd, w->words, p->n) * sizeof(float);
+    if (p->shape) bytes = vp_product_packed_bytes(p->shape);
+    if (w->compute == VP_I8) bytes = vp_bf16_i8_bytes(w->words, p->n);
     return (bytes + 63) / 64 * 64;
 }
 
@@ -42,7 +43,7 @@ typedef struct packing {
     const vp_device *device;
     const vp_weight_desc *desc;
     vp_weight *weight;
-    float *rows; /* [threads, widest, words] what is packed; then for bf16 [threads, K] a row as it was read */
+    float *rows; /* [threads, widest, words] what is packed; then, but for f32, [threads, K] a row as it was read */
     vp_failure failure;
 } packing;
 
@@ -51,8 +52,11 @@ static int read_panel(const packing *pk, const vp_panel *p, int thread, float *r
     float *line = pk->rows + vp_threads_count(pk->device->threads) * w->widest * w->words + thread * w->in;
     for (int64_t i = 0; i < p->n; i++) {
         float *row = rows + i * w->words;
-        VP_TRY(vp_weight_read(pk->desc, p->first + i, w->compute == VP_BF16 ? line : row, err));
+        VP_TRY(vp_weight_read(pk->desc, p->first + i, w->compute == VP_F32 ? row : line, err));
         if (w->compute == VP_BF16) vp_bf16_round(line, (uint16_t *)(void *)row, w->in);
+        if (w->compute != VP_I8) continue;
+        int8_t *to = (int8_t *)rows + i * 2 * w->words; /* two bytes a pair, the last one's second stays 0 */
+        VP_TRY(vp_weight_quantise(pk->desc, p->first + i, line, w->in, to, &w->scale[p->first + i], err));
     }
     return VP_OK;
 }
@@ -61,7 +65,9 @@ static int pack_panel(packing *pk, const vp_panel *p, int thread, vp_error *err)
     int64_t words = pk->weight->words;
     float *rows = pk->rows + (int64_t)thread * pk->weight->widest * words;
     VP_TRY(read_panel(pk, p, thread, rows, err));
-    if (!p->shape)
+    if (pk->weight->compute == VP_I8)
+        vp_bf16_i8_pack((const int8_t *)rows, words, p->n, p->packed);
+    else if (!p->shape)
         pk->device->simd->gemm->pack(rows, words, true, words, p->n, p->packed);
     else if (vp_product_pack(p->shape, thread, rows, p->packed))
         return vp_fail(err, VP_MEMORY, "%s: oneDNN failed to pack a weight",
@@ -78,7 +84,7 @@ static void pack_item(void *ctx, int64_t item, int thread) {
 
 static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_error *err) {
     packing pk = {.device = d, .desc = desc, .weight = w};
-    int64_t each = w->widest * w->words + (w->compute == VP_BF16 ? w->in : 0);
+    int64_t each = w->widest * w->words + (w->compute == VP_F32 ? 0 : w->in);
     size_t floats = (size_t)vp_threads_count(d->threads) * (size_t)each;
     if (!(pk.rows = vp_calloc(floats, sizeof(float)))) return vp_fail_memory(err, "packing a weight", floats * 4);
     vp_failure_begin(&pk.failure);
@@ -87,8 +93,10 @@ static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_e
     return vp_failure_end(&pk.failure, err);
 }
 
-static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
-    int64_t columns = panel_columns(w->words), k = w->compute == VP_BF16 ? 2 * w->words : w->in;
+/* generates: the panels are narrow, work for many threads where there is one row, and a piece of a slab. */
+static int cut_panels(vp_device *d, vp_weight *w, bool generates, vp_error *err) {
+    int64_t columns = generates ? PANEL_STEP : panel_columns(w->words),
+            k = w->compute == VP_BF16 ? 2 * w->words : w->in;
     w->panels = (w->out + columns - 1) / columns;
     w->widest = w->out < columns ? w->out : columns;
     if (!(w->panel = vp_calloc((size_t)w->panels, sizeof *w->panel)))
@@ -98,14 +106,15 @@ static int cut_panels(vp_device *d, vp_weight *w, vp_error *err) {
         vp_panel *p = &w->panel[i];
         p->first = i * columns;
         p->n = w->out - p->first < columns ? w->out - p->first : columns;
-        p->shape = d->product ? vp_product_find(d->product, w->compute, k, p->n) : NULL;
+        p->shape = d->product && w->compute != VP_I8 ? vp_product_find(d->product, w->compute, k, p->n) : NULL;
         size_t scratch = p->shape ? vp_product_scratch_bytes(p->shape) : 0;
         if (scratch > w->scratch) w->scratch = scratch;
-        total += packed_bytes(d, p, w->words);
+        total += packed_bytes(d, p, w);
     }
-    if (!(w->packed = vp_pages_alloc(total))) return vp_fail_memory(err, "weight", total);
+    w->packed = generates ? vp_slab_take(&d->slab, total, &w->slab) : vp_pages_alloc(total);
+    if (!w->packed) return vp_fail_memory(err, "weight", total);
     char *at = w->packed;
-    for (int64_t i = 0; i < w->panels; at += packed_bytes(d, &w->panel[i], w->words), i++) w->panel[i].packed = at;
+    for (int64_t i = 0; i < w->panels; at += packed_bytes(d, &w->panel[i], w), i++) w->panel[i].packed = at;
     return VP_OK;
 }
 
@@ -116,14 +125,17 @@ static int prepare(vp_device *d, const vp_weight_desc *desc, vp_weight **out, vp
     w->in = desc->in;
     w->out = desc->out;
     w->compute = desc->compute;
-    w->words = w->compute == VP_BF16 ? vp_bf16_pairs(w->in) : w->in;
+    const bool rows = desc->rows && (w->compute == VP_F32 || !d->bf16);
+    w->words = w->compute == VP_F32 || rows ? w->in : vp_bf16_pairs(w->in);
+    if (w->compute == VP_I8 && !(w->scale = vp_calloc((size_t)w->out, sizeof(float))))
+        return vp_fail_memory(err, "weight", (size_t)w->out * sizeof(float));
     if (desc->bias) {
         size_t bytes = (size_t)w->out * sizeof(float);
         if (!(w->bias = vp_calloc(1, bytes))) return vp_fail_memory(err, "bias", bytes);
         memcpy(w->bias, desc->bias, bytes);
     }
-    if (desc->rows) return vp_weight_rows_prepare(d, desc, w, err);
-    VP_TRY(cut_panels(d, w, err));
+    if (rows) return vp_weight_rows_prepare(d, desc, w, err);
+    VP_TRY(cut_panels(d, w, desc->rows, err));
     return pack_all(d, desc, w, err);
 }
 
@@ -179,7 +191,7 @@ int vp_cpu_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc) 
         status = vp_fail(&err, VP_BUG, "%s: an update of another shape, [%lld, %lld] instead of [%lld, %lld]", name,
                          (long long)desc->out, (long long)desc->in, (long long)w->out, (long long)w->in);
     if (!status && (desc->experts || w->expert)) return vp_experts_update(q, w, desc);
-    if (!status && (desc->compute != w->compute || (desc->backward && !w->backward) || w->row))
+    if (!status && (desc->compute != w->compute || (desc->backward && !w->backward) || w->row || desc->rows))
         status = vp_fail(&err, VP_BUG, "%s: the weight is packed for another type, or for forward only", name);
     if (!status && w->bias) memcpy(w->bias, desc->bias, (size_t)w->out * sizeof *w->bias);
     if (!status) status = pack_all(q->device, desc, w, &err);
@@ -192,10 +204,10 @@ void vp_cpu_weight_free(vp_device *d, vp_weight *w) {
     vp_cpu_weight_free(d, w->backward);
     for (int32_t e = 0; e < w->experts; e++) vp_cpu_weight_free(d, w->expert[e]);
     free(w->expert);
-    free(w->packed);
+    if (!w->slab) free(w->packed);
+    vp_slab_drop(w->slab);
     free(w->panel);
     free(w->bias);
-    vp_slab_drop(w->slab);
-    free(w->row_scale);
+    free(w->scale);
     free(w);
 }

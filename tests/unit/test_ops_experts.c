@@ -300,6 +300,7 @@ static void test_linear(op_case *c) {
     check_forward(c, &p, (vp_weight_desc){.compute = VP_F32});
     check_forward(c, &p, (vp_weight_desc){.compute = VP_F32, .rows = true});
     case_bf16(c, &p.w);
+    case_bf16(c, &p.op.x); /* beside bf16 and I8 a backend may round them */
     check_forward(c, &p, (vp_weight_desc){.compute = VP_BF16, .rows = true});
     check_forward(c, &p, (vp_weight_desc){.compute = VP_I8, .rows = true});
 }

@@ -11,6 +11,7 @@
 #define VP_KERNELS_OPS_H
 #include "lib/base/dtype.h"
 #include "lib/base/base.h"
+#include "kernels/repeat.h"
 
 typedef struct vp_device vp_device; /* opaque: threads, caches, packed-weight memory */
 typedef struct vp_queue
@@ -43,8 +44,8 @@ typedef struct vp_batch {
     const int64_t *row;         /* [B] ordinals, for dropout; NULL when none */
     const int32_t *unit;        /* [B] gradient units; NULL when none */
     const int32_t *adapter_row; /* [T] adapter of a row; NULL: all adapters on all rows */
-    int32_t longest;
-    const vp_tile *tiles; /* attention work, longest sequences first */
+    int32_t longest;            /* no sequence has more tokens */
+    const vp_tile *tiles;       /* attention work, longest sequences first; some may have no rows */
     int64_t ntiles;
 } vp_batch;
 
@@ -479,6 +480,7 @@ typedef struct vp_backend {
     void *(*host_alloc)(vp_device *d, size_t bytes); /* pinned where that exists */
     void (*host_free)(vp_device *d, void *p);
     int (*copy)(vp_queue *q, void *to, const void *from, size_t bytes); /* async, any direction */
+    int (*repeat)(vp_queue *q, const vp_repeat_op *op);                 /* kernels/repeat.h */
     /* weights */
     int (*weight_prepare)(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);
     int (*weight_update)(vp_queue *q, vp_weight *w, const vp_weight_desc *desc);

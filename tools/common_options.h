@@ -30,11 +30,18 @@ static inline void tell_compute(vp_compute on) {
 static inline void tell_device(const vp_encoder *e) {
     tell_compute(vp_encoder_compute(e));
 }
+static inline void tell_repeated(const vp_encoder *e) {
+    const vp_work w = vp_encoder_work(e);
+    if (vp_cli_verbose() && (w.repeated || w.refused))
+        vp_cli_note("%lld of %lld passes were those of before, in one launch each%s", (long long)w.repeated,
+                    (long long)w.passes, w.refused ? "; some could not be recorded, and were launched as ever" : "");
+}
 static inline void tell_work(const vp_encoder *e, int64_t tokens) {
     if (!vp_cli_verbose() || !e || !tokens) return;
     const vp_work w = vp_encoder_work(e);
     vp_cli_note("%lld tokens at a time in %.1f MB beside the weights, %.3g GFLOP a token", (long long)w.batch_tokens,
                 (double)w.bytes / 1e6, w.flops / 1e9 / (double)tokens);
+    tell_repeated(e);
 }
 
 #endif

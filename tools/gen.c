@@ -358,6 +358,7 @@ static int run(state *s, const char *file, vp_error *err) {
     const int status = answer_all(s, err);
     s->bad += vp_records_skipped(s->records);
     if (s->bad && !status) vp_cli_note("%lld bad records were skipped", (long long)s->bad);
+    tell_repeated(s->encoder);
     return settle(s, status, err);
 }
 

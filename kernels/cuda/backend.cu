@@ -1,5 +1,6 @@
 /* The CUDA backend's table. A slot that is not here is one that it does not have. */
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/weight.h"
 extern "C" {
 #include "kernels/load.h"
@@ -25,6 +26,7 @@ static vp_backend make_table() {
     b.host_alloc = vp_cuda_host_alloc;
     b.host_free = vp_cuda_host_free;
     b.copy = vp_cuda_copy;
+    b.repeat = vp_cuda_repeat;
     b.weight_prepare = vp_cuda_weight_prepare;
     b.weight_update = vp_cuda_weight_update;
     b.weight_free = vp_cuda_weight_free;

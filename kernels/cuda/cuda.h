@@ -9,6 +9,7 @@
 #define VP_CUDA_H
 #include "kernels/arena.h"
 #include "kernels/cuda/gpu.h"
+#include <atomic>
 extern "C" {
 #include "kernels/ops.h"
 }
@@ -24,14 +25,16 @@ struct vp_device {
     bool tf32; /* the library's F32 products may round what they multiply to TF32 */
     char isa[16];
     vp_product *product;
-    void *staging; /* pinned, through which weights come: weight.cu */
+    void *staging;              /* pinned, through which weights come: weight.cu */
+    std::atomic<int64_t> freed; /* counts weights that were: graphs may hold their addresses */
 };
 struct vp_queue {
     vp_device *device;
     cudaStream_t stream;
     vp_arena arena;
     vp_error error;
-    bool plans; /* its arena has addresses only: nothing is enqueued, by vp_launch or otherwise */
+    struct vp_graphs *graphs; /* graph.cu; NULL: none yet */
+    bool plans;               /* its arena has addresses only: nothing is enqueued, by vp_launch or otherwise */
 };
 
 /* ---- device.cu ---- */

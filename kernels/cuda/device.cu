@@ -1,5 +1,6 @@
 /* Device and queue of the CUDA backend: opening, memory, copies, and argument checks. */
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/product.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,6 +87,7 @@ static void stream_close(vp_queue *q) {
 }
 int vp_cuda_queue_wait(vp_queue *q, vp_error *err) {
     (void)q, (void)err;
+    vp_shim_not_recorded("a wait");
     return VP_OK;
 }
 int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
@@ -238,7 +240,7 @@ static void *take_chunk(void *ctx, size_t bytes) {
 }
 
 static void give_chunk(void *ctx, void *p) {
-    (void)ctx;
+    vp_graphs_drop((vp_queue *)ctx);
     vp_device_give(p);
 }
 
@@ -265,6 +267,7 @@ int vp_cuda_queue_open(vp_queue **out, vp_device *d, vp_error *err) {
     q->device = d;
     q->arena.take = take_chunk;
     q->arena.give = give_chunk;
+    q->arena.ctx = q;
     int status = stream_open(q, err);
     if (status) {
         free(q);
@@ -276,6 +279,7 @@ int vp_cuda_queue_open(vp_queue **out, vp_device *d, vp_error *err) {
 
 void vp_cuda_queue_close(vp_queue *q) {
     if (!q) return;
+    vp_graphs_drop(q);
     if (!q->plans) stream_close(q);
     vp_arena_drop(&q->arena);
     free(q);

@@ -178,8 +178,8 @@ int vp_cuda_weight_update(vp_queue *q, vp_weight *w, const vp_weight_desc *desc)
 }
 
 void vp_cuda_weight_free(vp_device *d, vp_weight *w) {
-    (void)d;
     if (!w) return;
+    d->freed++;
     vp_device_give(w->row);
     vp_device_give(w->row_scale);
     vp_device_give(w->bias);

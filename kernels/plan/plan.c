@@ -110,6 +110,12 @@ static int copy(vp_queue *q, void *to, const void *from, size_t bytes) {
     return q->of->copy(q->planned, to, from, bytes);
 }
 
+static int repeat(vp_queue *q, const vp_repeat_op *op) {
+    (void)q; /* work knows it */
+    *op->how = VP_REPEAT_PLAIN;
+    return op->work(op->ctx);
+}
+
 /* ---- the planner ---- */
 
 int vp_planner_open(vp_planner **out, const vp_backend *backend, vp_device *device, vp_error *err) {
@@ -123,7 +129,8 @@ int vp_planner_open(vp_planner **out, const vp_backend *backend, vp_device *devi
                       .arena_alloc = arena_alloc,
                       .arena_mark = arena_mark,
                       .arena_release = arena_release,
-                      .copy = copy};
+                      .copy = copy,
+                      .repeat = backend->repeat ? repeat : NULL};
 #define SET_PASS(op, type)                                                                                             \
     if (backend->op) t->op = pass_##op;
 #define SET_COUNT(op, type)                                                                                            \

@@ -114,6 +114,30 @@ int64_t vp_sequences_cut(const vp_sequences *s, int64_t b, int64_t tokens) {
     return end;
 }
 
+/* ---- small micro-batches ---- */
+
+/* A layer is some ten launches, and as many products of its T tokens with a matrix [C, C]. One of 2^27 multiply-adds
+ * takes an H100 about 5 us at the 60 TFLOP/s that it has for f32, and a launch takes the host about as long (reckoned,
+ * not measured; bf16 is faster, and its limit would be higher). Larger passes gain nothing, and lose by rows that are
+ * added. For models of width 576 it is 404 tokens. */
+static const int64_t SMALL_PASS = (int64_t)1 << 27;
+
+bool vp_batch_small(const vp_encoder *e, int64_t T) {
+    const int64_t width = e->model->config.width;
+    return e->on.ops->repeat && !e->training && T <= SMALL_PASS / (width * width);
+}
+
+/* The next of 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, ...: at most a quarter more, from 64 on. */
+static int64_t next_size(int64_t T) {
+    int64_t step = 16;
+    while (8 * step < T) step *= 2;
+    return (T + step - 1) / step * step;
+}
+
+int64_t vp_batch_rows(const vp_encoder *e, int64_t T) {
+    return vp_batch_small(e, T) ? next_size(T) : T;
+}
+
 /* ---- a micro-batch on the device ---- */
 
 typedef struct by_length {
@@ -126,8 +150,9 @@ static int longest_first(const void *pa, const void *pb) {
     return a->sequence < b->sequence ? -1 : 1;
 }
 
-/* Tiles of every sequence, the longest sequences first, so that no thread ends with the longest work. Caller frees. */
-static int build_tiles(const int32_t *cu, vp_batch *batch, vp_tile **out, vp_error *err) {
+/* Tiles of every sequence, the longest sequences first, so that no thread ends with the longest work. `same`: as many
+ * of them, and as long a longest sequence, as any batch of these B and T can have. Caller frees. */
+static int build_tiles(const int32_t *cu, bool same, vp_batch *batch, vp_tile **out, vp_error *err) {
     by_length *order = vp_calloc((size_t)batch->B, sizeof *order);
     if (!order) return vp_fail_memory(err, "attention tiles", (size_t)batch->B * sizeof *order);
     for (int64_t b = 0; b < batch->B; b++) {
@@ -136,6 +161,10 @@ static int build_tiles(const int32_t *cu, vp_batch *batch, vp_tile **out, vp_err
         if (order[b].length > batch->longest) batch->longest = order[b].length;
     }
     qsort(order, (size_t)batch->B, sizeof *order, longest_first);
+    if (same) {
+        batch->ntiles = batch->T / TILE_ROWS + batch->B;
+        batch->longest = (int32_t)batch->T;
+    }
     vp_tile *tiles = *out = vp_calloc((size_t)batch->ntiles, sizeof *tiles);
     int64_t at = 0;
     for (int64_t b = 0; tiles && b < batch->B; b++) {
@@ -148,9 +177,9 @@ static int build_tiles(const int32_t *cu, vp_batch *batch, vp_tile **out, vp_err
     return tiles ? VP_OK : vp_fail_memory(err, "attention tiles", (size_t)batch->ntiles * sizeof *tiles);
 }
 
-typedef struct column { /* of the batch: n items from the first on; data NULL: there is none */
+typedef struct column { /* of the batch: n items from the first on, then zeros; data NULL: there is none */
     const void *data;
-    int64_t first, n;
+    int64_t first, n, room;
     size_t size;
     const void *device;
 } column;
@@ -161,33 +190,34 @@ static int upload_columns(vp_encoder *e, column *c, size_t n, vp_error *err) {
     size_t total = 0;
     const void *device;
     for (size_t i = 0; i < n; i++)
-        if (c[i].data) total += ((size_t)c[i].n * c[i].size + ALIGN - 1) / ALIGN * ALIGN;
+        if (c[i].data) total += ((size_t)c[i].room * c[i].size + ALIGN - 1) / ALIGN * ALIGN;
     char *host = vp_calloc(total, 1);
     if (!host) return vp_fail_memory(err, "a micro-batch", total);
     for (size_t i = 0, at = 0; i < n; i++) {
         const size_t bytes = (size_t)c[i].n * c[i].size;
         if (!c[i].data) continue;
         if (bytes) memcpy(host + at, (const char *)c[i].data + (size_t)c[i].first * c[i].size, bytes);
-        at += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+        at += ((size_t)c[i].room * c[i].size + ALIGN - 1) / ALIGN * ALIGN;
     }
     const int status = vp_encoder_upload(e, host, total, &device, err);
     free(host);
     for (size_t i = 0, at = 0; !status && i < n; i++) {
         if (!c[i].data) continue;
         c[i].device = (const char *)device + at;
-        at += ((size_t)c[i].n * c[i].size + ALIGN - 1) / ALIGN * ALIGN;
+        at += ((size_t)c[i].room * c[i].size + ALIGN - 1) / ALIGN * ALIGN;
     }
     return status;
 }
 
-static int upload(vp_encoder *e, const vp_sequences *s, int64_t b0, const int32_t *cu, const vp_tile *tiles,
+static int upload(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, const int32_t *cu, const vp_tile *tiles,
                   vp_batch *batch, const int32_t **ids, vp_error *err) {
-    const int64_t t0 = s->cu[b0], T = batch->T, B = batch->B;
+    const int64_t t0 = s->cu[b0], t = s->cu[b1] - t0, b = b1 - b0, T = batch->T, B = batch->B;
     enum { CU, TILES, IDS, POS, SEG, PREFIX, ROW, UNIT, COLUMNS };
-    column c[COLUMNS] = {[CU] = {cu, 0, B + 1, sizeof *cu},       [TILES] = {tiles, 0, batch->ntiles, sizeof *tiles},
-                         [IDS] = {s->ids, t0, T, sizeof *s->ids}, [POS] = {s->pos, t0, T, sizeof *s->pos},
-                         [SEG] = {s->seg, t0, T, sizeof *s->seg}, [PREFIX] = {s->prefix, b0, B, sizeof *s->prefix},
-                         [ROW] = {s->row, b0, B, sizeof *s->row}, [UNIT] = {s->unit, b0, B, sizeof *s->unit}};
+    column c[COLUMNS] = {
+        [CU] = {cu, 0, B + 1, B + 1, sizeof *cu},   [TILES] = {tiles, 0, batch->ntiles, batch->ntiles, sizeof *tiles},
+        [IDS] = {s->ids, t0, t, T, sizeof *s->ids}, [POS] = {s->pos, t0, t, T, sizeof *s->pos},
+        [SEG] = {s->seg, t0, t, T, sizeof *s->seg}, [PREFIX] = {s->prefix, b0, b, B, sizeof *s->prefix},
+        [ROW] = {s->row, b0, b, B, sizeof *s->row}, [UNIT] = {s->unit, b0, b, B, sizeof *s->unit}};
     VP_TRY(upload_columns(e, c, COLUMNS, err));
     batch->cu_q = batch->cu_k = c[CU].device;
     batch->tiles = c[TILES].device;
@@ -200,16 +230,27 @@ static int upload(vp_encoder *e, const vp_sequences *s, int64_t b0, const int32_
     return VP_OK;
 }
 
-int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, vp_batch *batch, const int32_t **ids,
-                   vp_error *err) {
-    const int64_t t0 = s->cu[b0];
+/* A power of 2, so that a number of sequences comes again; more than n, for the one of the rows that are added. */
+static int64_t next_count(int64_t n) {
+    int64_t count = 1;
+    while (count <= n) count *= 2;
+    return count;
+}
+
+int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, int64_t rows, vp_batch *batch,
+                   const int32_t **ids, vp_error *err) {
+    const int64_t t0 = s->cu[b0], n = b1 - b0;
     vp_tile *tiles = NULL;
-    *batch = (vp_batch){.B = b1 - b0, .T = s->cu[b1] - t0, .causal = s->causal};
+    *batch = (vp_batch){.B = n, .T = s->cu[b1] - t0, .causal = s->causal};
+    if (rows) {
+        batch->B = next_count(n);
+        batch->T = rows;
+    }
     int32_t *cu = vp_calloc((size_t)batch->B + 1, sizeof *cu);
     if (!cu) return vp_fail_memory(err, "offsets", (size_t)batch->B * sizeof *cu);
-    for (int64_t b = b0; b <= b1; b++) cu[b - b0] = s->cu[b] - (int32_t)t0;
-    int status = build_tiles(cu, batch, &tiles, err);
-    if (!status) status = upload(e, s, b0, cu, tiles, batch, ids, err);
+    for (int64_t b = 0; b <= batch->B; b++) cu[b] = (int32_t)(b <= n ? s->cu[b0 + b] - t0 : batch->T);
+    int status = build_tiles(cu, rows > 0, batch, &tiles, err);
+    if (!status) status = upload(e, s, b0, b1, cu, tiles, batch, ids, err);
     free(tiles);
     free(cu);
     return status;

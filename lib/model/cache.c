@@ -229,6 +229,9 @@ static void take_pieces(append_work *w, const int32_t *cu, int64_t B, int32_t at
     }
 }
 
+/* Scratch memory of attention is for keys in steps of so many, as a device cuts them: a token more is the same pass. */
+enum { KEYS_STEP = 256 };
+
 /* The lists of all layers, made on the host and brought to the device: every pointer in them is the device's. */
 static int make_lists(vp_encoder *e, append_work *w, vp_cached *out, vp_error *err) {
     const int64_t B = w->pieces, L = e->model->config.layers;
@@ -254,6 +257,7 @@ static int make_lists(vp_encoder *e, append_work *w, vp_cached *out, vp_error *e
         v_to[i] = c->v + at;
         if (keys > out->most_keys) out->most_keys = keys;
     }
+    out->most_keys = (out->most_keys + KEYS_STEP - 1) / KEYS_STEP * KEYS_STEP;
     const size_t used = (size_t)((char *)(nspans + B) - w->lists);
     out->spans = (const vp_span *const *)(void *)(device + ((char *)spans - w->lists));
     out->k_to = (void **)(void *)(device + ((char *)k_to - w->lists));
@@ -275,13 +279,14 @@ static int run_pass(vp_encoder *e, append_work *w, const int32_t *ids, vp_error 
     vp_cached cached;
     const int32_t *on_device;
     const void *zeros, *offsets;
-    VP_TRY(vp_batch_build(e, &s, 0, s.B, &batch, &on_device, err));
+    VP_TRY(vp_batch_build(e, &s, 0, s.B, 0, &batch, &on_device, err));
     VP_TRY(vp_encoder_upload(e, w->zeros, ((size_t)s.B + 1) * sizeof *w->zeros, &zeros, err));
     VP_TRY(vp_encoder_upload(e, w->offsets, (size_t)s.B * sizeof *w->offsets, &offsets, err));
     batch.cu_k = zeros; /* keys come from the caches alone */
     batch.q_off = offsets;
     VP_TRY(make_lists(e, w, &cached, err));
-    return vp_forward(e, &batch, on_device, &(vp_pass_options){.cached = &cached, .hidden = w->hidden}, err);
+    const vp_pass_options o = {.cached = &cached, .hidden = w->hidden, .repeats = vp_batch_small(e, s.T)};
+    return vp_forward(e, &batch, on_device, &o, err);
 }
 
 static int append_pieces(vp_encoder *e, append_work *w, vp_cache *const *cache, const int32_t *ids, const int32_t *cu,

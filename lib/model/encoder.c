@@ -119,6 +119,9 @@ void vp_encoder_twin_close(vp_encoder *t, vp_encoder *e) {
     if (!t) return;
     if (t->work.batch_tokens) e->work.batch_tokens = t->work.batch_tokens;
     e->work.flops += t->work.flops;
+    e->work.passes += t->work.passes;
+    e->work.repeated += t->work.repeated;
+    e->work.refused += t->work.refused;
     if (t->work.bytes > e->work.bytes) e->work.bytes = t->work.bytes;
     t->on.ops->queue_close(t->on.queue);
     free(t);
@@ -183,17 +186,19 @@ static int run_micro_batch(vp_encoder *e, const vp_sequences *s, int64_t b0, int
     vp_batch batch;
     const int32_t *ids;
     const int64_t first = s->cu[b0], width = e->model->config.width;
+    const int64_t T = s->cu[b1] - first;
     vp_mat states;
-    if (first == s->cu[b1]) return VP_OK;
-    vp_pass_options o = {.step = s->step, .hidden = to->hidden ? to->hidden + first * width : NULL};
+    if (T == 0) return VP_OK;
+    vp_pass_options o = {.step = s->step, .hidden = to->hidden ? to->hidden + first * width : NULL, .rows = T};
+    o.repeats = vp_batch_small(e, T) && !to->kv;
     if (to->states) {
         states = *to->states;
         states.ptr = (char *)states.ptr + (size_t)(first * width) * vp_dtype_size(states.dtype);
-        states.rows = s->cu[b1] - first;
+        states.rows = T;
         o.states = &states;
     }
     size_t mark = e->on.ops->arena_mark(e->on.queue);
-    int status = vp_batch_build(e, s, b0, b1, &batch, &ids, err);
+    int status = vp_batch_build(e, s, b0, b1, o.repeats ? vp_batch_rows(e, T) : 0, &batch, &ids, err);
     if (!status)
         status = to->kv ? run_exported(e, &batch, ids, s, b0, to->kv, &o, err) : vp_forward(e, &batch, ids, &o, err);
     e->on.ops->arena_release(e->on.queue, mark);
@@ -322,7 +327,8 @@ static int pool_on_device(vp_encoder *e, vp_pooler *p, vp_frame *f, const vp_seq
                           vp_error *err) {
     const int64_t width = e->model->config.width;
     vp_mat states = {.dtype = e->on.state, .rows = s->T, .cols = width, .ld = width};
-    const size_t bytes = (size_t)(s->T * width) * vp_dtype_size(states.dtype);
+    /* of as few sizes as small passes, whose place on the arena is above */
+    const size_t bytes = (size_t)(vp_batch_rows(e, s->T) * width) * vp_dtype_size(states.dtype);
     VP_TRY(make_ready(e, s, &(target){0}, bytes, err));
     if (!(states.ptr = vp_compute_take(&e->on, "hidden states", bytes, err))) return VP_MEMORY;
     VP_TRY(run_all(e, s, &(target){.states = &states}, err));

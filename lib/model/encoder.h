@@ -143,9 +143,16 @@ int64_t vp_frame_ordinal(const vp_frame *f, int64_t b);
 void vp_sequences_free(vp_sequences *s);
 /* The end of the micro-batch of whole sequences that begins at b: at least one, up to `tokens` tokens. */
 int64_t vp_sequences_cut(const vp_sequences *s, int64_t b, int64_t tokens);
-/* Sequences [b0, b1) as a batch on the device, with ids [T]. */
-int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, vp_batch *batch, const int32_t **ids,
-                   vp_error *err);
+/* Whether passes of so many tokens are repeated (vp_backend.repeat): where launches take longer than what they do, and
+ * nothing is trained. */
+bool vp_batch_small(const vp_encoder *e, int64_t T);
+/* How many rows such a pass gets, so that few sizes are many passes': T, or up to a quarter more (or 15). Else T. */
+int64_t vp_batch_rows(const vp_encoder *e, int64_t T);
+/* Sequences [b0, b1) as a batch on the device, with ids [T]. rows: as they are (0), or as a batch of so many rows:
+ * those behind the sequences' are one sequence more, of tokens 0, and empty ones follow up to a power of 2. What is
+ * decided on the host then depends on rows and that power alone, and a row's result, as ever, on its own sequence. */
+int vp_batch_build(vp_encoder *e, const vp_sequences *s, int64_t b0, int64_t b1, int64_t rows, vp_batch *batch,
+                   const int32_t **ids, vp_error *err);
 
 /* forward.c: what a pass takes and leaves beside its batch; NULL: nothing of it. */
 struct vp_exported;
@@ -155,8 +162,10 @@ typedef struct vp_pass_options {
     vp_tape *tape;                      /* what its backward needs */
     const struct vp_cached *cached;     /* over what the sequences' caches hold, behind which the tokens' own keys go */
     const struct vp_exported *exported; /* where keys and values go */
-    float *hidden;                      /* [T, C] on the host */
-    const vp_mat *states;               /* [T, C] on the device, of the state type */
+    float *hidden;                      /* [rows, C] on the host */
+    const vp_mat *states;               /* [rows, C] on the device, of the state type */
+    int64_t rows;                       /* the first of the batch's; 0: all */
+    bool repeats;                       /* passes of this batch's shape come again: vp_batch_small */
 } vp_pass_options;
 int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_pass_options *o, vp_error *err);
 

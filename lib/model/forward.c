@@ -332,28 +332,74 @@ static int run_layers(vp_pass *p, vp_tape *tape, vp_error *err) {
     return tape ? vp_pass_copy(p, &tape->x, &p->x, err) : VP_OK;
 }
 
-/* h to where it is wanted: as f32 on the host, by way of x, which is free now. */
+/* ---- a pass, or one that came before ---- */
+
+typedef struct pass_work {
+    vp_pass *p;
+    const int32_t *ids;
+    vp_tape *tape;
+    vp_error *err;
+    int status;
+} pass_work;
+
+/* From ids to h. */
+static int do_work(void *ctx) {
+    pass_work *w = ctx;
+    *w->err = (vp_error){0}; /* of a call that is done anew */
+    w->status = embed(w->p, w->ids, w->err);
+    if (!w->status) w->status = run_layers(w->p, w->tape, w->err);
+    return w->status;
+}
+
+/* Of an encoder that trains nothing all that a pass enqueues follows from its batch and what its caches need, from
+ * where that and the pass lie, and from tables that grow: the key. Its weights stay where they are as long as its
+ * layers. */
+static int repeat_work(pass_work *w) {
+    static const vp_cached none;
+    vp_pass *p = w->p;
+    vp_encoder *e = p->e;
+    const vp_batch *b = p->batch;
+    const vp_cached *c = p->cached ? p->cached : &none;
+    const void *const at[] = {e->layer, e->cosines, e->sines,       w->ids,    p->x.ptr, b->cu_q,  b->cu_k,
+                              b->q_off, b->pos,     b->seg,         b->prefix, b->tiles, c->spans, c->nspans,
+                              c->k_to,  c->v_to,    b->adapter_row, b->row,    b->unit};
+    const int64_t number[] = {b->T, b->B, b->longest, b->ntiles, b->causal, c->most_keys};
+    enum { ADDRESSES = sizeof at / sizeof *at, NUMBERS = sizeof number / sizeof *number };
+    uint64_t key[ADDRESSES + NUMBERS];
+    for (int i = 0; i < ADDRESSES; i++) key[i] = (uintptr_t)at[i];
+    for (int i = 0; i < NUMBERS; i++) key[ADDRESSES + i] = (uint64_t)number[i];
+    vp_repeated how = VP_REPEAT_PLAIN;
+    const vp_repeat_op op = {.key = key, .keys = ADDRESSES + NUMBERS, .work = do_work, .ctx = w, .how = &how};
+    const int status = e->on.ops->repeat(e->on.queue, &op);
+    e->work.repeated += how == VP_REPEAT_AGAIN;
+    e->work.refused += how == VP_REPEAT_REFUSED;
+    return w->status ? w->status : vp_pass_check(p, status, w->err);
+}
+
+/* The first rows of h to where they are wanted: as f32 on the host, by way of x, which is free now. */
 static int leave(vp_pass *p, const vp_pass_options *o, vp_error *err) {
-    const vp_mat *from = &p->h;
-    if (o->states) VP_TRY(vp_pass_copy(p, o->states, from, err));
+    vp_mat from = p->h, f32 = p->x;
+    if (o->rows) from.rows = f32.rows = o->rows;
+    if (o->states) VP_TRY(vp_pass_copy(p, o->states, &from, err));
     if (!o->hidden) return VP_OK;
-    if (from->dtype != VP_F32) {
-        VP_TRY(vp_pass_cast(p, from, &p->x, err));
-        from = &p->x;
+    if (from.dtype != VP_F32) {
+        VP_TRY(vp_pass_cast(p, &from, &f32, err));
+        from = f32;
     }
-    return vp_compute_move(&p->e->on, o->hidden, from->ptr, (size_t)(from->rows * from->cols) * sizeof(float), err);
+    return vp_compute_move(&p->e->on, o->hidden, from.ptr, (size_t)(from.rows * from.cols) * sizeof(float), err);
 }
 
 int vp_forward(vp_encoder *e, const vp_batch *batch, const int32_t *ids, const vp_pass_options *o, vp_error *err) {
     vp_pass p;
     size_t mark = e->on.ops->arena_mark(e->on.queue);
     int status = vp_pass_open(&p, e, batch, o->step, err);
+    pass_work work = {.p = &p, .ids = ids, .tape = o->tape, .err = err};
     p.cached = o->cached;
     p.exported = o->exported;
     if (!status) status = vp_pass_scratch(&p, err);
-    if (!status) status = embed(&p, ids, err);
-    if (!status) status = run_layers(&p, o->tape, err);
+    if (!status) status = o->repeats ? repeat_work(&work) : do_work(&work);
     if (!status) status = leave(&p, o, err);
+    e->work.passes += !status;
     e->on.ops->arena_release(e->on.queue, mark);
     return status;
 }

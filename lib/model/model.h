@@ -127,6 +127,8 @@ typedef struct vp_work {  /* what an encoder was planned to do so far */
     int64_t batch_tokens; /* tokens at a time; 0: not chosen yet */
     size_t bytes;         /* the most memory at a time, beside its weights */
     double flops;         /* of products and attention */
+    int64_t passes;       /* that it did; of those one before came again, and was launched at once; could not be kept */
+    int64_t repeated, refused;
 } vp_work;
 /* The model is borrowed until vp_encoder_close; adapters must be added before. Nothing heavy happens before the first
  * vp_encoder_run: weights are packed then. `header` (NULL: none) is the stream's: its encoder.attention counts. One

@@ -66,7 +66,7 @@ static int run(vp_encoder *e, const vp_sequences *s, float *hidden, vp_tape **ta
     if (!t) return vp_fail_memory(err, "a tape", sizeof *t);
     size_t mark = e->on.ops->arena_mark(e->on.queue);
     t->step = s->step;
-    int status = vp_batch_build(e, s, 0, s->B, &t->batch, &t->ids, err);
+    int status = vp_batch_build(e, s, 0, s->B, 0, &t->batch, &t->ids, err);
     if (!status && tape) status = allocate_tape(e, t, err);
     const vp_pass_options o = {.step = t->step, .tape = tape ? t : NULL, .hidden = hidden};
     if (!status) status = vp_forward(e, &t->batch, t->ids, &o, err);

@@ -101,6 +101,6 @@ int64_t vp_product_rows(const vp_device *d, const vp_product_op *op) {
 
 int vp_product_library(vp_queue *q, const char *what, const vp_product_op *op) {
     const bool tf32 = q->device->product->tf32;
-    if (!q->plans) vp_shim_launch(what, dim3(1), 1, 0, [=] { multiply(op, tf32); });
+    if (!q->plans) vp_shim_launch(what, dim3(1), 1, 0, [op = *op, tf32] { multiply(&op, tf32); });
     return VP_OK;
 }

@@ -326,6 +326,19 @@ void vp_shim_copy_wait(int groups) {
     }
 }
 
+/* ---- recording ---- */
+static thread_local std::vector<std::function<void()>> *record;
+
+bool vp_shim_record(std::vector<std::function<void()>> *list) {
+    const char *can = getenv("VP_SHIM_GRAPHS");
+    record = can && !strcmp(can, "0") ? nullptr : list;
+    return record == list;
+}
+
+void vp_shim_not_recorded(const char *what) {
+    if (record) vp_shim_stop("a graph cannot hold %s", what);
+}
+
 /* ---- memory of the device: one range of addresses, closed to the host; what is freed is not given out again ---- */
 static const size_t RANGE = (size_t)1 << 40, PAGE = 4096;
 static char *range, *next_free;
@@ -344,6 +357,7 @@ size_t vp_shim_left() {
 }
 
 void *vp_shim_malloc(size_t bytes) {
+    vp_shim_not_recorded("memory that is taken");
     std::lock_guard<std::mutex> lock(memory);
     if (!range) {
         void *p = mmap(nullptr, RANGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -360,6 +374,7 @@ void *vp_shim_malloc(size_t bytes) {
 }
 
 void vp_shim_free(void *p) {
+    vp_shim_not_recorded("memory that is given back");
     std::lock_guard<std::mutex> lock(memory);
     auto it = given.find(p);
     if (!p) return;
@@ -370,6 +385,7 @@ void vp_shim_free(void *p) {
 }
 
 void vp_shim_copy(void *to, const void *from, size_t bytes) {
+    if (record) return record->push_back([=] { vp_shim_copy(to, from, bytes); });
     std::lock_guard<std::mutex> lock(memory);
     open_range(true);
     memmove(to, from, bytes);
@@ -409,6 +425,7 @@ void vp_shim_argument(const char *kernel, const void *argument, size_t bytes) {
 }
 
 void vp_shim_launch(const char *name, dim3 grid, unsigned threads, size_t bytes, const std::function<void()> &kernel) {
+    if (record) return record->push_back([=] { vp_shim_launch(name, grid, threads, bytes, kernel); });
     std::lock_guard<std::mutex> launch(one_launch);
     std::lock_guard<std::mutex> lock(memory);
     kernel_name = name;

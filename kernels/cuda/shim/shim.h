@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #define VP_DEVICE      static inline
 #define VP_INLINE      inline
@@ -29,6 +30,11 @@ extern dim3 vp_shim_thread, vp_shim_block, vp_shim_grid, vp_shim_threads; /* of 
 
 /* Run a kernel, given as a call, over a grid of blocks with so many bytes of shared memory. */
 void vp_shim_launch(const char *name, dim3 grid, unsigned threads, size_t shared, const std::function<void()> &kernel);
+/* What this thread launches and copies from now on is added to `list` and not done; NULL: it is done again. False:
+ * with $VP_SHIM_GRAPHS of 0 nothing can be recorded. */
+bool vp_shim_record(std::vector<std::function<void()>> *list);
+/* Stop if this thread records: `what` is nothing that can be. */
+void vp_shim_not_recorded(const char *what);
 /* Say where and stop. */
 [[noreturn]] void vp_shim_stop(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

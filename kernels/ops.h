@@ -475,8 +475,10 @@ typedef struct vp_backend {
     size_t (*arena_most)(const vp_queue *q);         /* the largest that the mark has been */
     int (*arena_reserve)(vp_queue *q, size_t bytes); /* so that as many are taken without growth; else VP_MEMORY */
     size_t (*memory_free)(const vp_device *d);       /* bytes that it could still take; 0: not known */
-    void *(*host_alloc)(vp_device *d, size_t bytes); /* pinned where that exists */
-    void (*host_free)(vp_device *d, void *p);
+    /* Memory of the host that copies run beside: pinned where that exists. Not cleared; pinned memory that was freed is
+     * kept for the next who needs as much. Any thread; NULL: there is no more. */
+    void *(*host_alloc)(vp_device *d, size_t bytes);
+    void (*host_free)(vp_device *d, void *p);                           /* NULL is fine */
     int (*copy)(vp_queue *q, void *to, const void *from, size_t bytes); /* async, any direction */
     /* weights */
     int (*weight_prepare)(vp_device *d, const vp_weight_desc *desc, vp_weight **w, vp_error *err);

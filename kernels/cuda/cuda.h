@@ -16,6 +16,7 @@ extern "C" {
 typedef int cudaStream_t;
 #endif
 
+struct vp_pinned;  /* pinned.cu */
 struct vp_product; /* product.h: cuBLASLt, or plain loops on the shim */
 struct vp_device {
     int number, major, minor; /* compute capability */
@@ -24,6 +25,7 @@ struct vp_device {
     bool tf32; /* the library's F32 products may round what they multiply to TF32 */
     char isa[16];
     vp_product *product;
+    vp_pinned *pinned;
     void *staging; /* pinned, through which weights come: weight.cu */
 };
 struct vp_queue {

@@ -18,6 +18,11 @@ void vp_cuda_arena_release(vp_queue *q, size_t mark);
 size_t vp_cuda_arena_most(const vp_queue *q);
 int vp_cuda_arena_reserve(vp_queue *q, size_t bytes);
 size_t vp_cuda_memory_free(const vp_device *d);
+/* pinned.cu, over memory of device.cu's that is pinned and given back at once; NULL: there is no more */
+void vp_pinned_open(vp_device *d);
+void vp_pinned_close(vp_device *d);
+void *vp_device_pin(size_t bytes);
+void vp_device_unpin(void *p);
 void *vp_cuda_host_alloc(vp_device *d, size_t bytes);
 void vp_cuda_host_free(vp_device *d, void *p);
 int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes);

@@ -84,6 +84,8 @@ struct vp_encoder {
     bool segments;
     int64_t batch_tokens; /* 0: not chosen yet */
     vp_work work;
+    float *hidden; /* of its last run: the host's memory that copies reach (vp_compute_host) */
+    uint16_t *kv;
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;

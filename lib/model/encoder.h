@@ -40,6 +40,7 @@ typedef struct vp_training {
     float *value_on, *grad_on; /* the same on the device; where memory is not separate, params.value and grad */
     vp_trained_pair *pair;     /* an adapter's */
     size_t npairs;
+    vp_between between;
     struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
     vp_latent_sizes latent;       /* that is trained */
     int64_t latent_at;            /* its offset; -1: none is trained */

@@ -169,6 +169,7 @@ int vp_trainer_open(vp_trainer **out, const vp_trainer_options *o, const vp_trai
         vp_trainer_close(t);
         return status;
     }
+    if (t->p.head) vp_encoder_between(t->p.encoder, &(vp_between){vp_trainer_between, t});
     *out = t;
     return VP_OK;
 }
@@ -177,6 +178,7 @@ void vp_trainer_close(vp_trainer *t) {
     if (!t) return;
     const bool own = t->host.device && t->host.device != vp_encoder_compute(t->p.encoder).device;
     if (own) vp_compute_close(&t->host);
+    vp_encoder_between(t->p.encoder, &(vp_between){0});
     free(t->m);
     free(t->v);
     free(t);

@@ -459,6 +459,9 @@ typedef struct vp_backend {
     int (*open)(vp_device **d, const vp_device_options *options, vp_error *err);
     void (*close)(vp_device *d);
     void (*caps)(const vp_device *d, vp_caps *caps);
+    /* What there is to know of how it has computed so far, a line each, i = 0, 1, ...; NULL: no more. The device's
+     * until the next call. */
+    const char *(*note)(vp_device *d, int i);
     int (*queue_open)(vp_queue **q, vp_device *d, vp_error *err);
     void (*queue_close)(vp_queue *q);
     /* One that plans: what runs on it takes of its arena what it would take, computes nothing and copies nothing. Its

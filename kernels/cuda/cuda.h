@@ -17,6 +17,7 @@ typedef int cudaStream_t;
 #endif
 
 struct vp_pinned;  /* pinned.cu */
+struct vp_refused; /* refused.cu */
 struct vp_product; /* product.h: cuBLASLt, or plain loops on the shim */
 struct vp_device {
     int number, major, minor; /* compute capability */
@@ -26,6 +27,7 @@ struct vp_device {
     char isa[16];
     vp_product *product;
     vp_pinned *pinned;
+    vp_refused *refused;
     void *staging; /* pinned, through which weights come: weight.cu */
 };
 struct vp_queue {

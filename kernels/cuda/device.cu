@@ -1,6 +1,7 @@
 /* Device and queue of the CUDA backend: opening, memory, copies, and argument checks. */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/refused.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,6 +202,7 @@ int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *er
     d->number = options->index;
     d->tf32 = options->tf32;
     vp_pinned_open(d);
+    vp_refused_open(d);
     int status = device_open(d, err);
     if (!status) status = vp_product_open(&d->product, d, err);
     if (status) {
@@ -215,6 +217,7 @@ void vp_cuda_close(vp_device *d) {
     if (!d) return;
     vp_product_close(d->product);
     vp_pinned_close(d); /* d->staging, too */
+    vp_refused_close(d);
     free(d);
 }
 

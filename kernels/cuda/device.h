@@ -7,6 +7,7 @@ int vp_cuda_count(vp_error *err); /* of devices; 0 with the reason */
 int vp_cuda_open(vp_device **d, const vp_device_options *options, vp_error *err);
 void vp_cuda_close(vp_device *d);
 void vp_cuda_caps(const vp_device *d, vp_caps *caps);
+const char *vp_cuda_note(vp_device *d, int i); /* refused.cu */
 int vp_cuda_queue_open(vp_queue **q, vp_device *d, vp_error *err);
 int vp_cuda_queue_plan(vp_queue **q, vp_device *d, vp_error *err);
 void vp_cuda_queue_close(vp_queue *q);

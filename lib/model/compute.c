@@ -72,6 +72,10 @@ void vp_compute_describe(const vp_compute *c, char out[40]) {
     snprintf(out, 40, "%s %s", c->ops->name, caps.isa);
 }
 
+const char *vp_compute_note(const vp_compute *c, int i) {
+    return c->ops->note ? c->ops->note(c->device, i) : NULL;
+}
+
 int vp_compute_check(const vp_compute *c, int status, vp_error *err) {
     return status ? vp_fail(err, status, "%s", c->ops->why(c->queue)) : VP_OK;
 }

@@ -27,6 +27,9 @@ void vp_compute_close(vp_compute *c);
 const char *vp_compute_name(const vp_compute *c);
 /* Name and processor of the device, as "cuda sm_90", into out. */
 void vp_compute_describe(const vp_compute *c, char out[40]);
+/* What there is to know of how it has computed so far, a line each, i = 0, 1, ...; NULL: no more. The device's until
+ * the next call. */
+const char *vp_compute_note(const vp_compute *c, int i);
 /* The status of an operation as this library's error. */
 int vp_compute_check(const vp_compute *c, int status, vp_error *err);
 

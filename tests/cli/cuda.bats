@@ -237,3 +237,24 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
         [ -e $result/adapter_model.safetensors ]
     done
 }
+
+@test "-v names the shapes that ran by our own kernels as the library was not certified for them" {
+    need_shim
+    why='no algorithm of cuBLASLt gives a row the same bytes in every batch'
+    export VP_DEVICE=cuda
+    expect 0 fwd -v <ids.vp
+    run ! grep 'own kernels' err
+    export VP_SHIM_UNCERTIFIED='192x64 320x64'
+    expect 0 fwd <ids.vp
+    [ ! -s err ]
+    expect 0 fwd -v --compute bf16 <ids.vp # the head, 320 x 64, does not run
+    [ "$(grep 'own kernels' err)" = "fwd: products of 192 x 64 in bf16 by our own kernels: $why" ]
+    merge -m tiny --extra-tokens 3 --dtype f32 --out grown
+    head -n 2 texts | tok -m grown --lines --pack 24 --batch 2 --steps 1 | mask mntp --rate 0.3 >masked.vp
+    expect 0 step -m grown -v --objective mntp --lora r=2 --lr 1e-3 --out run <masked.vp
+    diff <(grep 'own kernels' err) - <<END
+step: products of 323 x 64 in f32 by our own kernels: cuBLASLt takes multiples of 8
+step: products of 64 x 323 in f32, backward, by our own kernels: cuBLASLt takes multiples of 8
+step: products of 192 x 64 in f32 by our own kernels: $why
+END
+}

@@ -87,10 +87,10 @@ typedef struct both {  /* ways that are planned */
 /* The tape lies below what the loss and the backward take. */
 static int run_planned(vp_encoder *e, const vp_planned_pass *pass, vp_error *err) {
     const both *of = pass->what;
-    const vp_between *between = &e->training->between;
+    const vp_between between = e->training ? e->training->between : (vp_between){0};
     vp_tape *tape = NULL;
     int status = run(e, pass->s, NULL, of->keep ? &tape : NULL, err);
-    if (!status && between->run) status = between->run(between->ctx, &e->on, of->f, pass->s->T, err);
+    if (!status && between.run) status = between.run(between.ctx, &e->on, of->f, pass->s->T, err);
     if (!status && of->keep) status = vp_encoder_backward(e, tape, NULL, err);
     vp_tape_free(tape);
     return status;

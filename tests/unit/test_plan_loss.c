@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 6, LENGTH = 40, SLOTS = 8, TOKENS = ROWS * LENGTH, EXTRA = 6000, PAIRS = 4 };
+enum { ROWS = 6, LENGTH = 24, SLOTS = 8, TOKENS = ROWS * LENGTH, EXTRA = 4000, PAIRS = 4 };
 
 typedef struct rows { /* of one or two frames */
     int32_t ids[TOKENS], target[TOKENS], cu[ROWS + 1], unit[ROWS], group[ROWS];
@@ -58,7 +58,7 @@ static void add_frame(rows *r, int first, int n, bool generates, const loss *l) 
     for (int64_t t = at; t < at + T; t++) {
         r->ids[t] = (int32_t)(3 + t * 37 % 290);
         r->target[t] =
-            generates && t % LENGTH > 2 && (strcmp(l->name, "mntp") || t % 5 == 0) ? (int32_t)(t * 53 % 6000) : -1;
+            generates && t % LENGTH > 2 && (strcmp(l->name, "mntp") || t % 5 == 0) ? (int32_t)(t * 53 % EXTRA) : -1;
         r->weight[t] = 1;
     }
     if (l->slots) put_bags(r, f);

@@ -91,10 +91,11 @@ static int search(const vp_topk_op *op, const int32_t *empty) {
 }
 
 static void time_search(int64_t rows, int64_t dims, int64_t queries) {
-    const int32_t *empty = be->host_alloc(device, (size_t)queries * sizeof *empty);
+    int32_t *empty = be->host_alloc(device, (size_t)queries * sizeof *empty);
     vp_topk_op op = {.k = 10};
     double seconds;
     check(empty ? VP_OK : VP_MEMORY, "out of memory");
+    memset(empty, 0, (size_t)queries * sizeof *empty);
     check(be->topk ? VP_OK : VP_MEMORY, "no operation topk");
     op.queries = random_mat(queries, dims, VP_F32);
     op.rows = random_mat(rows, dims, VP_BF16);
@@ -102,7 +103,7 @@ static void time_search(int64_t rows, int64_t dims, int64_t queries) {
     op.found = take((size_t)queries * sizeof *op.found);
     MEAN(seconds, search(&op, empty));
     printf("%.4g\n", 2e-12 * (double)rows * (double)dims * (double)queries / seconds);
-    be->host_free(device, (void *)(uintptr_t)empty);
+    be->host_free(device, empty);
 }
 
 enum { HEADS = 32, GROUPS = 8, WIDTH = 128, TILE = 64 };

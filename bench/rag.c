@@ -86,14 +86,12 @@ typedef struct passage {
     vp_frame *frame;
     int32_t cu[2];
     ids text;
-    float *hidden;
-    uint16_t *kv;
+    const float *hidden; /* the encoder's until it embeds the next */
+    const uint16_t *kv;
 } passage;
 
 static void passage_free(passage *p) {
     vp_frame_free(p->frame);
-    free(p->hidden);
-    free(p->kv);
     free(p);
 }
 

@@ -461,6 +461,9 @@ typedef struct vp_backend {
     int (*open)(vp_device **d, const vp_device_options *options, vp_error *err);
     void (*close)(vp_device *d);
     void (*caps)(const vp_device *d, vp_caps *caps);
+    /* What there is to know of how it has computed so far, a line each, i = 0, 1, ...; NULL: no more. The device's
+     * until the next call. */
+    const char *(*note)(vp_device *d, int i);
     int (*queue_open)(vp_queue **q, vp_device *d, vp_error *err);
     void (*queue_close)(vp_queue *q);
     /* One that plans: what runs on it takes of its arena what it would take, computes nothing and copies nothing. Its
@@ -477,8 +480,10 @@ typedef struct vp_backend {
     size_t (*arena_most)(const vp_queue *q);         /* the largest that the mark has been */
     int (*arena_reserve)(vp_queue *q, size_t bytes); /* so that as many are taken without growth; else VP_MEMORY */
     size_t (*memory_free)(const vp_device *d);       /* bytes that it could still take; 0: not known */
-    void *(*host_alloc)(vp_device *d, size_t bytes); /* pinned where that exists */
-    void (*host_free)(vp_device *d, void *p);
+    /* Memory of the host that copies run beside: pinned where that exists. Not cleared; pinned memory that was freed is
+     * kept for the next who needs as much. Any thread; NULL: there is no more. */
+    void *(*host_alloc)(vp_device *d, size_t bytes);
+    void (*host_free)(vp_device *d, void *p);                           /* NULL is fine */
     int (*copy)(vp_queue *q, void *to, const void *from, size_t bytes); /* async, any direction */
     int (*repeat)(vp_queue *q, const vp_repeat_op *op);                 /* kernels/repeat.h */
     /* weights */

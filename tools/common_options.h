@@ -21,7 +21,7 @@
 #define OPTION_THREADS(to, what)                                                                                       \
     { .name = "threads", .kind = VP_OPT_INT, .target = (to), .value = "N", .max = 4096, .help = (what) }
 
-/* With -v: what the program computes on; and at its end how much that was of `tokens`. */
+/* With -v: what the program computes on; and at its end how much that was of `tokens`, and what the device tells. */
 static inline void tell_compute(vp_compute on) {
     char name[40];
     vp_compute_describe(&on, name);
@@ -42,6 +42,9 @@ static inline void tell_work(const vp_encoder *e, int64_t tokens) {
     vp_cli_note("%lld tokens at a time in %.1f MB beside the weights, %.3g GFLOP a token", (long long)w.batch_tokens,
                 (double)w.bytes / 1e6, w.flops / 1e9 / (double)tokens);
     tell_repeated(e);
+    const vp_compute on = vp_encoder_compute(e);
+    const char *note;
+    for (int i = 0; (note = vp_compute_note(&on, i)); i++) vp_cli_note("%s", note);
 }
 
 #endif

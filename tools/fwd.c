@@ -83,10 +83,10 @@ static const vp_program program = {
              "--emit emb,kv adds instead emb [B, D] and k, v [L, T, G, d]: 2 * L * G * d * 2 bytes a token.\n",
 };
 
-typedef struct result { /* of a frame; its vectors are the pooler's until that pools again */
+typedef struct result { /* of a frame; what was computed is the encoder's and the pooler's until their next run */
     vp_frame *f;
-    float *hidden;
-    uint16_t *kv;
+    const float *hidden;
+    const uint16_t *kv;
     int64_t empty;
     vp_pooler *pooler;
 } result;
@@ -259,11 +259,9 @@ static int compute(const state *s, vp_encoder *encoder, result *r, vp_error *err
     return s->emb && !pooled ? vp_pooler_run(r->pooler, f, r->hidden, width, &r->empty, err) : VP_OK;
 }
 
-/* Write what was computed, unless that failed; the result's memory is given back. */
+/* Write what was computed, unless that failed. */
 static int send(state *s, int status, result *r, vp_error *err) {
     if (!status) status = vp_writer_batch(s->writer, r->f, err);
-    free(r->hidden);
-    free(r->kv);
     s->rows += r->f->B;
     s->tokens += r->f->T;
     s->empty += r->empty;
@@ -396,8 +394,6 @@ static int run(state *s, const char *command, vp_error *err) {
 static void close_place(result *r) {
     vp_frame_free(r->f);
     vp_pooler_close(r->pooler);
-    free(r->hidden);
-    free(r->kv);
 }
 
 int main(int argc, char **argv) {

@@ -12,6 +12,7 @@ static vp_backend make_table() {
     b.open = vp_cuda_open;
     b.close = vp_cuda_close;
     b.caps = vp_cuda_caps;
+    b.note = vp_cuda_note;
     b.queue_open = vp_cuda_queue_open;
     b.queue_plan = vp_cuda_queue_plan;
     b.queue_close = vp_cuda_queue_close;

@@ -17,6 +17,8 @@ extern "C" {
 typedef int cudaStream_t;
 #endif
 
+struct vp_pinned;  /* pinned.cu */
+struct vp_refused; /* refused.cu */
 struct vp_product; /* product.h: cuBLASLt, or plain loops on the shim */
 struct vp_device {
     int number, major, minor; /* compute capability */
@@ -25,6 +27,8 @@ struct vp_device {
     bool tf32; /* the library's F32 products may round what they multiply to TF32 */
     char isa[16];
     vp_product *product;
+    vp_pinned *pinned;
+    vp_refused *refused;
     void *staging;              /* pinned, through which weights come: weight.cu */
     std::atomic<int64_t> freed; /* counts weights that were: graphs may hold their addresses */
 };

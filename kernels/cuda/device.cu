@@ -2,6 +2,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/refused.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,12 +97,10 @@ int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
     if (bytes) vp_shim_copy(to, from, bytes);
     return VP_OK;
 }
-void *vp_cuda_host_alloc(vp_device *d, size_t bytes) {
-    (void)d;
+void *vp_device_pin(size_t bytes) {
     return vp_shim_pin(bytes);
 }
-void vp_cuda_host_free(vp_device *d, void *p) {
-    (void)d;
+void vp_device_unpin(void *p) {
     vp_shim_unpin(p);
 }
 #else
@@ -184,15 +183,13 @@ int vp_cuda_copy(vp_queue *q, void *to, const void *from, size_t bytes) {
     cudaError_t e = bytes ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, q->stream) : cudaSuccess;
     return e == cudaSuccess ? VP_OK : vp_queue_fail(q, VP_MEMORY, "copy: %s", cudaGetErrorString(e));
 }
-void *vp_cuda_host_alloc(vp_device *d, size_t bytes) {
+void *vp_device_pin(size_t bytes) {
     void *p = NULL;
-    (void)d;
-    if (cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocDefault) != cudaSuccess) return NULL;
-    memset(p, 0, bytes);
-    return p;
+    if (cudaHostAlloc(&p, bytes, cudaHostAllocDefault) == cudaSuccess) return p;
+    cudaGetLastError();
+    return NULL;
 }
-void vp_cuda_host_free(vp_device *d, void *p) {
-    (void)d;
+void vp_device_unpin(void *p) {
     cudaFreeHost(p);
 }
 #endif
@@ -206,6 +203,8 @@ int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *er
     if (!d) return vp_fail_memory(err, "device", sizeof *d);
     d->number = options->index;
     d->tf32 = options->tf32;
+    vp_pinned_open(d);
+    vp_refused_open(d);
     int status = device_open(d, err);
     if (!status) status = vp_product_open(&d->product, d, err);
     if (status) {
@@ -219,7 +218,8 @@ int vp_cuda_open(vp_device **out, const vp_device_options *options, vp_error *er
 void vp_cuda_close(vp_device *d) {
     if (!d) return;
     vp_product_close(d->product);
-    if (d->staging) vp_cuda_host_free(d, d->staging);
+    vp_pinned_close(d); /* d->staging, too */
+    vp_refused_close(d);
     free(d);
 }
 

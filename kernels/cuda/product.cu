@@ -2,6 +2,7 @@
  * bytes wherever it stands and however many there are. The only other file that names cuBLASLt. */
 #ifndef VP_SHIM
 #include "kernels/cuda/plan.h"
+#include "kernels/cuda/refused.h"
 #include <algorithm>
 
 /* Matrices of cuBLASLt are column-major, so that D^T [N, M] = op(B) A^T: B comes first, and is turned where ours is
@@ -95,10 +96,17 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
     const std::lock_guard<std::mutex> hold(p->lock);
     vp_plan plan = {};
     plan.shape = {kind, N, K, type, d_type, p->tf32 && type == VP_F32};
-    if (N % step || K % step || find(p, plan.shape)) return VP_OK;
+    if (N % step || K % step) vp_refused_add(d, kind, N, K, type, VP_REFUSED_ALIGNMENT);
+    if (N % step || K % step) return VP_OK;
+    if (const vp_plan *known = find(p, plan.shape)) {
+        if (!known->rows) vp_refused_add(d, kind, N, K, type, VP_REFUSED_ALGORITHMS);
+        return VP_OK;
+    }
     const cudaError_t e = cudaSetDevice(d->number);
     if (e != cudaSuccess) return vp_fail(err, VP_MEMORY, "CUDA: %s", cudaGetErrorString(e));
-    if (vp_plan_certify(p->library, &plan)) vp_plan_save(p, &plan);
+    const bool tried = vp_plan_certify(p->library, &plan);
+    if (tried) vp_plan_save(p, &plan);
+    if (!plan.rows) vp_refused_add(d, kind, N, K, type, tried ? VP_REFUSED_ALGORITHMS : VP_REFUSED_MEMORY);
     p->plans.push_back(plan);
     return VP_OK;
 }

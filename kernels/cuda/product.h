@@ -54,7 +54,7 @@ int vp_product_typed(vp_queue *q, const char *what, const vp_mat *m, vp_dtype ty
 int vp_product_open(vp_product **p, const vp_device *d, vp_error *err);
 void vp_product_close(vp_product *p);
 /* Find and certify how products of this kind, N and K are computed, before the first of them runs. NT and NN only. A
- * shape of which nothing can be certified is not the library's. */
+ * shape of which nothing can be certified is not the library's: refused.h has it then. */
 int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, vp_dtype type, vp_dtype d_type,
                      vp_error *err);
 /* The most rows that the library takes at once of this product, learned before; 0: it is not the library's. */

@@ -3,6 +3,7 @@
  * one order; with units it adds one sum a unit to what D holds. */
 #include "kernels/cuda/map.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/refused.h"
 #include "kernels/cuda/units.h"
 
 struct product_args {
@@ -397,7 +398,10 @@ static int run_library(vp_queue *q, const char *what, const vp_product_op *op, i
 int vp_product_run(vp_queue *q, const char *what, const vp_product_op *op) {
     const int64_t rows = op->group ? 0 : vp_product_rows(q->device, op);
     if (op->M <= 0 || op->N <= 0) return VP_OK;
-    if (rows == 0) return vp_product_own(q, what, op);
+    if (rows == 0) {
+        if (!q->plans && !op->group) vp_refused_ran(q->device, op);
+        return vp_product_own(q, what, op);
+    }
     const size_t mark = vp_arena_top(&q->arena);
     const int status = run_library(q, what, op, rows);
     vp_arena_back(&q->arena, mark);

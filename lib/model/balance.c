@@ -86,7 +86,7 @@ static int move(vp_encoder *e, vp_tape *t, balance *b, bool back, vp_error *err)
         vp_saved *s = &t->layer[l];
         float *host = row_of(b, l, 0);
         if (!back) {
-            VP_TRY(vp_compute_move(&e->on, host, s->logits.ptr, bytes, err));
+            VP_TRY(vp_compute_fetch(&e->on, host, s->logits.ptr, bytes, err));
             continue;
         }
         const void *device;

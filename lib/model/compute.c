@@ -72,6 +72,10 @@ void vp_compute_describe(const vp_compute *c, char out[40]) {
     snprintf(out, 40, "%s %s", c->ops->name, caps.isa);
 }
 
+const char *vp_compute_note(const vp_compute *c, int i) {
+    return c->ops->note ? c->ops->note(c->device, i) : NULL;
+}
+
 int vp_compute_check(const vp_compute *c, int status, vp_error *err) {
     return status ? vp_fail(err, status, "%s", c->ops->why(c->queue)) : VP_OK;
 }
@@ -87,6 +91,43 @@ void *vp_compute_take(const vp_compute *c, const char *what, size_t bytes, vp_er
 int vp_compute_move(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err) {
     if (to && to != from) VP_TRY(vp_compute_check(c, c->ops->copy(c->queue, to, from, bytes), err));
     return c->ops->queue_wait(c->queue, err);
+}
+
+/* ---- results ---- */
+
+void *vp_compute_host(const vp_compute *c, const char *what, size_t bytes, vp_error *err) {
+    void *p = c->ops->host_alloc(c->device, bytes);
+    if (!p) vp_fail_memory(err, what, bytes);
+    return p;
+}
+
+void vp_compute_host_free(const vp_compute *c, void *p) {
+    if (p) c->ops->host_free(c->device, p);
+}
+
+/* ring: two pieces of this size */
+static int fetch(const vp_compute *c, char *ring, size_t piece, char *to, const char *from, size_t bytes,
+                 vp_error *err) {
+    VP_TRY(vp_compute_check(c, c->ops->copy(c->queue, ring, from, piece), err));
+    for (size_t at = 0, n = piece, next; at < bytes; at += n, n = next) {
+        char *const here = ring + at / piece % 2 * piece, *const other = ring + (at / piece + 1) % 2 * piece;
+        VP_TRY(c->ops->queue_wait(c->queue, err));
+        next = bytes - at - n < piece ? bytes - at - n : piece;
+        if (next) VP_TRY(vp_compute_check(c, c->ops->copy(c->queue, other, from + at + n, next), err));
+        memcpy(to + at, here, n);
+    }
+    return VP_OK;
+}
+
+int vp_compute_fetch(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err) {
+    const size_t most = (size_t)4 << 20, piece = bytes < most ? bytes : most;
+    const bool here = !c->separate || !c->ops->host_alloc; /* a queue that plans has none, and copies nothing */
+    if (here || !to || to == from || !bytes) return vp_compute_move(c, to, from, bytes, err);
+    char *ring = vp_compute_host(c, "results", 2 * piece, err);
+    const int status = ring ? fetch(c, ring, piece, to, from, bytes, err) : VP_MEMORY;
+    if (status && ring) c->ops->queue_wait(c->queue, &(vp_error){0}); /* a copy may be on its way */
+    vp_compute_host_free(c, ring);
+    return status;
 }
 
 /* ---- an operation's arguments ---- */
@@ -125,7 +166,7 @@ void vp_transfer_done(vp_transfer *t, int status) {
 }
 
 void vp_transfer_get(vp_transfer *t, void *host, const void *device, int64_t n, size_t size) {
-    if (!t->status) t->status = vp_compute_move(t->c, host, device, (size_t)n * size, t->err);
+    if (!t->status) t->status = vp_compute_fetch(t->c, host, device, (size_t)n * size, t->err);
 }
 
 void vp_transfer_get_mat(vp_transfer *t, const vp_mat *host, const vp_mat *device) {

@@ -27,6 +27,9 @@ void vp_compute_close(vp_compute *c);
 const char *vp_compute_name(const vp_compute *c);
 /* Name and processor of the device, as "cuda sm_90", into out. */
 void vp_compute_describe(const vp_compute *c, char out[40]);
+/* What there is to know of how it has computed so far, a line each, i = 0, 1, ...; NULL: no more. The device's until
+ * the next call. */
+const char *vp_compute_note(const vp_compute *c, int i);
 /* The status of an operation as this library's error. */
 int vp_compute_check(const vp_compute *c, int status, vp_error *err);
 
@@ -37,6 +40,15 @@ void *vp_compute_take(const vp_compute *c, const char *what, size_t bytes, vp_er
  * copy.
  */
 int vp_compute_move(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err);
+
+/* ---- results: memory of the host ---- */
+/* Memory that vp_compute_move fills at full speed, pinned where that exists; not cleared. For what is large: there is
+ * not much of it. NULL: err says why. Any thread may give it back, as long as the device is open; NULL is fine. */
+void *vp_compute_host(const vp_compute *c, const char *what, size_t bytes, vp_error *err);
+void vp_compute_host_free(const vp_compute *c, void *p);
+/* vp_compute_move to any memory of the host, by way of two pinned pieces: while one is copied on, the next is on its
+ * way. */
+int vp_compute_fetch(const vp_compute *c, void *to, const void *from, size_t bytes, vp_error *err);
 
 /* What an operation takes and gives, from the host's memory and back to it. Where that is the device's, too, nothing is
  * copied: every function returns what it was given. NULL stays NULL. A failure stays in `status`, and what follows does

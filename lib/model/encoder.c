@@ -99,11 +99,20 @@ int vp_encoder_open(vp_encoder **out, vp_model *m, const vp_encode_options *o, c
     return status;
 }
 
+static void forget_results(vp_encoder *e) {
+    vp_compute_host_free(&e->on, e->hidden);
+    vp_compute_host_free(&e->on, e->kv);
+    e->hidden = NULL;
+    e->kv = NULL;
+}
+
 int vp_encoder_twin(const vp_encoder *e, vp_encoder **out, vp_error *err) {
     vp_encoder *t = vp_calloc(1, sizeof *t);
     if (!t) return vp_fail_memory(err, "an encoder", sizeof *t);
     *t = *e;
     t->work = (vp_work){0};
+    t->hidden = NULL;
+    t->kv = NULL;
     t->cosines = t->sines = NULL; /* as they lie on the queue's arena, and grow */
     t->rope_positions = 0;
     const int status = e->on.ops->queue_open(&t->on.queue, e->on.device, err);
@@ -123,6 +132,7 @@ void vp_encoder_twin_close(vp_encoder *t, vp_encoder *e) {
     e->work.repeated += t->work.repeated;
     e->work.refused += t->work.refused;
     if (t->work.bytes > e->work.bytes) e->work.bytes = t->work.bytes;
+    forget_results(t);
     t->on.ops->queue_close(t->on.queue);
     free(t);
 }
@@ -131,6 +141,7 @@ void vp_encoder_close(vp_encoder *e) {
     if (!e) return;
     if (e->on.device) vp_encoder_release(e);
     vp_training_close(e);
+    forget_results(e);
     vp_compute_close(&e->on);
     free(e);
 }
@@ -263,54 +274,53 @@ static int run_all(vp_encoder *e, const vp_sequences *s, const target *to, vp_er
     return VP_OK;
 }
 
-/* kv NULL: not wanted */
-static int run(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err) {
-    vp_sequences s;
+/* Memory for what a pass of T tokens leaves, in the place of the last one's. */
+static int take_results(vp_encoder *e, int64_t T, bool kv, vp_error *err) {
     const vp_config *c = &e->model->config;
-    *hidden = NULL;
+    const int64_t cached = 2 * c->layers * c->groups * c->head_dim;
+    forget_results(e);
+    e->hidden = vp_compute_host(&e->on, "hidden states", (size_t)(T * c->width) * sizeof *e->hidden, err);
+    if (!e->hidden || !kv) return e->hidden ? VP_OK : VP_MEMORY;
+    e->kv = vp_compute_host(&e->on, "keys and values", (size_t)(T * cached) * sizeof *e->kv, err);
+    return e->kv ? VP_OK : VP_MEMORY;
+}
+
+static int run(vp_encoder *e, const vp_frame *f, bool kv, vp_error *err) {
+    vp_sequences s;
     int status = vp_sequences_read(&s, e, f, err);
-    const size_t n = (size_t)s.T * (size_t)c->width;
-    const size_t cached = 2 * (size_t)s.T * (size_t)(c->layers * c->groups * c->head_dim);
-    if (!status) {
-        *hidden = vp_calloc(n, sizeof **hidden);
-        if (!*hidden) status = vp_fail_memory(err, "hidden states", n * sizeof **hidden);
-    }
-    if (!status && kv && !(*kv = vp_calloc(cached, sizeof **kv)))
-        status = vp_fail_memory(err, "keys and values", cached * sizeof **kv);
-    const target to = {.kv = kv ? *kv : NULL, .hidden = *hidden};
+    if (!status) status = take_results(e, s.T, kv, err);
+    const target to = {.kv = e->kv, .hidden = e->hidden};
     if (!status && s.T) status = make_ready(e, &s, &to, 0, err);
     if (!status && s.T) status = run_all(e, &s, &to, err);
-    if (!status) status = vp_hidden_check(e, f, &s, *hidden, err);
+    if (!status) status = vp_hidden_check(e, f, &s, e->hidden, err);
     vp_sequences_free(&s);
-    if (!status) return VP_OK;
-    free(*hidden);
-    *hidden = NULL;
-    if (kv) {
-        free(*kv);
-        *kv = NULL;
-    }
+    if (status) forget_results(e);
     return status;
 }
 
-int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err) {
-    return run(e, f, hidden, NULL, err);
+int vp_encoder_run(vp_encoder *e, const vp_frame *f, const float **hidden, vp_error *err) {
+    const int status = run(e, f, false, err);
+    *hidden = e->hidden;
+    return status;
 }
 
-int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err) {
+int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, const float **hidden, const uint16_t **kv, vp_error *err) {
+    *hidden = NULL;
     *kv = NULL;
     if (!e->on.separate && !e->on.ops->kv_export)
         return vp_fail(err, VP_MEMORY, "the %s backend does not have the operation kv_export", e->on.ops->name);
-    return run(e, f, hidden, kv, err);
+    const int status = run(e, f, true, err);
+    *hidden = e->hidden;
+    *kv = e->kv;
+    return status;
 }
 
 /* ---- with pooling ---- */
 
 static int pool_on_host(vp_encoder *e, vp_pooler *p, vp_frame *f, int64_t *empty, vp_error *err) {
-    float *hidden;
+    const float *hidden;
     VP_TRY(vp_encoder_run(e, f, &hidden, err));
-    const int status = vp_pooler_run(p, f, hidden, e->model->config.width, empty, err);
-    free(hidden);
-    return status;
+    return vp_pooler_run(p, f, hidden, e->model->config.width, empty, err);
 }
 
 static int check_vectors(const vp_frame *f, vp_error *err) {

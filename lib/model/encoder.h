@@ -40,6 +40,7 @@ typedef struct vp_training {
     float *value_on, *grad_on; /* the same on the device; where memory is not separate, params.value and grad */
     vp_trained_pair *pair;     /* an adapter's */
     size_t npairs;
+    vp_between between;
     struct vp_trained_rows *rows; /* full: one a weight, what reads its rows */
     vp_latent_sizes latent;       /* that is trained */
     int64_t latent_at;            /* its offset; -1: none is trained */
@@ -84,6 +85,8 @@ struct vp_encoder {
     bool segments;
     int64_t batch_tokens; /* 0: not chosen yet */
     vp_work work;
+    float *hidden; /* of its last run: the host's memory that copies reach (vp_compute_host) */
+    uint16_t *kv;
     vp_training *training; /* NULL: as the model stands, without dropout */
     /* filled by vp_encoder_prepare; `resident` memory lies at the bottom of the queue's arena */
     bool prepared;

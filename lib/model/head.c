@@ -187,9 +187,9 @@ int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logi
     return h->on.ops->queue_wait(h->on.queue, err);
 }
 
-int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
+int vp_head_xent_on(const vp_head *h, const vp_compute *c, const vp_xent_op *op, vp_error *err) {
     const int64_t M = op->x.rows;
-    vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
+    vp_transfer t = vp_transfer_begin(c, "the loss of tokens", err);
     vp_xent_op on = *op;
     on.head = weight_of(h);
     on.x = vp_transfer_put_mat(&t, &op->x);
@@ -200,7 +200,7 @@ int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
     on.right = vp_transfer_room(&t, op->right, M, sizeof *op->right);
     const vp_mat dx = op->dx ? vp_transfer_room_mat(&t, op->dx) : (vp_mat){0};
     if (op->dx) on.dx = &dx;
-    if (!t.status) vp_transfer_done(&t, h->on.ops->xent(h->on.queue, &on));
+    if (!t.status) vp_transfer_done(&t, c->ops->xent(c->queue, &on));
     vp_transfer_get(&t, op->loss, on.loss, M, sizeof *op->loss);
     vp_transfer_get(&t, op->logprob, on.logprob, M, sizeof *op->logprob);
     vp_transfer_get(&t, op->right, on.right, M, sizeof *op->right);
@@ -208,9 +208,9 @@ int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
     return vp_transfer_end(&t);
 }
 
-int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
+int vp_head_bag_on(const vp_head *h, const vp_compute *c, const vp_bag_op *op, vp_error *err) {
     const int64_t n = op->bags;
-    vp_transfer t = vp_transfer_begin(&h->on, "the loss of tokens", err);
+    vp_transfer t = vp_transfer_begin(c, "the loss of tokens", err);
     vp_bag_op on = *op;
     on.head = weight_of(h);
     on.x = vp_transfer_put_mat(&t, &op->x);
@@ -219,8 +219,16 @@ int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
     on.loss = vp_transfer_room(&t, op->loss, n, sizeof *op->loss);
     const vp_mat dx = op->dx ? vp_transfer_room_mat(&t, op->dx) : (vp_mat){0};
     if (op->dx) on.dx = &dx;
-    if (!t.status) vp_transfer_done(&t, h->on.ops->bag(h->on.queue, &on));
+    if (!t.status) vp_transfer_done(&t, c->ops->bag(c->queue, &on));
     vp_transfer_get(&t, op->loss, on.loss, n, sizeof *op->loss);
     if (op->dx) vp_transfer_get_mat(&t, op->dx, &dx);
     return vp_transfer_end(&t);
+}
+
+int vp_head_xent(vp_head *h, vp_xent_op *op, vp_error *err) {
+    return vp_head_xent_on(h, &h->on, op, err);
+}
+
+int vp_head_bag(vp_head *h, vp_bag_op *op, vp_error *err) {
+    return vp_head_bag_on(h, &h->on, op, err);
 }

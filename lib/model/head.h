@@ -36,5 +36,8 @@ int vp_head_logits(vp_head *h, const struct vp_mat *x, const struct vp_mat *logi
  * is the device's. One thread at a time. */
 int vp_head_xent(vp_head *h, struct vp_xent_op *op, vp_error *err);
 int vp_head_bag(vp_head *h, struct vp_bag_op *op, vp_error *err);
+/* The same on another queue of the head's device, one that plans (kernels/plan.h). */
+int vp_head_xent_on(const vp_head *h, const struct vp_compute *on, const struct vp_xent_op *op, vp_error *err);
+int vp_head_bag_on(const vp_head *h, const struct vp_compute *on, const struct vp_bag_op *op, vp_error *err);
 
 #endif

@@ -117,7 +117,7 @@ static int pack_made(vp_latent_layer *l, vp_weight **w, const vp_mat *m, const c
     const vp_compute *on = &l->o.on;
     const size_t bytes = (size_t)(m->rows * m->cols) * sizeof(float);
     float *host = on->separate ? vp_calloc(bytes, 1) : m->ptr;
-    int status = host ? vp_compute_move(on, host, m->ptr, bytes, err) : vp_fail_memory(err, name, bytes);
+    int status = host ? vp_compute_fetch(on, host, m->ptr, bytes, err) : vp_fail_memory(err, name, bytes);
     if (!status) status = pack(l, w, host, NULL, m->rows, m->cols, name, err);
     if (on->separate) free(host);
     return status;

@@ -138,10 +138,10 @@ int vp_encoder_open(vp_encoder **e, vp_model *m, const vp_encode_options *o, con
 int vp_encoder_describe(const vp_encoder *e, vp_map *header, vp_error *err);
 const char *vp_encoder_attention(const vp_encoder *e);    /* one of VP_ATTENTIONS */
 const char *vp_encoder_compute_type(const vp_encoder *e); /* "f32", "tf32", "bf16" or "fp8" */
-/* One batch frame: hidden [T, C] f32, caller frees. Uses ids, cu, and pos, seg, prefix if present. A sequence longer
- * than the model's positions, a position or an id out of range is VP_DATA naming the row. The result of a sequence does
- * not depend on its neighbours. */
-int vp_encoder_run(vp_encoder *e, const vp_frame *f, float **hidden, vp_error *err);
+/* One batch frame: hidden [T, C] f32, the encoder's until its next run or its end. Uses ids, cu, and pos, seg, prefix
+ * if present. A sequence longer than the model's positions, a position or an id out of range is VP_DATA naming the row.
+ * The result of a sequence does not depend on its neighbours. */
+int vp_encoder_run(vp_encoder *e, const vp_frame *f, const float **hidden, vp_error *err);
 vp_work vp_encoder_work(const vp_encoder *e);
 /* Layers, key/value heads and their width: L, G, d. */
 typedef struct vp_kv_shape {
@@ -149,8 +149,8 @@ typedef struct vp_kv_shape {
 } vp_kv_shape;
 vp_kv_shape vp_model_kv_shape(const vp_model *m);
 /* The same as vp_encoder_run, and from the same pass every token's keys (after RoPE) and values, rounded to bf16:
- * *kv [2, L, T, G, d], keys first, caller frees. */
-int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, float **hidden, uint16_t **kv, vp_error *err);
+ * *kv [2, L, T, G, d], keys first, the encoder's as well. */
+int vp_encoder_run_kv(vp_encoder *e, const vp_frame *f, const float **hidden, const uint16_t **kv, vp_error *err);
 void vp_encoder_close(vp_encoder *e);
 
 enum { VP_PROJECTION_MOST = 1 << 20 }; /* dimensions of a projection behind the pooling */

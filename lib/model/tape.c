@@ -79,28 +79,40 @@ static int run(vp_encoder *e, const vp_sequences *s, float *hidden, vp_tape **ta
     return status;
 }
 
-/* Both ways; the tape lies below what the backward takes. `what` is whether there is one. */
+typedef struct both {  /* ways that are planned */
+    bool keep;         /* there is a tape, and a way back */
+    const vp_frame *f; /* NULL: made up */
+} both;
+
+/* The tape lies below what the loss and the backward take. */
 static int run_planned(vp_encoder *e, const vp_planned_pass *pass, vp_error *err) {
-    const bool *keep = pass->what;
+    const both *of = pass->what;
+    const vp_between between = e->training ? e->training->between : (vp_between){0};
     vp_tape *tape = NULL;
-    int status = run(e, pass->s, NULL, *keep ? &tape : NULL, err);
-    if (!status && *keep) status = vp_encoder_backward(e, tape, NULL, err);
+    int status = run(e, pass->s, NULL, of->keep ? &tape : NULL, err);
+    if (!status && between.run) status = between.run(between.ctx, &e->on, of->f, pass->s->T, err);
+    if (!status && of->keep) status = vp_encoder_backward(e, tape, NULL, err);
     vp_tape_free(tape);
     return status;
 }
 
-static int make_room(vp_encoder *e, const vp_sequences *s, bool keep, vp_error *err) {
-    const vp_planned_pass pass = {.run = run_planned, .s = s, .b1 = s->B, .what = &keep};
+static int make_room(vp_encoder *e, const vp_frame *f, const vp_sequences *s, bool keep, vp_error *err) {
+    const both of = {keep, f};
+    const vp_planned_pass pass = {.run = run_planned, .s = s, .b1 = s->B, .what = &of};
     vp_need need;
     VP_TRY(vp_room_plan(e, &pass, &need, err));
     e->work.flops += need.flops;
     return vp_room_make(e, &pass, need.bytes, err);
 }
 
+void vp_encoder_between(vp_encoder *e, const vp_between *between) {
+    if (e->training) e->training->between = *between;
+}
+
 int vp_encoder_fit(vp_encoder *e, int64_t tokens, int64_t kept, int64_t *out, vp_error *err) {
-    const bool keep = true;
+    const both of = {.keep = true};
     VP_TRY(vp_encoder_warm(e, err));
-    const vp_room_limits l = {{.run = run_planned, .what = &keep}, .more = (size_t)kept, .at_once = 1};
+    const vp_room_limits l = {{.run = run_planned, .what = &of}, .more = (size_t)kept, .at_once = 1};
     *out = tokens;
     VP_TRY(vp_room_tokens(e, &l, out, err));
     e->work.batch_tokens = *out;
@@ -113,7 +125,7 @@ int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape 
     if (!e->prepared || (tape && !(e->training && e->training->options.backward)))
         return vp_fail(err, VP_BUG, "forward: the encoder is not ready for training");
     int status = vp_sequences_read(&s, e, f, err);
-    if (!status) status = make_room(e, &s, tape != NULL, err);
+    if (!status) status = make_room(e, f, &s, tape != NULL, err);
     if (!status) status = run(e, &s, hidden, tape, err);
     if (!status) status = vp_hidden_check(e, f, &s, hidden, err);
     vp_sequences_free(&s);

@@ -71,6 +71,14 @@ void vp_tape_free(vp_tape *t);
 size_t vp_tape_bytes(const vp_encoder *e, int64_t tokens);
 /* `tokens`, or where that is 0 how many a micro-batch of both ways may have beside `kept` bytes of other tapes. */
 int vp_encoder_fit(vp_encoder *e, int64_t tokens, int64_t kept, int64_t *out, vp_error *err);
+/* What a step computes on the encoder's device between the two passes of a micro-batch, above its tape: memory is
+ * planned for it, too. run computes on `on`, whose queue plans (kernels/plan.h), for the frame, or where that is NULL
+ * for so many made-up tokens. Borrowed; a run of NULL: nothing. */
+typedef struct vp_between {
+    int (*run)(const void *ctx, const vp_compute *on, const vp_frame *f, int64_t tokens, vp_error *err);
+    const void *ctx;
+} vp_between;
+void vp_encoder_between(vp_encoder *e, const vp_between *between);
 /* hidden [T, C] of a whole frame as one micro-batch, into the caller's memory; tape NULL: nothing is kept. With dropout
  * the frame needs column `row` and key `step`. Without column `unit` it is one gradient unit. */
 int vp_encoder_forward(vp_encoder *e, const vp_frame *f, float *hidden, vp_tape **tape, vp_error *err);

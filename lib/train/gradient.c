@@ -7,9 +7,16 @@
 /* ---- one micro-batch ---- */
 
 static int forward(vp_trainer *t, vp_micro *m, bool keep, vp_error *err) {
-    if (!m->hidden) m->hidden = vp_calloc((size_t)(m->f->T * t->width), sizeof *m->hidden);
-    if (!m->hidden) return vp_fail_memory(err, "hidden states", (size_t)(m->f->T * t->width) * sizeof *m->hidden);
+    const vp_compute on = vp_encoder_compute(t->p.encoder);
+    const size_t bytes = (size_t)(m->f->T * t->width) * sizeof *m->hidden;
+    if (!m->hidden && !(m->hidden = vp_compute_host(&on, "hidden states", bytes, err))) return VP_MEMORY;
     return vp_encoder_forward(t->p.encoder, m->f, m->hidden, keep ? &m->tape : NULL, err);
+}
+
+static void forget_hidden(const vp_trainer *t, vp_micro *m) {
+    const vp_compute on = vp_encoder_compute(t->p.encoder);
+    vp_compute_host_free(&on, m->hidden);
+    m->hidden = NULL;
 }
 
 static vp_objective_form form_of(const vp_trainer *t) {
@@ -18,15 +25,14 @@ static vp_objective_form form_of(const vp_trainer *t) {
 
 /* From the gradient of its vectors into that of the weights; the micro-batch is done then. */
 static int backward(vp_trainer *t, vp_micro *m, const float *gradient, vp_error *err) {
-    const size_t n = (size_t)(m->f->T * t->width);
-    float *dhidden = vp_calloc(n, sizeof *dhidden);
-    int status = dhidden ? VP_OK : vp_fail_memory(err, "gradients", n * sizeof *dhidden);
+    const vp_compute on = vp_encoder_compute(t->p.encoder);
+    float *dhidden = vp_compute_host(&on, "gradients", (size_t)(m->f->T * t->width) * sizeof *dhidden, err);
+    int status = dhidden ? VP_OK : VP_MEMORY;
     if (!status)
         status = vp_pooler_backward(t->p.pooler, m->f, m->hidden, t->width, gradient, m->vectors, dhidden, err);
     if (!status) status = vp_encoder_backward(t->p.encoder, m->tape, dhidden, err);
-    free(dhidden);
-    free(m->hidden);
-    m->hidden = NULL;
+    vp_compute_host_free(&on, dhidden);
+    forget_hidden(t, m);
     return status;
 }
 
@@ -215,9 +221,7 @@ static int embed_all(vp_trainer *t, whole *w, vp_error *err) {
         if (!m->f->T) continue; /* nothing to pool: zeros */
         VP_TRY(forward(t, m, keep, err));
         VP_TRY(w->answers ? answer(t, m, vectors, err) : embed(t, m, vectors, err));
-        if (keep) continue;
-        free(m->hidden);
-        m->hidden = NULL;
+        if (!keep) forget_hidden(t, m);
     }
     return VP_OK;
 }

@@ -110,11 +110,11 @@ int vp_micros_open(vp_micros *m, const vp_step *s, const vp_pooler *pooler, int6
     return m->gradients ? share_given(m, s, pooler, width, err) : VP_OK;
 }
 
-void vp_micros_close(vp_micros *m) {
+void vp_micros_close(vp_micros *m, const vp_compute *on) {
     for (size_t i = 0; i < m->n; i++) {
         vp_frame_free(m->item[i].f);
         vp_tape_free(m->item[i].tape);
-        free(m->item[i].hidden);
+        vp_compute_host_free(on, m->item[i].hidden);
     }
     for (size_t i = 0; i < m->frames; i++) {
         if (m->given) free(m->given[i]);

@@ -8,7 +8,7 @@ typedef struct vp_micro {
     vp_frame *f; /* rows [b0, b0 + f->B) of the step's frame[frame] */
     size_t frame;
     int64_t b0;
-    float *hidden;      /* [T, C] while it waits for its gradient */
+    float *hidden;      /* [T, C] while it waits for its gradient, of vp_compute_host */
     vp_tape *tape;      /* NULL: nothing was kept */
     const float *given; /* gradient of its vectors, in the frame's; NULL: none came */
     int64_t vectors;    /* [vectors, D] */
@@ -28,6 +28,7 @@ typedef struct vp_micros {
  * only, of another shape than the pooler's vectors, or without column `loss`. */
 int vp_micros_open(vp_micros *m, const vp_step *s, const vp_pooler *pooler, int64_t width, int64_t batch_tokens,
                    vp_error *err);
-void vp_micros_close(vp_micros *m);
+/* `on`: whose vp_compute_host hidden states are. */
+void vp_micros_close(vp_micros *m, const vp_compute *on);
 
 #endif

@@ -99,6 +99,7 @@ static int micro_tokens(vp_trainer *t, int64_t *tokens, vp_error *err) {
 }
 
 int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error *err) {
+    const vp_compute on = vp_encoder_compute(t->p.encoder);
     vp_micros all;
     int64_t tokens;
     *done = (vp_trained){.rows = s->B, .tokens = s->T, .lr = vp_schedule_lr(&t->schedule, s->step)};
@@ -110,7 +111,7 @@ int vp_trainer_step(vp_trainer *t, const vp_step *s, vp_trained *done, vp_error 
     if (!status) status = vp_pooler_finish(t->p.pooler, err);
     if (!status && t->tied) status = join_tied(t, err);
     if (!status) status = add_losses(s, &all, done, err);
-    vp_micros_close(&all);
+    vp_micros_close(&all, &on);
     if (status) return status;
     t->waiting++;
     return t->waiting == t->o.accumulate ? update(t, s->step, done, err) : VP_OK;
@@ -168,6 +169,7 @@ int vp_trainer_open(vp_trainer **out, const vp_trainer_options *o, const vp_trai
         vp_trainer_close(t);
         return status;
     }
+    if (t->p.head) vp_encoder_between(t->p.encoder, &(vp_between){vp_trainer_between, t});
     *out = t;
     return VP_OK;
 }
@@ -176,6 +178,7 @@ void vp_trainer_close(vp_trainer *t) {
     if (!t) return;
     const bool own = t->host.device && t->host.device != vp_encoder_compute(t->p.encoder).device;
     if (own) vp_compute_close(&t->host);
+    vp_encoder_between(t->p.encoder, &(vp_between){0});
     free(t->m);
     free(t->v);
     free(t);

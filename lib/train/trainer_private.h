@@ -19,6 +19,9 @@ struct vp_trainer {
     int64_t width, updates, waiting; /* waiting: steps whose gradient no update has used */
 };
 
+/* between.c: memory of the loss of a micro-batch's tokens, as vp_between; ctx is the trainer. */
+int vp_trainer_between(const void *ctx, const vp_compute *on, const vp_frame *f, int64_t tokens, vp_error *err);
+
 /* Adds the step's gradient to the encoder's (and t->dhead); all->loss gets every row's share. */
 int vp_trainer_gradient(vp_trainer *t, const vp_step *s, vp_micros *all, vp_error *err);
 

@@ -203,3 +203,58 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     cmp cpu.jsonl cuda.jsonl
     grep -q '^knn: searched on cuda shim$' err || { cat err; false; }
 }
+
+# The shim has 16 MiB and a little more of pinned memory, the former for weights, and results to other memory stop it.
+@test "results come to pinned memory, of which there is little however many frames there are" {
+    need_shim
+    for _ in 1 2 3; do cut -c1-40 texts; done | tok --lines --batch-tokens 300 >frames.vp
+    peek frames.vp | grep -Eqx '  batches +1[0-9]'
+    export VP_DEVICE=cuda
+    for options in '' '--pool mean' '--emit hidden,kv'; do
+        # shellcheck disable=SC2086
+        fwd $options <frames.vp >want.vp
+        # shellcheck disable=SC2086
+        VP_SHIM_PINNED=17600000 fwd $options <frames.vp | peek --diff want.vp -
+    done
+    VP_SHIM_PINNED=16800000 expect 5 fwd <frames.vp
+    grep -qx 'fwd: out of memory: hidden states needs [0-9]* bytes' err
+}
+
+@test "those of training, too, piped and fused" {
+    need_shim
+    head -n 4 texts | tok --lines --pack 24 --batch 2 --steps 2 | mask mntp --rate 0.3 >tokens.vp
+    head -n 6 texts | tok --lines --batch 3 --steps 2 | mask simcse >rows.vp
+    export VP_DEVICE=cuda VP_SHIM_PINNED=18000000
+    train='--lora r=2,alpha=4 --lr 1e-3 -q'
+    # shellcheck disable=SC2086
+    {
+        step --objective mntp --pool pick $train --out fused <tokens.vp
+        fwd --follow piped <tokens.vp | pool pick | loss mntp | step $train --out piped
+        cmp fused/adapter_model.safetensors piped/adapter_model.safetensors
+        step --objective infonce --pool latent --latent latents=4,heads=2,width=8,inner=16 $train --out latent <rows.vp
+    }
+    for result in fused piped latent; do
+        [ -e $result/adapter_model.safetensors ]
+    done
+}
+
+@test "-v names the shapes that ran by our own kernels as the library was not certified for them" {
+    need_shim
+    why='no algorithm of cuBLASLt gives a row the same bytes in every batch'
+    export VP_DEVICE=cuda
+    expect 0 fwd -v <ids.vp
+    run ! grep 'own kernels' err
+    export VP_SHIM_UNCERTIFIED='192x64 320x64'
+    expect 0 fwd <ids.vp
+    [ ! -s err ]
+    expect 0 fwd -v --compute bf16 <ids.vp # the head, 320 x 64, does not run
+    [ "$(grep 'own kernels' err)" = "fwd: products of 192 x 64 in bf16 by our own kernels: $why" ]
+    merge -m tiny --extra-tokens 3 --dtype f32 --out grown
+    head -n 2 texts | tok -m grown --lines --pack 24 --batch 2 --steps 1 | mask mntp --rate 0.3 >masked.vp
+    expect 0 step -m grown -v --objective mntp --lora r=2 --lr 1e-3 --out run <masked.vp
+    diff <(grep 'own kernels' err) - <<END
+step: products of 323 x 64 in f32 by our own kernels: cuBLASLt takes multiples of 8
+step: products of 64 x 323 in f32, backward, by our own kernels: cuBLASLt takes multiples of 8
+step: products of 192 x 64 in f32 by our own kernels: $why
+END
+}

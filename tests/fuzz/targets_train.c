@@ -163,7 +163,7 @@ static int look_at_micros(const vp_step *step, const vp_pooler *pooler, vp_error
             if (!isfinite(all.item[i].given[k])) status = vp_fail(err, VP_BUG, "a gradient that is not finite");
         vp_targets_free(&targets);
     }
-    vp_micros_close(&all);
+    vp_micros_close(&all, &(vp_compute){0}); /* nothing was computed */
     return status;
 }
 

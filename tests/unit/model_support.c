@@ -85,6 +85,12 @@ void packed_free(packed *p) {
     free(p->cu);
 }
 
+void *copy_of(const void *p, size_t bytes) {
+    void *copy = vp_calloc(bytes, 1);
+    if (!copy) stop("out of memory");
+    return memcpy(copy, p, bytes);
+}
+
 float *encode(vp_model *m, const vp_frame *f, const char *attention, int threads, int64_t batch_tokens, vp_error *err) {
     vp_encode_options o = {.threads = threads, .attention = attention, .batch_tokens = batch_tokens};
     return encode_with(m, f, &o, err);
@@ -92,11 +98,12 @@ float *encode(vp_model *m, const vp_frame *f, const char *attention, int threads
 
 float *encode_with(vp_model *m, const vp_frame *f, const vp_encode_options *o, vp_error *err) {
     vp_encoder *e;
-    float *hidden = NULL;
+    const float *hidden;
+    float *copy = NULL;
     if (vp_encoder_open(&e, m, o, NULL, err)) return NULL;
-    if (vp_encoder_run(e, f, &hidden, err)) hidden = NULL;
+    if (!vp_encoder_run(e, f, &hidden, err)) copy = copy_of(hidden, (size_t)(f->T * vp_model_width(m)) * sizeof *copy);
     vp_encoder_close(e);
-    return hidden;
+    return copy;
 }
 
 /* ---- folders ---- */

@@ -28,7 +28,8 @@ typedef struct packed {
 packed pack_rows(const int32_t *ids, const int32_t *cu, int64_t rows, const int64_t *order, int64_t n);
 void packed_free(packed *p);
 
-/* hidden [T, C] of a frame; NULL and err set on failure. Opens and closes the encoder. */
+/* hidden [T, C] of a frame, the caller's to free; NULL and err set on failure. Opens and closes the encoder. */
+void *copy_of(const void *p, size_t bytes); /* the caller's to free */
 float *encode(vp_model *m, const vp_frame *f, const char *attention, int threads, int64_t batch_tokens, vp_error *err);
 float *encode_with(vp_model *m, const vp_frame *f, const vp_encode_options *o, vp_error *err);
 

@@ -55,7 +55,7 @@ void *case_alloc(op_case *c, size_t bytes) {
     }
     c->owned = owned;
     c->owned[c->nowned++] = p;
-    return p;
+    return memset(p, 0, bytes);
 }
 
 void case_free(op_case *c) {

@@ -9,13 +9,19 @@
 
 enum { ROWS = 3 };
 
-/* k and v [2, L, T, G, d]; *hidden too. NULL: err. */
+/* k and v [2, L, T, G, d]; *hidden too; both the caller's to free. NULL: err. */
 static uint16_t *run_kv(vp_model *m, const vp_frame *f, const vp_encode_options *o, float **hidden, vp_error *err) {
     vp_encoder *e = NULL;
-    uint16_t *kv = NULL;
-    if (!vp_encoder_open(&e, m, o, NULL, err)) vp_encoder_run_kv(e, f, hidden, &kv, err);
+    const float *states;
+    const uint16_t *kv;
+    uint16_t *copy = NULL;
+    const vp_kv_shape s = vp_model_kv_shape(m);
+    if (!vp_encoder_open(&e, m, o, NULL, err) && !vp_encoder_run_kv(e, f, &states, &kv, err)) {
+        *hidden = copy_of(states, (size_t)(f->T * vp_model_width(m)) * sizeof **hidden);
+        copy = copy_of(kv, 2 * (size_t)(s.layers * f->T * s.groups * s.head_dim) * sizeof *copy);
+    }
     vp_encoder_close(e);
-    return kv;
+    return copy;
 }
 
 /* Beyond half a step of bf16 (2^-8 of the value at most), and what sums in f32 differ by. */

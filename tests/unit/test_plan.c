@@ -57,8 +57,8 @@ static void check_forward(const char *name, const char *compute, int64_t batch_t
     vp_error err = {0};
     vp_model *m = NULL;
     vp_encoder *e = NULL;
-    float *hidden = NULL;
-    uint16_t *keys = NULL;
+    const float *hidden;
+    const uint16_t *keys;
     char what[80];
     int status = vp_model_open(&m, golden_path("%s", name), &err);
     if (!status) status = vp_encoder_open(&e, m, &o, NULL, &err);
@@ -70,8 +70,6 @@ static void check_forward(const char *name, const char *compute, int64_t batch_t
     snprintf(what, sizeof what, "%s%lld tokens at a time", kv ? "keys and values, " : "", (long long)batch_tokens);
     if (!status) compare(e, mark, name, what, &err);
     OK(!status && top(e) == mark, "%s, %s: nothing stays %s", name, what, err.text);
-    free(hidden);
-    free(keys);
     vp_encoder_close(e);
     vp_model_close(m);
 }
@@ -116,7 +114,7 @@ static void check_choice(const packed *p) {
     vp_error err = {0};
     vp_model *m = NULL;
     vp_encoder *e = NULL;
-    float *hidden = NULL;
+    const float *hidden;
     int status = vp_model_open(&m, golden_path("llama"), &err);
     if (!status) status = vp_encoder_open(&e, m, &(vp_encode_options){.threads = 1}, NULL, &err);
     OK(!status && vp_encoder_work(e).batch_tokens == 0, "nothing is chosen before the first batch");
@@ -124,7 +122,6 @@ static void check_choice(const packed *p) {
     const int64_t chosen = status ? 0 : vp_encoder_work(e).batch_tokens;
     OK(chosen == (e && e->on.separate ? VP_DEVICE_TOKENS : VP_BATCH_TOKENS), "%lld tokens at a time are chosen %s",
        (long long)chosen, err.text);
-    free(hidden);
     vp_encoder_close(e);
     vp_model_close(m);
 }

@@ -1,10 +1,12 @@
 /* The library of products on the shim: plain loops, one chain of fused products an element, K ascending. It takes what
- * cuBLASLt takes: shapes that were learned, whose rows can lie at multiples of 16 bytes. */
-#include "kernels/cuda/product.h"
+ * cuBLASLt takes: shapes that were learned, whose rows can lie at multiples of 16 bytes, but for those of which
+ * $VP_SHIM_UNCERTIFIED says, as "320x64 64x320", that nothing can be certified. */
+#include "kernels/cuda/refused.h"
 #include <algorithm>
 #include <bit>
 #include <mutex>
 #include <set>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -71,6 +73,12 @@ void multiply(const vp_product_op *op, bool tf32) {
         for (int64_t k = 0; k < op->K; k++) a[(size_t)(m * op->K + k)] = read(op->a, op->type, tf32, m * op->lda + k);
     for (int64_t n = 0; n < op->N; n += LANES) columns(op, tf32, n, a, packed);
 }
+
+bool is_uncertified(int64_t N, int64_t K) {
+    const char *all = getenv("VP_SHIM_UNCERTIFIED");
+    const std::string shape = " " + std::to_string(N) + "x" + std::to_string(K) + " ";
+    return all && (" " + std::string(all) + " ").find(shape) != std::string::npos;
+}
 } // namespace
 
 int vp_product_open(vp_product **p, const vp_device *d, vp_error *err) {
@@ -89,7 +97,12 @@ int vp_product_learn(vp_device *d, vp_product_kind kind, int64_t N, int64_t K, v
     (void)err;
     const std::lock_guard<std::mutex> hold(d->product->lock);
     const int64_t step = type == VP_F8 ? 16 : 8;
-    if (N % step == 0 && K % step == 0) d->product->learned.insert({kind, N, K, type, d_type});
+    if (N % step || K % step)
+        vp_refused_add(d, kind, N, K, type, VP_REFUSED_ALIGNMENT);
+    else if (is_uncertified(N, K))
+        vp_refused_add(d, kind, N, K, type, VP_REFUSED_ALGORITHMS);
+    else
+        d->product->learned.insert({kind, N, K, type, d_type});
     return VP_OK;
 }
 

@@ -384,26 +384,46 @@ void vp_shim_free(void *p) {
     given.erase(it);
 }
 
+static std::map<char *, size_t> pinned;
+static size_t pinned_bytes;
+
+static bool is_pinned(char *p) {
+    auto it = pinned.upper_bound(p);
+    return it != pinned.begin() && p <= std::prev(it)->first + std::prev(it)->second;
+}
+
+static bool on_device(const void *p) {
+    return range && p >= range && p < range + RANGE;
+}
+
 void vp_shim_copy(void *to, const void *from, size_t bytes) {
     if (record) return record->push_back([=] { vp_shim_copy(to, from, bytes); });
     std::lock_guard<std::mutex> lock(memory);
+    if (getenv("VP_SHIM_PINNED") && on_device(from) && !on_device(to) && !is_pinned((char *)to)) {
+        fprintf(stderr, "a copy of %zu bytes from the device to memory that is not pinned\n", bytes);
+        abort();
+    }
     open_range(true);
     memmove(to, from, bytes);
     open_range(false);
 }
 
-static std::map<char *, size_t> pinned;
-
 void *vp_shim_pin(size_t bytes) {
     std::lock_guard<std::mutex> lock(memory);
-    char *p = (char *)calloc(bytes ? bytes : 1, 1);
-    if (p) pinned[p] = bytes;
+    const char *most = getenv("VP_SHIM_PINNED");
+    if (most && bytes > strtoull(most, nullptr, 10) - pinned_bytes) return nullptr;
+    char *p = (char *)malloc(bytes);
+    if (!p) return nullptr;
+    pinned[p] = bytes;
+    pinned_bytes += bytes;
     return p;
 }
 
 void vp_shim_unpin(void *p) {
     std::lock_guard<std::mutex> lock(memory);
-    pinned.erase((char *)p);
+    auto it = pinned.find((char *)p);
+    pinned_bytes -= it->second;
+    pinned.erase(it);
     free(p);
 }
 
@@ -416,8 +436,7 @@ void vp_shim_argument(const char *kernel, const void *argument, size_t bytes) {
         memcpy(&p, (const char *)argument + at, sizeof p);
         if ((uint32_t)(uintptr_t)p < 1 << 20) continue; /* or a small number, and what was beside it */
         if (p < (char *)PAGE || (p >= range && p < range + RANGE)) continue;
-        auto it = pinned.upper_bound(p);
-        if (it != pinned.begin() && p <= std::prev(it)->first + std::prev(it)->second) continue;
+        if (is_pinned(p)) continue;
         if (msync((void *)((uintptr_t)p / PAGE * PAGE), PAGE, MS_ASYNC)) continue; /* no memory: a number */
         kernel_name = kernel;
         vp_shim_stop("is given memory of the host's at %p, byte %zu of an argument of %zu", (void *)p, at, bytes);

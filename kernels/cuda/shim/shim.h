@@ -132,7 +132,9 @@ void *vp_shim_malloc(size_t bytes); /* NULL: there is no more; there are $VP_SHI
 size_t vp_shim_left();
 void vp_shim_free(void *p);
 void vp_shim_copy(void *to, const void *from, size_t bytes);
-void *vp_shim_pin(size_t bytes); /* zeroed memory of the host's that kernels reach; NULL: there is no more */
+/* Memory of the host's that kernels reach; NULL: there is no more. With $VP_SHIM_PINNED
+ * there are so many bytes of it, and a copy from the device to other memory of the host's stops the program. */
+void *vp_shim_pin(size_t bytes);
 void vp_shim_unpin(void *p);
 /* With $VP_SHIM_STRICT it stops if an argument of a kernel has, at a multiple of 8 bytes, the address of other memory
  * of the host's. What was left between the members of a structure may look like one, too: it is for looking into. */

@@ -16,7 +16,6 @@
 typedef struct vp_device vp_device; /* opaque: threads, caches, packed-weight memory */
 typedef struct vp_queue
     vp_queue; /* opaque: a stream of work and its arena; on the CPU calls complete before returning */
-typedef struct vp_event vp_event;
 typedef struct vp_weight vp_weight; /* opaque: packed for this backend */
 
 typedef struct vp_mat {
@@ -470,10 +469,8 @@ typedef struct vp_backend {
      * memory has addresses only, so there is as much of it as is asked for; on the CPU it reads as zeros where kernels
      * would have written. For kernels/plan.h. */
     int (*queue_plan)(vp_queue **q, vp_device *d, vp_error *err);
-    int (*queue_wait)(vp_queue *q, vp_error *err); /* everything enqueued is done; reports the first failure */
-    const char *(*why)(const vp_queue *q);         /* reason of the last non-zero status */
-    int (*event_record)(vp_queue *q, vp_event **e);
-    int (*event_wait)(vp_queue *q, vp_event *e);
+    int (*queue_wait)(vp_queue *q, vp_error *err);   /* everything enqueued is done; reports the first failure */
+    const char *(*why)(const vp_queue *q);           /* reason of the last non-zero status */
     void *(*arena_alloc)(vp_queue *q, size_t bytes); /* 256-byte aligned; NULL: out of memory; grows by chunks */
     size_t (*arena_mark)(const vp_queue *q);
     void (*arena_release)(vp_queue *q, size_t mark);

@@ -1,8 +1,13 @@
 /* The one parallel loop: workers sleep on a condition variable, a loop wakes as many as it has items for, and items are
- * handed out by one atomic counter. What an item computes must not depend on who computes it. */
+ * handed out by one atomic counter. What an item computes must not depend on who computes it.
+ *
+ * A step of generation is hundreds of loops of some 50 us, and to wake a thread takes about as long: who waits looks
+ * for a while before it sleeps. */
 #include "kernels/cpu/parallel.h"
 #include <stdatomic.h>
 #include <stdlib.h>
+
+enum { LOOKS = 1000 }; /* some 20 to 50 us, as long as the machine's pause is */
 
 typedef struct worker {
     vp_threads *threads;
@@ -18,13 +23,19 @@ struct vp_threads {
     void *ctx;
     int64_t n;
     _Atomic int64_t next;
-    int invited; /* workers that may still join the loop */
-    int running; /* workers that have joined it */
-    bool stop;
+    _Atomic int invited; /* workers that may still join the loop */
+    _Atomic int running; /* workers that have joined it; these three are looked at without the lock, too */
+    _Atomic bool stop;
     bool pretends;
     int started;
     worker *workers;
 };
+
+static void look(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
 
 static void take_items(vp_threads *pool, vp_parallel_fn *fn, void *ctx, int64_t n, int thread) {
     int64_t i;
@@ -36,6 +47,11 @@ static void *worker_main(void *arg) {
     vp_threads *pool = self->threads;
     pthread_mutex_lock(&pool->lock);
     for (;;) {
+        if (!pool->stop && pool->invited == 0) {
+            pthread_mutex_unlock(&pool->lock);
+            for (int i = 0; i < LOOKS && !pool->stop && pool->invited == 0; i++) look();
+            pthread_mutex_lock(&pool->lock);
+        }
         while (!pool->stop && pool->invited == 0) pthread_cond_wait(&pool->work, &pool->lock);
         if (pool->stop) break;
         pool->invited--;
@@ -77,6 +93,9 @@ void vp_threads_run(vp_threads *pool, int64_t n, vp_parallel_fn *fn, void *ctx) 
     if (help > 0) {
         pthread_mutex_lock(&pool->lock);
         pool->invited = 0; /* whoever has not woken yet is not needed */
+        pthread_mutex_unlock(&pool->lock);
+        for (int i = 0; i < LOOKS && pool->running > 0; i++) look();
+        pthread_mutex_lock(&pool->lock);
         while (pool->running > 0) pthread_cond_wait(&pool->idle, &pool->lock);
         pthread_mutex_unlock(&pool->lock);
     }

@@ -68,9 +68,9 @@ BF16 static inline __attribute__((always_inline)) void load_row(bool i8, const v
     b[1] = _mm512_unpackhi_epi8(low, high);
 }
 
-/* Where number `at` of lot v lies among a row's 64 bytes, so that unpacking gives it its place. */
-static int i8_at(int v, int at) {
-    return at / 8 * 16 + v * 8 + at % 8;
+/* Where the pair of column c lies among a row's 32, so that unpacking gives it its place. */
+static int i8_at(int c) {
+    return c % VW / 4 * 8 + c / VW * 4 + c % 4;
 }
 
 size_t vp_bf16_i8_bytes(int64_t pairs, int64_t n) {
@@ -78,13 +78,16 @@ size_t vp_bf16_i8_bytes(int64_t pairs, int64_t n) {
 }
 
 void vp_bf16_i8_pack(const int8_t *rows, int64_t pairs, int64_t n, void *panels) {
-    int8_t *to = panels;
     for (int64_t j = 0; j < n; j += NR)
-        for (int64_t i = 0; i < pairs; i++, to += 2 * NR)
-            for (int c = 0; c < 2 * NR; c++) {
-                const int64_t column = j + c / 2;
-                to[i8_at(c / (2 * VW), c % (2 * VW))] = column < n ? rows[column * 2 * pairs + 2 * i + c % 2] : 0;
-            }
+        for (int c = 0; c < NR; c++) {
+            const int8_t *from = rows + (j + c) * 2 * pairs;
+            char *to = (char *)panels + j * 2 * pairs + 2 * i8_at(c);
+            for (int64_t i = 0; i < pairs; i++)
+                if (j + c < n)
+                    memcpy(to + 2 * NR * i, from + 2 * i, 2);
+                else
+                    memset(to + 2 * NR * i, 0, 2);
+        }
 }
 
 /* ---- products ---- */

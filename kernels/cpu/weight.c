@@ -93,7 +93,8 @@ static int pack_all(vp_device *d, const vp_weight_desc *desc, vp_weight *w, vp_e
     return vp_failure_end(&pk.failure, err);
 }
 
-/* generates: the panels are narrow, work for many threads where there is one row, and a piece of a slab. */
+/* generates: the panels are narrow, work for many threads where there is one row, and a piece of a slab; the library's
+ * calls would take longer than a panel of them. */
 static int cut_panels(vp_device *d, vp_weight *w, bool generates, vp_error *err) {
     int64_t columns = generates ? PANEL_STEP : panel_columns(w->words),
             k = w->compute == VP_BF16 ? 2 * w->words : w->in;
@@ -106,7 +107,7 @@ static int cut_panels(vp_device *d, vp_weight *w, bool generates, vp_error *err)
         vp_panel *p = &w->panel[i];
         p->first = i * columns;
         p->n = w->out - p->first < columns ? w->out - p->first : columns;
-        p->shape = d->product && w->compute != VP_I8 ? vp_product_find(d->product, w->compute, k, p->n) : NULL;
+        p->shape = d->product && !generates ? vp_product_find(d->product, w->compute, k, p->n) : NULL;
         size_t scratch = p->shape ? vp_product_scratch_bytes(p->shape) : 0;
         if (scratch > w->scratch) w->scratch = scratch;
         total += packed_bytes(d, p, w);

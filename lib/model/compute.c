@@ -45,7 +45,8 @@ static int choose_type(vp_compute *c, const vp_caps *caps, const char *name, vp_
     if (c->tf32) return allow_tf32(c, caps, err);
     if (c->type == VP_F8) return allow_f8(c, caps, err);
     if (c->type == VP_F32 || c->rows || caps->bf16) return VP_OK;
-    return vp_fail(err, VP_USAGE, "compute type bf16: this processor has no instructions for it (AVX512-BF16)");
+    return vp_fail(err, VP_USAGE,
+                   "compute type bf16: this processor has no instructions for it (AVX512-BF16 and VBMI)");
 }
 
 int vp_compute_open(vp_compute *c, const char *device, int threads, const char *compute, vp_error *err) {

@@ -66,25 +66,33 @@ $(BUILD)/bin/%: $(BUILD)/obj/tools/%.o $(LIB)
 CUDA_SRC  = $(wildcard kernels/cuda/*.cu)
 CUDA_HELP = kernels/arena.c lib/base/dtype.c lib/base/error.c
 CUDA_ARCH = 80 90
+# products of warp groups are for one architecture alone; vp_device.groups_from says where they run
+CUDA_GROUP = $(patsubst %.cu,%,$(wildcard kernels/cuda/attn_group*.cu))
 NVCC     ?= nvcc
 CXX      ?= c++
 NVBASE    = -std=c++20 -O3 -I. -MMD -MP --fmad=false -diag-suppress 177
-NVFLAGS   = $(NVBASE) -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off \
-            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+NVCODE    = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+NVCODE_ONE = -gencode arch=compute_90,code=sm_90
+$(CUDA_GROUP:%=$(BUILD)/obj/%.cuda.o): NVCODE = -gencode arch=compute_90a,code=sm_90a
+$(CUDA_GROUP:%=$(BUILD)/obj/%.cubin): NVCODE_ONE = -gencode arch=compute_90a,code=sm_90a
+NVFLAGS   = $(NVBASE) -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off
 SHIMFLAGS = -std=c++20 -O1 -g1 -fPIC -DVP_SHIM -D_GNU_SOURCE -I. -MMD -MP -ffp-contract=off -fvisibility=hidden -mfma -Wall -Wextra \
             -Wno-unused-function -Wno-unknown-pragmas
-STAMP_cuda = $(NVCC) $(NVFLAGS)
+STAMP_cuda = $(NVCC) $(NVFLAGS) $(CUDA_ARCH)
 STAMP_shim = $(CXX) $(SHIMFLAGS)
 $(BUILD)/obj/%.pic.o: %.c $(BUILD)/flags.stamp | $(BUILD)/headers.ok
 	@mkdir -p $(@D)
 	$(COMPILE) -fPIC -c -o $@ $<
 $(BUILD)/obj/%.cuda.o: %.cu $(BUILD)/cuda.stamp
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -c -o $@ $<
-# for one architecture, with what ptxas says of every kernel
+	$(NVCC) $(NVFLAGS) $(NVCODE) -c -o $@ $<
+# for one architecture, with what ptxas says of every kernel; for the oldest one and as PTX, quickly: that it compiles
 $(BUILD)/obj/%.cubin: %.cu $(BUILD)/cuda.stamp
 	@mkdir -p $(@D)
-	$(NVCC) $(NVBASE) -gencode arch=compute_90,code=sm_90 -Xptxas -v -cubin -o $@ $< 2>$(@:.cubin=.ptxas) || { cat $(@:.cubin=.ptxas); exit 1; }
+	$(NVCC) $(NVBASE) $(NVCODE_ONE) -Xptxas -v -cubin -o $@ $< 2>$(@:.cubin=.ptxas) || { cat $(@:.cubin=.ptxas); exit 1; }
+$(BUILD)/obj/%.sm_80.fatbin: %.cu $(BUILD)/cuda.stamp
+	@mkdir -p $(@D)
+	$(NVCC) $(NVBASE) -Ofc=mid -gencode arch=compute_80,'code=[compute_80,sm_80]' -fatbin -o $@ $<
 $(BUILD)/obj/%.shim.o: %.cu $(BUILD)/shim.stamp
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(SHIMFLAGS) -c -o $@ $<
@@ -98,11 +106,11 @@ $(BUILD)/shim/libvecpipe-cuda.so: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.shim.o) $(patsu
 	@mkdir -p $(@D)
 	$(CXX) -shared -o $@ $^
 # what the GPU on the host must notice, and tests of the kernels' arithmetic
-$(BUILD)/shim/check: $(BUILD)/obj/tests/shim/check.shim.o $(BUILD)/obj/kernels/cuda/shim/shim.shim.o
+$(BUILD)/shim/check: $(patsubst %.cc,$(BUILD)/obj/%.shim.o,$(wildcard tests/shim/*.cc) $(filter-out %/product.cc,$(wildcard kernels/cuda/shim/*.cc)))
 	@mkdir -p $(@D)
 	$(CXX) -o $@ $^
 cuda: all $(BUILD)/libvecpipe-cuda.so ## build the CUDA backend too (needs nvcc and cuBLAS)
-cubins: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.cubin)
+cubins: $(CUDA_SRC:%.cu=$(BUILD)/obj/%.cubin) $(patsubst %.cu,$(BUILD)/obj/%.sm_80.fatbin,$(filter-out $(CUDA_GROUP:%=%.cu),$(CUDA_SRC)))
 shim: $(BUILD)/shim/libvecpipe-cuda.so $(BUILD)/shim/check ## build the CUDA backend for a GPU on the host, to test its kernels
 $(BUILD)/bench/gpu_rate: bench/gpu_rate.cu
 	@mkdir -p $(@D)

@@ -1,6 +1,7 @@
 /* Times of single operations on a device, through its table. Usage:
  *     device search ROWS DIMS QUERIES            exact search, bf16, the best 10
- *     device attention LENGTH SEQUENCES [back]   not causal, bf16, 32 heads in 8 groups of width 128
+ *     device attention LENGTH SEQUENCES HEADS [back]   not causal, bf16, four heads a group, width 128;
+ *                                                      LENGTH-LENGTH: lengths from the one to the other
  * Prints TFLOP/s (2 n d of a search; of attention 4 n^2 d H forward, 10 backward). $VP_DEVICE names the device. */
 #include "kernels/load.h"
 #include <stdio.h>
@@ -106,37 +107,59 @@ static void time_search(int64_t rows, int64_t dims, int64_t queries) {
     be->host_free(device, empty);
 }
 
-enum { HEADS = 32, GROUPS = 8, WIDTH = 128, TILE = 64 };
+enum { SHARE = 4, WIDTH = 128, TILE = 64 };
 
-static vp_batch make_batch(int64_t length, int64_t B) {
-    const int64_t T = length * B, each = (length + TILE - 1) / TILE;
-    int32_t *cu = vp_calloc((size_t)B + 1, sizeof *cu);
-    vp_tile *tiles = vp_calloc((size_t)(B * each), sizeof *tiles);
+typedef struct lengths {
+    int64_t from, to, B;
+} lengths;
+
+static int64_t length_of(const lengths *l, int64_t b) {
+    return l->B > 1 ? l->from + (l->to - l->from) * b / (l->B - 1) : l->to;
+}
+
+/* `pairs`: the sum of their squares. */
+static vp_batch make_batch(const lengths *l, double *pairs) {
+    int32_t *cu = vp_calloc((size_t)l->B + 1, sizeof *cu);
+    vp_tile *tiles = vp_calloc((size_t)(l->B * (l->to / TILE + 1)), sizeof *tiles);
+    vp_batch batch = {.B = l->B, .longest = (int32_t)l->to};
     check(cu && tiles ? VP_OK : VP_MEMORY, "out of memory");
-    for (int64_t b = 0; b < B; b++) {
-        cu[b + 1] = (int32_t)((b + 1) * length);
-        for (int64_t i = 0; i < each; i++) {
-            const int64_t left = length - i * TILE;
-            tiles[b * each + i] = (vp_tile){(int32_t)b, (int32_t)(i * TILE), (int32_t)(left < TILE ? left : TILE)};
-        }
+    *pairs = 0;
+    for (int64_t b = 0; b < l->B; b++) {
+        const int64_t n = length_of(l, b);
+        batch.T += n;
+        cu[b + 1] = (int32_t)batch.T;
+        *pairs += (double)n * (double)n;
+        for (int64_t i = 0; i < n; i += TILE)
+            tiles[batch.ntiles++] = (vp_tile){(int32_t)b, (int32_t)i, (int32_t)(n - i < TILE ? n - i : TILE)};
     }
-    vp_batch batch = {.T = T, .B = B, .longest = (int32_t)length, .ntiles = B * each};
-    batch.cu_q = batch.cu_k = put(cu, ((size_t)B + 1) * sizeof *cu);
-    batch.tiles = put(tiles, (size_t)(B * each) * sizeof *tiles);
+    batch.cu_q = batch.cu_k = put(cu, ((size_t)l->B + 1) * sizeof *cu);
+    batch.tiles = put(tiles, (size_t)batch.ntiles * sizeof *tiles);
     free(cu);
     free(tiles);
     return batch;
 }
 
-static void time_attention(int64_t length, int64_t B, bool back) {
-    const vp_batch batch = make_batch(length, B);
-    const int64_t T = batch.T, own = HEADS * WIDTH, keys = GROUPS * WIDTH;
-    vp_attn_op op = {.batch = &batch, .mode = VP_ATTN_BI, .heads = HEADS, .groups = GROUPS, .d = WIDTH, .scale = 0.09f};
+static lengths read_lengths(const char *text, int64_t B) {
+    char *end;
+    lengths l = {.B = B};
+    l.from = l.to = strtoll(text, &end, 10);
+    if (*end == '-') l.to = strtoll(end + 1, &end, 10);
+    check(*end || l.from < 1 || l.to < l.from || B < 1 ? VP_USAGE : VP_OK, "no lengths, or no sequences");
+    return l;
+}
+
+static void time_attention(lengths l, int32_t heads, bool back) {
+    const int32_t groups = heads / SHARE;
+    check(heads < SHARE || heads % SHARE ? VP_USAGE : VP_OK, "heads come in fours");
+    double pairs;
+    const vp_batch batch = make_batch(&l, &pairs);
+    const int64_t T = batch.T, own = heads * WIDTH, keys = groups * WIDTH;
+    vp_attn_op op = {.batch = &batch, .mode = VP_ATTN_BI, .heads = heads, .groups = groups, .d = WIDTH, .scale = 0.09f};
     op.q = random_mat(T, own, VP_BF16);
     op.k = random_mat(T, keys, VP_BF16);
     op.v = random_mat(T, keys, VP_BF16);
     op.out = random_mat(T, own, VP_BF16);
-    op.lse = take((size_t)(T * HEADS) * sizeof *op.lse);
+    op.lse = take((size_t)(T * heads) * sizeof *op.lse);
     const vp_mat dout = random_mat(T, own, VP_BF16), dq = random_mat(T, own, VP_BF16);
     const vp_mat dk = random_mat(T, keys, VP_BF16), dv = random_mat(T, keys, VP_BF16);
     double seconds;
@@ -147,7 +170,7 @@ static void time_attention(int64_t length, int64_t B, bool back) {
     op.dk = &dk;
     op.dv = &dv;
     if (back) MEAN(seconds, be->attn_bwd(queue, &op));
-    printf("%.4g\n", (back ? 10e-12 : 4e-12) * (double)length * (double)T * WIDTH * HEADS / seconds);
+    printf("%.4g\n", (back ? 10e-12 : 4e-12) * pairs * WIDTH * heads / seconds);
 }
 
 int main(int argc, char **argv) {
@@ -158,10 +181,10 @@ int main(int argc, char **argv) {
     check(be->queue_open(&queue, device, &err), err.text);
     if (argc == 5 && !strcmp(argv[1], "search"))
         time_search(atoll(argv[2]), atoll(argv[3]), atoll(argv[4]));
-    else if (argc >= 4 && !strcmp(argv[1], "attention"))
-        time_attention(atoll(argv[2]), atoll(argv[3]), argc > 4);
+    else if (argc >= 5 && !strcmp(argv[1], "attention"))
+        time_attention(read_lengths(argv[2], atoll(argv[3])), atoi(argv[4]), argc > 5);
     else
-        check(VP_USAGE, "usage: device search ROWS DIMS QUERIES | attention LENGTH SEQUENCES [back]");
+        check(VP_USAGE, "usage: device search ROWS DIMS QUERIES | attention LENGTH[-LENGTH] SEQUENCES HEADS [back]");
     be->queue_close(queue);
     be->close(device);
     return 0;

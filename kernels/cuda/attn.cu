@@ -46,6 +46,7 @@ static int make_job(vp_queue *q, const char *name, const vp_attn_op *op, vp_attn
     job->heads = op->heads;
     job->share = op->heads / op->groups;
     job->d = op->d;
+    job->most = MOST_TOKENS;
     job->window = op->window < b->T ? op->window : 0; /* a wider one hides nothing */
     job->causal = op->mode == VP_ATTN_CAUSAL;
     job->scale = op->scale;
@@ -55,7 +56,21 @@ static int make_job(vp_queue *q, const char *name, const vp_attn_op *op, vp_attn
     return vp_dropper_make(q, name, &op->drop, b, b->T, &job->drop);
 }
 
-/* ---- in bf16: of matrices that its kernels take ---- */
+/* ---- in bf16: of matrices that its kernels take. Which of two kernels attends to a sequence depends on its own length
+ * alone ---- */
+typedef int launcher(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
+static int run_by_length(vp_queue *q, vp_attn_job job, const vp_attn_op *op, launcher *warps, launcher *groups) {
+    const int from = q->device->groups_from;
+    if (from == 0 || job.d > 128 || op->batch->T < from) return warps(q, &job, op);
+    if (op->batch->B > 1) {
+        job.most = from - 1;
+        VP_TRY(warps(q, &job, op));
+    }
+    job.least = from;
+    job.most = MOST_TOKENS;
+    return groups(q, &job, op);
+}
+
 static int run_bf16(vp_queue *q, vp_attn_job *job, const vp_attn_op *op) {
     vp_attn_op packed = *op;
     VP_TRY(vp_attn_pack(q, &op->q, op->d, true, &packed.q));
@@ -63,7 +78,7 @@ static int run_bf16(vp_queue *q, vp_attn_job *job, const vp_attn_op *op) {
     VP_TRY(vp_attn_pack(q, &op->v, op->d, true, &packed.v));
     VP_TRY(vp_attn_pack(q, &op->out, op->d, false, &packed.out));
     job->d = (int)(packed.q.cols / op->heads);
-    VP_TRY(vp_attn_bf16(q, job, &packed));
+    VP_TRY(run_by_length(q, *job, &packed, vp_attn_bf16, vp_attn_group));
     return vp_attn_unpack(q, &packed.out, op->d, &op->out);
 }
 
@@ -82,7 +97,7 @@ static int run_bf16_bwd(vp_queue *q, vp_attn_job *job, const vp_attn_op *op) {
     VP_TRY(vp_attn_pack(q, op->dk, op->d, false, &dk));
     VP_TRY(vp_attn_pack(q, op->dv, op->d, false, &dv));
     job->d = (int)(packed.q.cols / op->heads);
-    VP_TRY(vp_attn_bf16_bwd(q, job, &packed));
+    VP_TRY(run_by_length(q, *job, &packed, vp_attn_bf16_bwd, vp_attn_group_bwd));
     VP_TRY(vp_attn_unpack(q, &dq, op->d, op->dq));
     VP_TRY(vp_attn_unpack(q, &dk, op->d, op->dk));
     return vp_attn_unpack(q, &dv, op->d, op->dv);

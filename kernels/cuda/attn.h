@@ -17,6 +17,7 @@ struct vp_attn_job {        /* given to kernels by value */
     const int32_t *prefix;  /* [B] or NULL */
     const uint8_t *seg;     /* [T] or NULL */
     int B, heads, share, d; /* share: query heads of a group */
+    int least, most;        /* tokens of the sequences that are looked at */
     int window;             /* 0: none */
     bool causal;
     float scale, softcap, uncap; /* uncap: 1 / softcap; softcap 0: none */
@@ -46,7 +47,7 @@ static inline unsigned vp_attn_blocks(int64_t T, int64_t B, int height) {
     return (unsigned)(T / height + B);
 }
 
-/* Block `number`; false where it has no rows. The whole warp calls. */
+/* Block `number`; false where it has no rows, or its sequence is not looked at. The whole warp calls. */
 VP_DEVICE bool vp_attn_find(const vp_attn_job &job, int height, int number, vp_attn_place *at) {
     const int lane = (int)(threadIdx.x % 32);
     int low = 0, high = job.B; /* the last sequence whose blocks begin at or before `number` */
@@ -64,7 +65,7 @@ VP_DEVICE bool vp_attn_find(const vp_attn_job &job, int height, int number, vp_a
     at->prefix = job.prefix ? job.prefix[low] : 0;
     at->row = job.drop.on ? (uint32_t)job.drop.row[low] : 0;
     at->first = (number - at->base / height - low) * height;
-    return at->first < at->n;
+    return at->first < at->n && at->n >= job.least && at->n <= job.most;
 }
 
 VP_DEVICE int64_t vp_attn_saved_at(const vp_attn_job &job, const vp_attn_place &at, int head) {
@@ -117,12 +118,15 @@ VP_DEVICE vp_attn_range vp_attn_query_blocks(const vp_attn_job &job, const vp_at
     return {from / height, (past + height - 1) / height};
 }
 
-/* ---- launches, by compute type: attn_f32*.cu, attn_bf16*.cu. The width is the job's. In bf16 it is a multiple of 8,
- * and rows begin at multiples of 16 bytes ---- */
+/* ---- launches, by compute type: attn_f32*.cu, attn_bf16*.cu, attn_group*.cu. The width is the job's. In bf16 it is a
+ * multiple of 8, and rows begin at multiples of 16 bytes ---- */
 int vp_attn_f32(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
 int vp_attn_bf16(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
 int vp_attn_f32_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
 int vp_attn_bf16_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
+/* The same by products of warp groups: sm_90, heads of at most 128. */
+int vp_attn_group(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
+int vp_attn_group_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op);
 
 /* Heads of width d as bf16's kernels take them: `to` is `m` where that will do, else scratch with heads of the next
  * multiple of 8; what m holds is copied to it where `filled`. And back. */

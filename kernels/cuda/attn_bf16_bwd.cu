@@ -5,13 +5,7 @@
  *     dK, dV pass  own: k and v of a key head; others: q and dout of the group's heads in order, ascending
  * With P = exp(score - lse) and D = drop(P): dV = D^T dO, dP = drop(dO V^T), dS = P (dP - delta) slope scale; the
  * scale, and dropout's in dV, come last. */
-#include "kernels/cuda/attn_tile.h"
-
-struct flash_bwd_args {
-    vp_attn_job job;
-    vp_rows_of<const vp_bf16> q, k, v, dout;
-    vp_rows_of<vp_bf16> dq, dk, dv;
-};
+#include "kernels/cuda/attn_flash_bwd.h"
 
 /* D: columns, with zeros past the head's width; KEYS: the dK, dV pass; C: columns of the gradients that a block makes;
  * BLOCKS: of a multiprocessor, which bounds registers. */
@@ -35,7 +29,7 @@ template <int D, bool KEYS> struct flash_bwd {
     int first; /* of the warp's rows */
 
     /* x, y: the block's own rows of both matrices */
-    VP_INLINE void begin(const flash_bwd_args &a, vp_rows_of<const vp_bf16> of_x, vp_rows_of<const vp_bf16> of_y,
+    VP_INLINE void begin(const vp_flash_bwd_args &a, vp_rows_of<const vp_bf16> of_x, vp_rows_of<const vp_bf16> of_y,
                          int column) {
         vp_cutter cut;
         const vp_shared<vp_bf16> own = cut.take<vp_bf16>(2 * OWN * D);
@@ -53,7 +47,7 @@ template <int D, bool KEYS> struct flash_bwd {
     }
 
     /* Begin to copy rows from other0 on. */
-    VP_INLINE void fetch(const flash_bwd_args &a, vp_rows_of<const vp_bf16> of_x, vp_rows_of<const vp_bf16> of_y,
+    VP_INLINE void fetch(const vp_flash_bwd_args &a, vp_rows_of<const vp_bf16> of_x, vp_rows_of<const vp_bf16> of_y,
                          int column, int head, int other0, int half) {
         const int rows = at.n - other0;
         const int64_t row = at.base + other0;
@@ -63,29 +57,6 @@ template <int D, bool KEYS> struct flash_bwd {
         const int two = 2 * (int)threadIdx.x; /* two a copy; both are there, see attn.cu */
         const vp_attn_saved *from = a.job.saved + vp_attn_saved_at(a.job, at, head) + other0 + two;
         if (KEYS && two < OTHER) vp_copy16(saved + half * OTHER + two, from, two < rows);
-    }
-
-    /* s: scores become P, dp: dO V^T becomes dS but for the scale. */
-    VP_INLINE void derive(const vp_attn_job &job, float s[1][OTHER / 8][4], float dp[1][OTHER / 8][4], uint32_t seen,
-                          uint32_t kept, int half) const {
-        const int t = (int)(threadIdx.x % 4);
-        const float log2e = 1.44269504f, dropped = job.drop.on ? job.drop.scale : 1.0f;
-        VP_UNROLL
-        for (int i = 0; i < OTHER / 2; i++) {
-            const int j = i / 4;
-            const vp_attn_saved of =
-                KEYS ? (vp_attn_saved)saved[half * OTHER + 8 * j + 2 * t + i % 2] : mine[i / 2 % 2];
-            float z = s[0][j][i % 4] * job.scale, slope = 1.0f;
-            if (job.softcap > 0.0f) {
-                const float tanh = vp_tile_tanh(z * job.uncap);
-                z = job.softcap * tanh;
-                slope = 1.0f - tanh * tanh;
-            }
-            const float p = seen >> i & 1u ? vp_exp2(fmaf(z, log2e, -of.lse)) : 0.0f;
-            const float keep = kept >> i & 1u ? dropped : 0.0f;
-            s[0][j][i % 4] = kept >> i & 1u ? p : 0.0f;
-            dp[0][j][i % 4] = p * fmaf(dp[0][j][i % 4], keep, -of.delta) * slope;
-        }
     }
 
     /* One block of other rows; columns [column, column + C) of the gradients. */
@@ -104,7 +75,7 @@ template <int D, bool KEYS> struct flash_bwd {
         vp_tile_zero<1, OTHER>(dp);
         vp_tile_product<D, 1, OTHER>(s, x, other_x);
         vp_tile_product<D, 1, OTHER>(dp, y, other_y);
-        derive(job, s, dp, seen, kept, half);
+        vp_flash_derive<KEYS, OTHER>(job, s[0], dp[0], seen, kept, saved + half * OTHER, mine);
         vp_tile_mix<D, C, 1, OTHER>(dx, dp, other_x + column);
         if constexpr (KEYS) vp_tile_mix<D, C, 1, OTHER>(dv, s, other_y + column);
     }
@@ -120,7 +91,7 @@ template <int D, bool KEYS> struct flash_bwd {
 
 template <int D>
 VP_KERNEL(flash_bwd_shape<D, false>::THREADS, flash_bwd_shape<D, false>::BLOCKS)
-flash_dq_kernel(flash_bwd_args a) {
+flash_dq_kernel(vp_flash_bwd_args a) {
     flash_bwd<D, false> own;
     if (!vp_attn_find(a.job, own.OWN, (int)(gridDim.x - 1 - blockIdx.x), &own.at)) return;
     const int head = (int)blockIdx.y, column = head * a.job.d, group = head / a.job.share * a.job.d;
@@ -128,11 +99,7 @@ flash_dq_kernel(flash_bwd_args a) {
     own.begin(a, a.q, a.dout, column);
     own.fetch(a, a.k, a.v, group, head, blocks.from * own.OTHER, blocks.from % 2);
     vp_copy_commit();
-    VP_UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int i = own.first + (int)(threadIdx.x % 32) / 4 + 8 * h;
-        own.mine[h] = i < own.at.n ? a.job.saved[vp_attn_saved_at(a.job, own.at, head) + i] : vp_attn_saved{0.0f, 0.0f};
-    }
+    vp_flash_mine(own.mine, a.job, own.at, head, own.first);
     for (int block = blocks.from; block < blocks.past; block++) {
         vp_copy_wait<0>();
         vp_barrier();
@@ -146,7 +113,7 @@ flash_dq_kernel(flash_bwd_args a) {
 
 template <int D>
 VP_KERNEL(flash_bwd_shape<D, true>::THREADS, flash_bwd_shape<D, true>::BLOCKS)
-flash_dkv_kernel(flash_bwd_args a) {
+flash_dkv_kernel(vp_flash_bwd_args a) {
     flash_bwd<D, true> own;
     if (!vp_attn_find(a.job, own.OWN, (int)blockIdx.x, &own.at)) return;
     const int group = (int)blockIdx.y, d = a.job.d, column = group * d, part = (int)blockIdx.z * own.C;
@@ -171,7 +138,7 @@ flash_dkv_kernel(flash_bwd_args a) {
     own.store(a.dv, column + part, d - part, own.dv[0], kept);
 }
 
-template <int D> static int launch(vp_queue *q, const flash_bwd_args &a, const vp_attn_op *op) {
+template <int D> static int launch(vp_queue *q, const vp_flash_bwd_args &a, const vp_attn_op *op) {
     using queries = flash_bwd_shape<D, false>;
     using keys = flash_bwd_shape<D, true>;
     const int64_t T = op->batch->T, B = op->batch->B;
@@ -183,6 +150,6 @@ template <int D> static int launch(vp_queue *q, const flash_bwd_args &a, const v
 }
 
 int vp_attn_bf16_bwd(vp_queue *q, const vp_attn_job *job, const vp_attn_op *op) {
-    const flash_bwd_args a = {*job, op->q, op->k, op->v, *op->dout, *op->dq, *op->dk, *op->dv};
+    const vp_flash_bwd_args a = {*job, op->q, op->k, op->v, *op->dout, *op->dq, *op->dk, *op->dv};
     return vp_tile_width(job->d, [&](auto width) { return launch<width.value>(q, a, op); });
 }

@@ -40,9 +40,10 @@ template <class F> int vp_tile_width(int d, F f) {
     return f(std::integral_constant<int, 256>());
 }
 
-/* Begin to copy rows into a tile of ROWS rows, all threads of the block taking part; zeros past the end. They are
- * there after the next vp_copy_wait and barrier. */
-template <int D, int ROWS, int THREADS> VP_DEVICE void vp_tile_fill(vp_shared<vp_bf16> tile, const vp_tile_rows &m) {
+/* Begin to copy rows into a tile of ROWS rows, chunk c of a row to place(row, c), all threads of the block taking part;
+ * zeros past the end. They are there after the next vp_copy_wait and barrier. */
+template <int D, int ROWS, int THREADS, class F>
+VP_DEVICE void vp_tile_copy(vp_shared<vp_bf16> tile, const vp_tile_rows &m, F place) {
     constexpr int WIDTH = D / 8, STEP = THREADS / WIDTH; /* a thread keeps to its column */
     static_assert(THREADS % WIDTH == 0 && ROWS % STEP == 0, "every thread copies as many chunks");
     const int c = (int)threadIdx.x % WIDTH;
@@ -50,7 +51,10 @@ template <int D, int ROWS, int THREADS> VP_DEVICE void vp_tile_fill(vp_shared<vp
     const vp_bf16 *from = m.p + row * m.ld + c * 8;
     VP_UNROLL
     for (int n = 0; n < ROWS / STEP; n++, row += STEP, from += STEP * m.ld)
-        vp_copy16(tile + vp_tile_at<D>((unsigned)row, (unsigned)c), from, row < m.rows && c * 8 < m.d);
+        vp_copy16(tile + place((unsigned)row, (unsigned)c), from, row < m.rows && c * 8 < m.d);
+}
+template <int D, int ROWS, int THREADS> VP_DEVICE void vp_tile_fill(vp_shared<vp_bf16> tile, const vp_tile_rows &m) {
+    vp_tile_copy<D, ROWS, THREADS>(tile, m, vp_tile_at<D>);
 }
 
 /* ---- fragments; `tile` begins at a multiple of 8 rows ---- */

@@ -23,6 +23,7 @@ struct vp_product; /* product.h: cuBLASLt, or plain loops on the shim */
 struct vp_device {
     int number, major, minor; /* compute capability */
     int multiprocessors;
+    int groups_from; /* tokens of a sequence from which on warp groups attend to it in bf16; 0: it has none */
     size_t memory;
     bool tf32; /* the library's F32 products may round what they multiply to TF32 */
     char isa[16];
@@ -70,7 +71,6 @@ int vp_launch(vp_queue *q, const char *name, void (*kernel)(P...), dim3 grid, un
               A... args) {
     if (q->plans || grid.x == 0 || grid.y == 0 || grid.z == 0) return VP_OK;
 #ifdef VP_SHIM
-    (vp_shim_argument(name, &args, sizeof args), ...);
     vp_shim_launch(name, grid, threads, shared, [=] { kernel(static_cast<P>(args)...); });
 #else
     if (shared > 48 << 10) {

@@ -45,6 +45,13 @@ void *vp_queue_take(vp_queue *q, const char *what, size_t bytes) {
     return p;
 }
 
+/* Warp groups are faster where there are blocks of keys enough to begin one while another is weighed. To find out from
+ * where, $VP_CUDA_GROUPS_FROM names the tokens; 0: never. */
+static void choose_groups(vp_device *d, int tokens) {
+    const char *other = getenv("VP_CUDA_GROUPS_FROM");
+    d->groups_from = d->major != 9 ? 0 : other && *other ? atoi(other) : tokens;
+}
+
 #ifdef VP_SHIM
 static int count_devices(vp_error *err) {
     (void)err;
@@ -55,6 +62,7 @@ static int device_open(vp_device *d, vp_error *err) {
     snprintf(d->isa, sizeof d->isa, "shim");
     const char *major = getenv("VP_SHIM_MAJOR"); /* "8": a capability without FP8 */
     d->major = major && !strcmp(major, "8") ? 8 : 9;
+    choose_groups(d, 40);
     d->multiprocessors = 2;
     d->memory = (size_t)1 << 40;
     return VP_OK;
@@ -130,6 +138,7 @@ static int device_open(vp_device *d, vp_error *err) {
         return vp_fail(err, VP_MEMORY, "%s: is of capability %d.%d, 8.0 is needed", p.name, p.major, p.minor);
     d->major = p.major;
     d->minor = p.minor;
+    choose_groups(d, 512);
     d->multiprocessors = p.multiProcessorCount;
     d->memory = p.totalGlobalMem;
     snprintf(d->isa, sizeof d->isa, "sm_%d%d", p.major, p.minor);

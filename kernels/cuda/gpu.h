@@ -18,7 +18,7 @@
 #define VP_UNROLL      _Pragma("unroll") /* before a loop whose index names registers */
 
 /* ---- shared memory: one buffer a block, of the size that the launch names, cut into typed arrays ---- */
-extern __shared__ __align__(128) unsigned char vp_shared_bytes[];
+extern __shared__ __align__(1024) unsigned char vp_shared_bytes[];
 template <class T> using vp_shared = T *;
 struct vp_cutter {
     unsigned used = 0;

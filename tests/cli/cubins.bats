@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
-# What ptxas said of the CUDA backend's kernels, compiled for sm_90 (make cubins).
+# What ptxas said of the CUDA backend's kernels, compiled for sm_90 and sm_90a; that they compile for sm_80 and as PTX
+# (make cubins).
 load common
 
 setup() {
@@ -7,10 +8,19 @@ setup() {
     ls "$said"/*.ptxas >/dev/null 2>&1 || skip "no nvcc, or not built: make cubins"
 }
 
-@test "every file of kernels compiles for sm_90" {
+@test "every file of kernels compiles for sm_90 or sm_90a, and but for warp groups' for sm_80" {
     for file in "$REPO"/kernels/cuda/*.cu; do
-        [ -s "$said/$(basename "$file" .cu).cubin" ] || { echo "$file"; false; }
+        name=$(basename "$file" .cu)
+        [ -s "$said/$name.cubin" ] || { echo "$file"; false; }
+        [[ $name == attn_group* ]] || [ -s "$said/$name.sm_80.fatbin" ] || { echo "$file"; false; }
     done
+}
+
+@test "products of warp groups are not put one after another" {
+    [ "$(grep -l "for 'sm_90a'" "$said"/attn_group*.ptxas | wc -l)" -eq 2 ]
+    run grep -iE 'performance loss|is injected' "$said"/*.ptxas
+    echo "$output"
+    [ "$status" -eq 1 ]
 }
 
 @test "no kernel spills registers" {

@@ -14,9 +14,9 @@ setup() {
 }
 
 @test "gpu-check: parts run, and a table ends it" {
-    expect 0 "$REPO/scripts/gpu-check" build parity batch fp8 train search
-    for part in build parity batch fp8 train search; do
-        tail -n 6 out | grep -E "^$part +ok "
+    expect 0 "$REPO/scripts/gpu-check" build parity batch fp8 train attention search
+    for part in build parity batch fp8 train attention search; do
+        tail -n 7 out | grep -E "^$part +ok "
     done
     [ ! -s err ]
 }

@@ -50,11 +50,20 @@ stops() {
     stops left "returned before an asynchronous copy was waited for"
 }
 
+@test "shim: products of warp groups that are not fenced, published or waited for, or whose matrices change" {
+    expect 0 "$check" group
+    stops unfenced "a product without a fence before it"
+    stops unpublished "a product of what was not published before the barrier"
+    stops unwaited "returned before a product was waited for"
+    stops changed "what a product reads was changed before the product was waited for"
+    stops overwritten "what a product reads was changed before the product was waited for"
+}
+
 @test "shim: memory of the device is closed to the host" {
     expect 139 "$check" host
 }
 
-@test "shim: tiles, masks, blocks, powers of two, tanh of attention; E4M3" {
+@test "shim: tiles, slabs, products of warp groups, masks, blocks, powers of two, tanh of attention; E4M3" {
     expect 0 "$check"
     ! grep -v '^ok\|^1\.\.' out
 }

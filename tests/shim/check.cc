@@ -2,6 +2,7 @@
  *     check NAME     runs the kernel NAME, which is at fault; the shim must stop it
  *     check          tests of tiles, masks and powers of two; prints TAP
  * Faulty kernels differ from right ones by one line, marked by what it leaves out. */
+#include "tests/shim/check.h"
 #include "kernels/cuda/attn_tile.h"
 #include <cstdio>
 #include <vector>
@@ -102,14 +103,11 @@ static void align_kernel() { /* a row of a matrix at no multiple of 16 bytes */
     vp_load_matrix4(r, x + 8 * (int)(threadIdx.x % 32) + 4);
 }
 
-static const struct fault {
-    const char *name;
-    void (*kernel)();
-} faults[] = {{"right", right_kernel},         {"race", race_kernel},     {"poison", poison_kernel},
-              {"overwrite", overwrite_kernel}, {"lanes", lanes_kernel},   {"warp", warp_kernel},
-              {"readers", readers_kernel},     {"bounds", bounds_kernel}, {"skipped", skipped_kernel},
-              {"diverged", diverged_kernel},   {"mixed", mixed_kernel},   {"copy", copy_kernel},
-              {"left", left_kernel},           {"align", align_kernel}};
+static const fault faults[] = {{"right", right_kernel},         {"race", race_kernel},     {"poison", poison_kernel},
+                               {"overwrite", overwrite_kernel}, {"lanes", lanes_kernel},   {"warp", warp_kernel},
+                               {"readers", readers_kernel},     {"bounds", bounds_kernel}, {"skipped", skipped_kernel},
+                               {"diverged", diverged_kernel},   {"mixed", mixed_kernel},   {"copy", copy_kernel},
+                               {"left", left_kernel},           {"align", align_kernel}};
 
 /* ---- device memory ---- */
 static void touch_from_host() {
@@ -195,6 +193,7 @@ static void find_kernel(int height) {
     vp_attn_place at;
     job.cu = offsets;
     job.B = SEQUENCES;
+    job.most = 1000;
     const bool found = vp_attn_find(job, height, (int)blockIdx.x, &at);
     for (int i = at.first; found && threadIdx.x == 0 && i < at.first + height && i < at.n; i++) owners[at.base + i]++;
 }
@@ -299,10 +298,14 @@ int main(int argc, char **argv) {
         for (const fault &f : faults)
             if (strcmp(argv[1], f.name) == 0)
                 vp_shim_launch(f.name, dim3(2), THREADS, THREADS * sizeof(float) * 8, f.kernel);
+        for (const fault *f = group_faults; f->name; f++)
+            if (strcmp(argv[1], f->name) == 0) vp_shim_launch(f->name, dim3(2), 128, GROUP_SHARED, f->kernel);
         return 0;
     }
     check(tile_works<32>() && tile_works<64>() && tile_works<96>() && tile_works<128>() && tile_works<256>(),
           "chunks of tiles");
+    check(slabs_work(), "slabs of warp groups' tiles");
+    check(group_products_work(), "products of warp groups");
     check(all_masks_work(), "classes and ranges of blocks");
     check(blocks_are_found(1) && blocks_are_found(16) && blocks_are_found(64), "blocks of sequences");
     check(powers_are_near(), "powers of two");

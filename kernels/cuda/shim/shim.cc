@@ -33,6 +33,8 @@ struct Fiber {
     const char *what;
     std::unique_ptr<char[]> stack;         /* touched only as far as it is used */
     std::vector<std::vector<Copy>> groups; /* the last one is not committed */
+    int pending;                           /* products of warp groups */
+    bool unpublished;                      /* has written to shared memory since it published */
 };
 struct Warp {
     unsigned char brought[WARP * LANE_BYTES], given[WARP * LANE_BYTES];
@@ -56,6 +58,7 @@ std::vector<Shadow> shadow;
 uint32_t epoch;
 unsigned running;
 size_t threads_;
+bool published; /* all that was written before the last barrier */
 const char *kernel_name;
 const std::function<void()> *kernel_call;
 jmp_buf scheduler;
@@ -82,6 +85,7 @@ void body() {
         Fiber &f = fibers[running];
         for (const auto &group : f.groups)
             if (!group.empty()) vp_shim_stop("returned before an asynchronous copy was waited for");
+        if (f.pending) vp_shim_stop("returned before a product was waited for");
         f.groups.resize(1);
         pause(DONE, "the end");
     }
@@ -136,7 +140,10 @@ bool settle() {
     if (done == threads_) return false;
     if (at_barrier == threads_) {
         epoch++;
-        for (size_t t = 0; t < threads_; t++) fibers[t].wait = NONE;
+        for (size_t t = 0; t < threads_; t++) {
+            fibers[t].wait = NONE;
+            published &= !fibers[t].unpublished;
+        }
         some = true;
     }
     if (!some) {
@@ -149,9 +156,13 @@ bool settle() {
 }
 
 void run_block() {
-    for (size_t t = 0; t < threads_; t++) fibers[t].wait = NONE;
+    for (size_t t = 0; t < threads_; t++) {
+        fibers[t].wait = NONE;
+        fibers[t].unpublished = false;
+    }
     for (Warp &w : warps) w.epoch = 0;
     epoch = 1;
+    published = true;
     memset(shared.data(), 0xff, shared.size());
     for (Shadow &s : shadow) s = {{0, 0, NOBODY}, {0, 0, NOBODY}};
     do {
@@ -200,6 +211,7 @@ unsigned char *vp_shim_shared(size_t at, size_t bytes, bool write) {
         vp_shim_stop("shared memory at %zu: %zu bytes, of %zu", at, bytes, shared.size());
     if (at % bytes) vp_shim_stop("shared memory at %zu: not at a multiple of %zu", at, bytes);
     const Touch mine = {epoch, warps[running / WARP].epoch, (int32_t)running};
+    fibers[running].unpublished |= write;
     for (size_t i = at / 2; i < (at + bytes + 1) / 2; i++) {
         Shadow &s = shadow[i];
         if (!write && s.write.thread == NOBODY) vp_shim_stop("shared memory at %zu is read before it is written", at);
@@ -326,6 +338,19 @@ void vp_shim_copy_wait(int groups) {
     }
 }
 
+/* ---- what products of warp groups need to know: group.cc ---- */
+void vp_shim_publish() {
+    fibers[running].unpublished = false;
+}
+
+bool vp_shim_published() {
+    return published;
+}
+
+void vp_shim_pending(int more) {
+    fibers[running].pending += more;
+}
+
 /* ---- recording ---- */
 static thread_local std::vector<std::function<void()>> *record;
 
@@ -425,22 +450,6 @@ void vp_shim_unpin(void *p) {
     pinned_bytes -= it->second;
     pinned.erase(it);
     free(p);
-}
-
-void vp_shim_argument(const char *kernel, const void *argument, size_t bytes) {
-    static const bool strict = getenv("VP_SHIM_STRICT") != nullptr;
-    if (!strict) return;
-    std::lock_guard<std::mutex> lock(memory);
-    for (size_t at = 0; at + sizeof(char *) <= bytes; at += sizeof(char *)) {
-        char *p;
-        memcpy(&p, (const char *)argument + at, sizeof p);
-        if ((uint32_t)(uintptr_t)p < 1 << 20) continue; /* or a small number, and what was beside it */
-        if (p < (char *)PAGE || (p >= range && p < range + RANGE)) continue;
-        if (is_pinned(p)) continue;
-        if (msync((void *)((uintptr_t)p / PAGE * PAGE), PAGE, MS_ASYNC)) continue; /* no memory: a number */
-        kernel_name = kernel;
-        vp_shim_stop("is given memory of the host's at %p, byte %zu of an argument of %zu", (void *)p, at, bytes);
-    }
 }
 
 void vp_shim_launch(const char *name, dim3 grid, unsigned threads, size_t bytes, const std::function<void()> &kernel) {

@@ -127,6 +127,11 @@ template <int n> void vp_copy_wait() {
     vp_shim_copy_wait(n);
 }
 
+/* ---- products of warp groups (group.h) ---- */
+void vp_shim_publish();
+bool vp_shim_published();       /* all that was written to shared memory before a barrier */
+void vp_shim_pending(int more); /* of this thread's products */
+
 /* ---- memory of the device ---- */
 void *vp_shim_malloc(size_t bytes); /* NULL: there is no more; there are $VP_SHIM_MEMORY bytes, or 1 TiB */
 size_t vp_shim_left();
@@ -136,8 +141,5 @@ void vp_shim_copy(void *to, const void *from, size_t bytes);
  * there are so many bytes of it, and a copy from the device to other memory of the host's stops the program. */
 void *vp_shim_pin(size_t bytes);
 void vp_shim_unpin(void *p);
-/* With $VP_SHIM_STRICT it stops if an argument of a kernel has, at a multiple of 8 bytes, the address of other memory
- * of the host's. What was left between the members of a structure may look like one, too: it is for looking into. */
-void vp_shim_argument(const char *kernel, const void *argument, size_t bytes);
 
 #endif

@@ -182,7 +182,7 @@ int main(int argc, char **argv) {
     if (argc == 5 && !strcmp(argv[1], "search"))
         time_search(atoll(argv[2]), atoll(argv[3]), atoll(argv[4]));
     else if (argc >= 5 && !strcmp(argv[1], "attention"))
-        time_attention(read_lengths(argv[2], atoll(argv[3])), atoi(argv[4]), argc > 5);
+        time_attention(read_lengths(argv[2], atoll(argv[3])), (int32_t)atoll(argv[4]), argc > 5);
     else
         check(VP_USAGE, "usage: device search ROWS DIMS QUERIES | attention LENGTH[-LENGTH] SEQUENCES HEADS [back]");
     be->queue_close(queue);

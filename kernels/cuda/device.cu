@@ -47,9 +47,14 @@ void *vp_queue_take(vp_queue *q, const char *what, size_t bytes) {
 
 /* Warp groups are faster where there are blocks of keys enough to begin one while another is weighed. To find out from
  * where, $VP_CUDA_GROUPS_FROM names the tokens; 0: never. */
-static void choose_groups(vp_device *d, int tokens) {
+static int choose_groups(vp_device *d, int tokens, vp_error *err) {
     const char *other = getenv("VP_CUDA_GROUPS_FROM");
-    d->groups_from = d->major != 9 ? 0 : other && *other ? atoi(other) : tokens;
+    char *end = NULL;
+    const long from = other && *other ? strtol(other, &end, 10) : tokens;
+    if (end && (*end || from < 0 || from > 1 << 30))
+        return vp_fail(err, VP_USAGE, "VP_CUDA_GROUPS_FROM: '%s' is no number of tokens", other);
+    d->groups_from = d->major == 9 ? (int)from : 0;
+    return VP_OK;
 }
 
 #ifdef VP_SHIM
@@ -58,14 +63,12 @@ static int count_devices(vp_error *err) {
     return 1;
 }
 static int device_open(vp_device *d, vp_error *err) {
-    (void)err;
     snprintf(d->isa, sizeof d->isa, "shim");
     const char *major = getenv("VP_SHIM_MAJOR"); /* "8": a capability without FP8 */
     d->major = major && !strcmp(major, "8") ? 8 : 9;
-    choose_groups(d, 40);
     d->multiprocessors = 2;
     d->memory = (size_t)1 << 40;
-    return VP_OK;
+    return choose_groups(d, 40, err);
 }
 int vp_device_take(void **p, size_t bytes, const char *what, vp_error *err) {
     *p = vp_shim_malloc(bytes ? bytes : 1);
@@ -138,11 +141,10 @@ static int device_open(vp_device *d, vp_error *err) {
         return vp_fail(err, VP_MEMORY, "%s: is of capability %d.%d, 8.0 is needed", p.name, p.major, p.minor);
     d->major = p.major;
     d->minor = p.minor;
-    choose_groups(d, 512);
     d->multiprocessors = p.multiProcessorCount;
     d->memory = p.totalGlobalMem;
     snprintf(d->isa, sizeof d->isa, "sm_%d%d", p.major, p.minor);
-    return VP_OK;
+    return choose_groups(d, 512, err);
 }
 int vp_device_take(void **p, size_t bytes, const char *what, vp_error *err) {
     cudaError_t e = cudaMalloc(p, bytes ? bytes : 1);

@@ -41,6 +41,8 @@ within() { awk -v x="$2" -v bound="$1" 'BEGIN { exit !(x != "" && x + 0 <= bound
     VP_CUDA_LIBRARY=$PWD/other.so refused 5 fwd --device cuda <ids.vp
     grep -q 'other\.so: is of another version of vecpipe' err
     need_shim
+    VP_CUDA_GROUPS_FROM=5x refused 2 fwd --device cuda <ids.vp
+    grep -q "VP_CUDA_GROUPS_FROM: '5x' is no number of tokens" err
     refused 5 fwd --device cuda:1 <ids.vp
     grep -q 'device cuda:1: there is 1, counted from 0' err
     expect 0 fwd -v <ids.vp

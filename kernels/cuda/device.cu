@@ -47,10 +47,11 @@ void *vp_queue_take(vp_queue *q, const char *what, size_t bytes) {
 
 /* Warp groups are faster where there are blocks of keys enough to begin one while another is weighed. To find out from
  * where, $VP_CUDA_GROUPS_FROM names the tokens; 0: never. */
-static int choose_groups(vp_device *d, int tokens, vp_error *err) {
+static const long GROUPS_FROM = 512;
+static int choose_groups(vp_device *d, vp_error *err) {
     const char *other = getenv("VP_CUDA_GROUPS_FROM");
     char *end = NULL;
-    const long from = other && *other ? strtol(other, &end, 10) : tokens;
+    const long from = other && *other ? strtol(other, &end, 10) : GROUPS_FROM;
     if (end && (*end || from < 0 || from > 1 << 30))
         return vp_fail(err, VP_USAGE, "VP_CUDA_GROUPS_FROM: '%s' is no number of tokens", other);
     d->groups_from = d->major == 9 ? (int)from : 0;
@@ -68,7 +69,7 @@ static int device_open(vp_device *d, vp_error *err) {
     d->major = major && !strcmp(major, "8") ? 8 : 9;
     d->multiprocessors = 2;
     d->memory = (size_t)1 << 40;
-    return choose_groups(d, 40, err);
+    return choose_groups(d, err);
 }
 int vp_device_take(void **p, size_t bytes, const char *what, vp_error *err) {
     *p = vp_shim_malloc(bytes ? bytes : 1);
@@ -144,7 +145,7 @@ static int device_open(vp_device *d, vp_error *err) {
     d->multiprocessors = p.multiProcessorCount;
     d->memory = p.totalGlobalMem;
     snprintf(d->isa, sizeof d->isa, "sm_%d%d", p.major, p.minor);
-    return choose_groups(d, 512, err);
+    return choose_groups(d, err);
 }
 int vp_device_take(void **p, size_t bytes, const char *what, vp_error *err) {
     cudaError_t e = cudaMalloc(p, bytes ? bytes : 1);

@@ -21,27 +21,37 @@ VP_DEVICE void vp_flash_mine(vp_attn_saved mine[2], const vp_attn_job &job, cons
 }
 
 /* s: scores [16, OTHER] of a warp become P, dp: dO V^T becomes dS but for the scale. KEYS: rows are keys, columns
- * queries with what was `saved` of them; else rows are queries g and g + 8, with `mine`. */
-template <bool KEYS, int OTHER>
-VP_DEVICE void vp_flash_derive(const vp_attn_job &job, float (*s)[4], float (*dp)[4], uint32_t seen, uint32_t kept,
+ * queries with what was `saved` of them; else rows are queries g and g + 8, with `mine`. PLAIN: all pairs are seen and
+ * kept, and scores have no cap. */
+template <bool KEYS, int OTHER, bool PLAIN>
+VP_DEVICE void vp_flash_slopes(const vp_attn_job &job, float (*s)[4], float (*dp)[4], uint32_t seen, uint32_t kept,
                                vp_shared<vp_attn_saved> saved, const vp_attn_saved mine[2]) {
     const int t = (int)(threadIdx.x % 4);
-    const float log2e = 1.44269504f, dropped = job.drop.on ? job.drop.scale : 1.0f;
+    const bool capped = !PLAIN && job.softcap > 0.0f;
+    const float by = capped ? 1.44269504f : job.scale * 1.44269504f, dropped = job.drop.on ? job.drop.scale : 1.0f;
     VP_UNROLL
     for (int i = 0; i < OTHER / 2; i++) {
-        const int j = i / 4;
-        const vp_attn_saved of = KEYS ? (vp_attn_saved)saved[8 * j + 2 * t + i % 2] : mine[i / 2 % 2];
-        float z = s[j][i % 4] * job.scale, slope = 1.0f;
-        if (job.softcap > 0.0f) {
-            const float tanh = vp_tile_tanh(z * job.uncap);
+        const vp_attn_saved of = KEYS ? (vp_attn_saved)saved[i / 4 * 8 + 2 * t + i % 2] : mine[i / 2 % 2];
+        float &z = s[i / 4][i % 4], &d = dp[i / 4][i % 4], slope = 1.0f;
+        if (capped) {
+            const float tanh = vp_tile_tanh(z * job.scale * job.uncap);
             z = job.softcap * tanh;
             slope = 1.0f - tanh * tanh;
         }
-        const float p = seen >> i & 1u ? vp_exp2(fmaf(z, log2e, -of.lse)) : 0.0f;
-        const float keep = kept >> i & 1u ? dropped : 0.0f;
-        s[j][i % 4] = kept >> i & 1u ? p : 0.0f;
-        dp[j][i % 4] = p * fmaf(dp[j][i % 4], keep, -of.delta) * slope;
+        const float p = PLAIN || seen >> i & 1u ? vp_exp2(fmaf(z, by, -of.lse)) : 0.0f;
+        const bool keep = PLAIN || kept >> i & 1u;
+        z = keep ? p : 0.0f;
+        d = p * (PLAIN ? d - of.delta : fmaf(d, keep ? dropped : 0.0f, -of.delta) * slope);
     }
+}
+template <bool KEYS, int OTHER>
+VP_DEVICE void vp_flash_derive(const vp_attn_job &job, float (*s)[4], float (*dp)[4], uint32_t seen, uint32_t kept,
+                               vp_shared<vp_attn_saved> saved, const vp_attn_saved mine[2]) {
+    const bool asked = ((seen & kept) << (32 - OTHER / 2)) != ~0u << (32 - OTHER / 2);
+    if (vp_ballot(asked) == 0 && !job.drop.on && job.softcap == 0.0f)
+        vp_flash_slopes<KEYS, OTHER, true>(job, s, dp, seen, kept, saved, mine);
+    else
+        vp_flash_slopes<KEYS, OTHER, false>(job, s, dp, seen, kept, saved, mine);
 }
 
 #endif

@@ -409,6 +409,8 @@ static int finish(state *s, vp_error *err) {
         event.data[event.len - 2] = '\0'; /* members without the braces */
         vp_cli_log("texts", event.data + 1);
         note_losses(vp_feed_totals(s->feed), vp_records_skipped(s->records), &s->input.texts);
+        const long long steps = vp_packer_unscored(s->packer);
+        if (steps) vp_cli_note("steps whose scores were left out, as some of their rows have none: %lld", steps);
     }
     vp_buf_free(&event);
     vp_map_free(end);

@@ -42,6 +42,7 @@ struct vp_packer {
     vp_buf strings; /* bytes */
     vp_buf ids, keep, word;
     vp_buf frame[TENSORS], text_at, text_len; /* of the frame that is being written */
+    int64_t unscored;                         /* steps */
 };
 
 static const struct {
@@ -118,6 +119,10 @@ int vp_packer_source(vp_packer *p, const vp_map *source, vp_error *err) {
     vp_map_free(p->source);
     p->source = vp_map_copy(source);
     return p->source ? VP_OK : vp_fail_memory(err, "a map", 1);
+}
+
+int64_t vp_packer_unscored(const vp_packer *p) {
+    return p->unscored;
 }
 
 bool vp_packer_holds(const vp_packer *p) {
@@ -329,22 +334,25 @@ static int order_step(vp_packer *p, held *rows, size_t n, vp_error *err) {
     return room ? VP_OK : vp_fail_memory(err, "a step's rows", n * sizeof *rows);
 }
 
-/* Rows to be generated may stand beside examples, and need no scores then. */
-static int describe_step(const held *rows, size_t n, int64_t number, step_facts *step, vp_error *err) {
+/* Rows to be generated may stand beside examples, and need no scores then. Scores that only some rows have go: sets
+ * that were mined are blended with sets that were not, and what needs scores says that there are none. */
+static int describe_step(vp_packer *p, const held *rows, size_t n, int64_t number, step_facts *step, vp_error *err) {
     *step = (step_facts){.step = number, .rows = (int64_t)n, .in_step = true};
     if (!n) return VP_OK;
     const held *like = &rows[0];
+    size_t alike = 0, scored = 0;
     for (size_t i = 0; i < n && generates(like); i++) like = &rows[i];
     step->examples = like->group != VP_NO_GROUP;
-    step->scored = like->scored;
     for (size_t i = 0; i < n; i++) {
         if ((rows[i].group != VP_NO_GROUP) != step->examples)
             return vp_fail(err, VP_DATA, "step %lld: texts and examples of queries, or conversations, in one step",
                            (long long)number);
-        if (rows[i].scored != step->scored && generates(&rows[i]) == generates(like))
-            return vp_fail(err, VP_DATA, "step %lld: some of its rows have scores and some have none",
-                           (long long)number);
+        if (generates(&rows[i]) != generates(like)) continue;
+        alike++;
+        scored += rows[i].scored;
     }
+    step->scored = scored == alike;
+    p->unscored += scored && !step->scored;
     return VP_OK;
 }
 
@@ -352,7 +360,7 @@ int vp_packer_step(vp_packer *p, int64_t number, vp_error *err) {
     held *rows = (held *)(void *)p->rows.data;
     const size_t n = p->rows.len / sizeof *rows;
     step_facts step;
-    VP_TRY(describe_step(rows, n, number, &step, err));
+    VP_TRY(describe_step(p, rows, n, number, &step, err));
     VP_TRY(order_step(p, rows, n, err));
     size_t first = 0; /* of the frame, which has `held_tokens` before unit [i, end) */
     int64_t held_tokens = 0;

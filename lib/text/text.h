@@ -250,8 +250,9 @@ void vp_packer_undo(vp_packer *p, int64_t n);
 /* Write what is held back: at the end, and when the input pauses. */
 int vp_packer_flush(vp_packer *p, vp_error *err);
 /* Write what is held back as training step `step`: frames of whole gradient units, with the keys step, rows and last;
- * an empty frame where there are no rows. VP_DATA: texts and examples in one step, or scores in some examples only. */
+ * an empty frame where there are no rows. VP_DATA: texts and examples in one step. */
 int vp_packer_step(vp_packer *p, int64_t step, vp_error *err);
+int64_t vp_packer_unscored(const vp_packer *p); /* steps whose scores were left out: some of their rows have none */
 /* Forget what is held back; returns its tokens. */
 int64_t vp_packer_drop(vp_packer *p);
 bool vp_packer_holds(const vp_packer *p);

@@ -301,6 +301,16 @@ EOF
     [ "$(peek --jsonl --columns ids s)" = '{"ids":[101,1037,102]}' ]
 }
 
+@test "examples: scores that not all rows of a step have are left out, and said" {
+    printf '{"query":"%s","pos":"b"%s}\n' a '' a ',"score":1' c ',"score":2' d ',"score":0.5' >r
+    expect 0 tok --batch 2 r
+    grep -qx 'tok: steps whose scores were left out, as some of their rows have none: 1' err
+    peek --jsonl out | awk '/"score"/ { n++ } END { exit n != 4 }'
+    mask pairs --negatives 0 <out >masked
+    expect 0 tok -q --batch 2 r
+    [ ! -s err ]
+}
+
 @test "examples that are none, or where none can be" {
     echo '{"query":"a","pos":"b"}' >r
     expect 3 tok r
@@ -310,9 +320,6 @@ EOF
     printf '{"query":"a","pos":"b"}\n{"text":"a"}\n' >r
     expect 3 tok --batch 2 r
     grep -q 'texts and examples' err
-    printf '{"query":"a","pos":"b"}\n{"query":"a","pos":"b","score":1}\n' >r
-    expect 3 tok --batch 2 r
-    grep -q 'scores' err
     echo '{"query":"a"}' >r
     expect 3 tok --batch 1 r
     grep -q "^tok: r:1: no 'positive' for the query" err

@@ -18,7 +18,7 @@ template <int D> struct flash_group {
     float s[1][KEYS / 8][4], factor[1][2];
     uint32_t p[KEYS / 16][4];
 
-    /* What is copied becomes a group of its own where `commit` is called. */
+    /* Begin to copy a block of keys or values. */
     VP_INLINE void fetch(vp_shared<vp_bf16> to, const vp_bf16 *from, int64_t ld, int block, int n, int d) const {
         const int key0 = block * KEYS;
         vp_slab_fill<D, KEYS, GROUP_THREADS>(to + block % 2 * (KEYS * D), {from + key0 * ld, ld, n - key0, d});

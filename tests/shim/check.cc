@@ -134,13 +134,7 @@ template <int D> static bool tile_works() {
             ok = ok && at == vp_tile_beside<D>(vp_tile_at<D>(row, c % 2), c - c % 2);
             ok = ok && vp_tile_at<D>(row + 8, c) == at + 8 * D;
         }
-    for (unsigned row = 0; row < ROWS; row += 8)
-        for (unsigned c = 0; c < CHUNKS; c++) {
-            unsigned banks = 0;
-            for (unsigned i = 0; i < 8; i++) banks |= 1u << vp_tile_at<D>(row + i, c) / 8 % 8;
-            ok = ok && banks == 0xff;
-        }
-    return ok;
+    return ok && rows_lie_apart(ROWS, CHUNKS, vp_tile_at<D>);
 }
 
 /* Classes and ranges of blocks against vp_attn_sees, pair by pair. */

@@ -48,13 +48,7 @@ template <int ROWS> static bool slabs_of(unsigned chunks) {
             ok = ok && (row + 8 >= ROWS || vp_slab_at<ROWS>(row + 8, c) == at + 512);
             ok = ok && (c + 8 >= chunks || vp_slab_at<ROWS>(row, c + 8) == at + ROWS * 64);
         }
-    for (unsigned row = 0; row < ROWS; row += 8)
-        for (unsigned c = 0; c < chunks; c++) {
-            unsigned banks = 0;
-            for (unsigned i = 0; i < 8; i++) banks |= 1u << vp_slab_at<ROWS>(row + i, c) / 8 % 8;
-            ok = ok && banks == 0xff;
-        }
-    return ok;
+    return ok && rows_lie_apart(ROWS, chunks, vp_slab_at<ROWS>);
 }
 bool slabs_work() {
     return slabs_of<64>(8) && slabs_of<64>(16) && slabs_of<128>(8) && slabs_of<128>(16);
